@@ -1,0 +1,53 @@
+# `make book` and `make test` set up everything they need. `make help` lists the rest.
+ROOT := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
+PYTHON ?= python3
+VENV ?= $(ROOT)/.venv
+override VENV := $(abspath $(VENV))
+JOBS ?= 0
+PORT ?= 8000
+SETUP ?=
+ARGS ?=
+
+# Relative to where make was called; the notebooks run in another folder.
+ifneq ($(SEPRIORS_DATA),)
+export SEPRIORS_DATA := $(abspath $(SEPRIORS_DATA))
+endif
+# A smoke run takes seconds of audio and must not wait for a download.
+SMOKE_CORPUS := $(if $(SEPRIORS_DATA),auto,synthetic)
+SMOKE := $(ROOT)/_build/smoke
+# Runs a command of the environment, with the variables that its timings assume (tools/__init__.py)
+RUN = cd "$(ROOT)" && "$(VENV)/bin/python" -m tools
+
+.PHONY: help env book smoke test lint bench serve clean
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 8
+
+env:  ## make the virtual environment .venv (PYTHON=python3.12 chooses another Python)
+	@command -v "$(PYTHON)" >/dev/null || { echo "no $(PYTHON): install Python 3.11 or newer, or name one: make PYTHON=..."; exit 1; }
+	@"$(PYTHON)" "$(ROOT)/tools/setup_env.py" --venv "$(VENV)" $(SETUP)
+
+book: env  ## run every chapter and build the book in _build/html (ARGS="--resume" keeps unchanged chapters)
+	@$(RUN) python -m tools.build --profile book --jobs $(JOBS) $(ARGS)
+
+smoke: env  ## the same cells on seconds of audio, into _build/smoke
+	@$(RUN) python -m tools.build --profile smoke --corpus $(SMOKE_CORPUS) --jobs $(JOBS) --out "$(SMOKE)"
+
+test: smoke  ## unit tests, every notebook in the profile smoke, browser tests (ARGS="-k nmf" chooses)
+	@$(RUN) python -m tools.setup_env --chromium
+	@$(RUN) env SEPRIORS_BOOK_HTML="$(SMOKE)/_build/html" python -m pytest $(ARGS)
+
+lint: env  ## ruff, mypy, yamllint; notebooks without outputs
+	@$(RUN) ruff check .
+	@$(RUN) mypy
+	@$(RUN) mypy tools
+	@$(RUN) yamllint --strict _config.yml _toc.yml .yamllint .pre-commit-config.yaml .github
+	@$(RUN) sh -c 'nbstripout --verify book/*.ipynb'
+
+bench: env  ## methods against mixtures, one table (ARGS="--set white --files 24")
+	@$(RUN) sepriors bench $(ARGS)
+
+serve: env  ## serve _build/html, with byte ranges for the players (PORT=8000)
+	@$(RUN) python tools/serve.py _build/html --port $(PORT)
+
+clean:  ## remove what was built; the environment stays
+	@rm -rf "$(ROOT)/_build" "$(ROOT)/.pytest_cache" "$(ROOT)/.mypy_cache" "$(ROOT)/.ruff_cache"

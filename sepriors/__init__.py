@@ -1,0 +1,35 @@
+"""Generative priors of speech enhancement on one bench: which can be trusted, where, and at what cost?
+
+One alphabet, in the package as in the book:
+
+| sizes | | signals | | models | |
+|---|---|---|---|---|---|
+| B | utterances in a batch | x, s, n | waveforms: noisy, speech, noise (..., N) | V_x, V_s, V_n | variances (..., F, T) |
+| F, T | frequency bins, frames | X, S | their spectra, complex (..., F, T) | W, H | NMF bases (..., F, K) and activations (..., K, T) |
+| K, L | NMF rank, latent size | P | power, abs(X)² | z | latent variables |
+| N, R | samples, posterior draws | | full scale is 1, 16 kHz | | |
+"""
+
+from importlib import import_module
+from typing import Any
+
+from .methods import METHODS, ISNMF, OracleWiener, SPPWiener, enhance, make
+from .mixing import Mixture, mix
+from .stft import STFT
+from .weights import load
+
+__version__ = "0.1.0"
+__all__ = ["ISNMF", "METHODS", "STFT", "Mixture", "OracleWiener", "SPPWiener", "enhance", "load", "make", "mix"]
+
+# Modules that bring pandas, matplotlib or a pool of processes with them are imported when first asked for: `sp.plots`, `sp.bench`.
+_LATER = ("bench", "claims", "corpora", "listen", "metrics", "plots", "train")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LATER])

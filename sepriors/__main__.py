@@ -1,0 +1,344 @@
+"""The `sepriors` command. Exit status: 0 done, 2 bad input (one clear line), 130 interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import soundfile
+import torch
+from tqdm import tqdm
+
+from . import __version__, audio, bench, corpora, metrics, methods, mixing, plots, rng, train, weights
+from .corpora import sets
+
+LOSSLESS = (".wav", ".flac", ".aiff", ".aif", ".w64", ".caf")
+SUFFIXES = (*LOSSLESS, ".ogg", ".mp3", ".opus")
+RATE = 16000  # Hz; the rate of every prior
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    arguments = parser().parse_args(arguments)
+    try:
+        arguments.run(arguments)
+    except (
+        ValueError,
+        OSError,
+    ) as error:  # what a user can mend: bad input, an unknown name, a file in the way, a full disk
+        print(f"sepriors {arguments.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"sepriors {arguments.command}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, with its help."""
+    top = argparse.ArgumentParser(prog="sepriors", description=__doc__)
+    top.add_argument("--version", action="version", version=f"sepriors {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: object, about: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
+        made.set_defaults(run=run)
+        return made
+
+    command("methods", _methods, "list the methods, and the weights they need")
+
+    c = command("corpora", _corpora, "show the speech and noise at hand")
+    c.add_argument(
+        "--corpus", default="auto", help="'auto', 'synthetic' or a folder with a manifest.csv (default: auto)"
+    )
+
+    c = command("fetch", _fetch, "download a corpus, or enter a folder that you own")
+    c.add_argument(
+        "name", help=f"one of {', '.join(corpora.registry())}; with --from also {', '.join(corpora.READERS)}"
+    )
+    c.add_argument(
+        "--from", dest="folder", type=Path, help="a folder that holds the corpus already; its audio stays where it is"
+    )
+
+    c = command("mix", _mix, "mix speech and noise at an exact signal-to-noise ratio, or write a bench set")
+    c.add_argument("clean", nargs="?", type=Path, help="speech file")
+    c.add_argument("noise", nargs="?", type=Path, help="noise file; cut, or repeated, to the length of the speech")
+    c.add_argument("--snr", type=float, default=0.0, help="dB (default: 0)")
+    c.add_argument("--set", choices=sorted(sets.SNRS), help="write this bench set in place of two files")
+    _bench_options(c)
+    _out(c)
+
+    c = command("enhance", _enhance, "enhance files; names, lengths and sample rates are kept")
+    c.add_argument("inputs", nargs="+", type=Path, metavar="IN", help="audio files, or folders of them")
+    c.add_argument("--method", required=True, metavar="NAME", help=f"one of {', '.join(methods.METHODS)}")
+    c.add_argument("--seed", type=int, default=0)
+    c.add_argument("--device", default="auto", help="cpu, cuda, or auto: cuda where there is one (default)")
+    _out(c)
+
+    c = command("score", _score, "measure estimates against clean speech, or without it by DNSMOS alone")
+    c.add_argument("estimates", nargs="+", type=Path, metavar="ESTIMATE", help="audio files, or folders of them")
+    c.add_argument("--clean", type=Path, help="the clean file, or a folder with files of the same names")
+    c.add_argument("--metrics", help=f"comma-separated, of {', '.join(metrics.METRICS)} (default: all)")
+    c.add_argument("-o", "--out", type=Path, help="also write a table, .csv")
+    c.add_argument("--force", action="store_true", help="overwrite the table")
+
+    c = command("bench", _bench, "run methods over a bench set and print the table")
+    c.add_argument("--methods", default=",".join(methods.METHODS), help="comma-separated (default: all)")
+    c.add_argument("--set", choices=sorted(sets.SNRS), default="real")
+    c.add_argument(
+        "--metrics",
+        default="pesq_wb,stoi,estoi,si_sdr,fwsnrseg",
+        help=f"comma-separated, of {', '.join(metrics.METRICS)}",
+    )
+    _bench_options(c)
+    c.add_argument("--device", default="auto")
+    c.add_argument("-o", "--out", type=Path, help="also write the records, .json")
+    c.add_argument("--force", action="store_true", help="overwrite the records")
+
+    c = command("train", _train, "train the weights of a card again")
+    c.add_argument("name", help=f"one of {', '.join(train.RECIPES)}")
+    c.add_argument("--corpus", default="auto")
+    c.add_argument("--seed", type=int, default=0)
+    _out(c, weights.folder())
+    return top
+
+
+def _out(c: argparse.ArgumentParser, default: Path | None = None) -> None:
+    about = f"folder for the results{' (default: the cards of the package)' if default else ''}"
+    c.add_argument("-o", "--out", type=Path, required=default is None, default=default, metavar="DIR", help=about)
+    c.add_argument("--force", action="store_true", help="overwrite files that are there already")
+
+
+def _bench_options(c: argparse.ArgumentParser) -> None:
+    c.add_argument("--domain", choices=sorted(sets.DOMAINS), default="matched")
+    c.add_argument("--files", type=int, default=24, help="utterances of a bench set (default: 24)")
+    c.add_argument("--corpus", default="auto")
+    c.add_argument("--seed", type=int, default=0)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"unknown device {name!r}; expected cpu, cuda or auto") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device cuda: torch sees no CUDA device here; use --device cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"unknown device {name!r}; expected cpu, cuda or auto")
+    return device
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _files(paths: Sequence[Path]) -> list[Path]:
+    """The files, and the audio files in the folders, in order; their names are unique, since results are filed by name."""
+    found: list[Path] = []
+    for path in paths:
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        if not inside:
+            raise audio.AudioError(f"{path}: expected audio files ({' '.join(SUFFIXES)}) in this folder, got none")
+        found += inside
+    twice = [name for name, count in Counter(p.stem for p in found).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"several inputs are named {twice[0]!r}; results are filed by name, so give them one at a time"
+        )
+    return found
+
+
+def _free(paths: Sequence[Path], force: bool) -> None:
+    """Refuse, before any work is done, to write over what is there."""
+    for path in paths:
+        if path.exists() and not force:
+            raise FileExistsError(f"{path} exists already; use --force to overwrite it")
+    for folder in {p.parent for p in paths}:
+        if folder.exists() and not folder.is_dir():
+            raise FileExistsError(f"{folder}: expected a folder for the results, got a file")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _methods(_: argparse.Namespace) -> None:
+    for name, entry in methods.METHODS.items():
+        print(f"{name:16} {entry.about}{'  [' + ', '.join(entry.cards) + ']' if entry.cards else ''}")
+
+
+def _corpora(a: argparse.Namespace) -> None:
+    opened = corpora.open_corpora(a.corpus)
+    print(opened)
+    print(opened.describe().to_string(index=False))
+
+
+def _fetch(a: argparse.Namespace) -> None:
+    got = corpora.import_folder(a.name, a.folder) if a.folder else corpora.fetch(a.name)
+    print(got)
+
+
+def _mix(a: argparse.Namespace) -> None:
+    if a.set:
+        if a.clean:
+            raise ValueError("expected either two files or --set, got both")
+        chosen = corpora.open_corpora(a.corpus)
+        made = sets.bench_set(chosen, a.set, domain=a.domain, files=a.files, seed=a.seed)
+        names = [f"{i:03d}_{mixture.snr_db:+g}dB" for mixture in made for i in range(a.files)]
+        mixtures = [
+            mixing.Mixture(*(x[i] for x in m[:3]), m.snr_db, m.key[i : i + 1]) for m in made for i in range(a.files)
+        ]
+        rate = RATE
+    else:
+        if not (a.clean and a.noise):
+            raise ValueError("expected two files, CLEAN and NOISE, or --set NAME")
+        clean, rate = audio.read(a.clean)
+        noise, noise_rate = audio.read(a.noise)
+        noise = audio.resample(noise.mean(0, keepdim=True), noise_rate, rate)
+        (generator,) = rng.generators(a.seed, 1)
+        repeated = noise.repeat(1, -(-clean.shape[-1] // noise.shape[-1]))
+        start = int(torch.randint(repeated.shape[-1] - clean.shape[-1] + 1, (), generator=generator))
+        clean = clean.mean(0)
+        mixtures = [mixing.mix(clean, repeated[0, start : start + len(clean)], a.snr)]
+        names = [f"{a.clean.stem}_{a.snr:+g}dB"]
+    parts = ("noisy", "clean", "noise")
+    targets = [[a.out / part / f"{name}.flac" for part in parts] for name in names]
+    _free([p for row in targets for p in row], a.force)
+    for mixture, row in zip(mixtures, targets, strict=True):
+        for x, path in zip(mixture[:3], row, strict=True):
+            audio.write(path, x, rate, overwrite=a.force)
+    print(f"{len(mixtures)} mixtures in {a.out}{os.sep}{{{','.join(parts)}}}")
+
+
+def _enhance(a: argparse.Namespace) -> None:
+    method = methods.make(a.method)
+    device = _device(a.device)
+    files = _files(a.inputs)
+    targets = {p: a.out / (p.name if p.suffix.lower() in LOSSLESS else f"{p.stem}.wav") for p in files}
+    _free(list(targets.values()), a.force)
+    shapes: dict[tuple[int, int], list[Path]] = defaultdict(list)  # (samples, rate): such files share a batch
+    for path in files:  # every file is looked at before the first is written: no partial output
+        x, rate = audio.read(path)
+        _warn(path, x, rate)
+        shapes[x.shape[-1], rate].append(path)
+    a.out.mkdir(parents=True, exist_ok=True)
+    with tqdm(total=len(files), unit="file", disable=None) as bar:
+        for (length, rate), group in shapes.items():
+            for batch in _batches(group):
+                read = [audio.read(path)[0] for path in batch]
+                noisy = audio.resample(torch.cat(read), rate, RATE).to(device)
+                speech = audio.resample(methods.enhance(noisy, method, a.seed).cpu(), RATE, rate)
+                speech = torch.nn.functional.pad(speech, (0, max(0, length - speech.shape[-1])))[:, :length]
+                for path, x in zip(batch, speech.split([len(x) for x in read]), strict=True):
+                    _write_like(path, targets[path], x, rate, a.force)
+                    bar.update()
+
+
+def _batches(group: Sequence[Path]) -> Iterator[Sequence[Path]]:
+    for i in range(0, len(group), bench.BATCH):
+        yield group[i : i + bench.BATCH]
+
+
+def _warn(path: Path, x: torch.Tensor, rate: int) -> None:
+    """What a user should know of an input that is not refused."""
+    if not x.any():
+        _say(f"{path}: silent, stays silent")
+    elif (x.abs() >= 0.9999).float().mean() > 1e-3:
+        _say(
+            f"{path}: clipped in {100 * (x.abs() >= 0.9999).float().mean():.1f} % of its samples; no method here mends that"
+        )
+    if rate > RATE:
+        _say(f"{path}: {rate} Hz is enhanced at {RATE} Hz, so nothing above {RATE // 2000} kHz remains")
+
+
+def _write_like(source: Path, target: Path, x: torch.Tensor, rate: int, force: bool) -> None:
+    """Write with the sample format of the source; an estimate beyond full scale is lowered, and that is said."""
+    subtype = soundfile.info(source).subtype
+    if not soundfile.check_format(target.suffix[1:].upper().replace("AIF", "AIFF").replace("AIFFF", "AIFF"), subtype):
+        subtype = "PCM_16"
+    peak = float(x.abs().max())
+    if peak > 1 and subtype.startswith("PCM"):
+        _say(f"{target}: lowered by {20 * torch.tensor(peak).log10():.1f} dB so that it does not clip")
+        x = x / peak
+    audio.write(target, x, rate, subtype=subtype, overwrite=force)
+
+
+def _score(a: argparse.Namespace) -> None:
+    import pandas as pd
+
+    names = metrics.check_names(_names(a.metrics)) if a.metrics else tuple(metrics.METRICS)
+    files = _files(a.estimates)
+    if a.out:
+        _free([a.out], a.force)
+    pairs = [_pair(path, a.clean) for path in files]
+    with metrics.pool() as executor:
+        scored = metrics.score_many(pairs, RATE, names, executor if len(pairs) > 1 else None)
+        rows = list(tqdm(scored, total=len(pairs), unit="file", disable=None))
+    table = pd.DataFrame([s.values for s in rows], index=pd.Index([p.name for p in files], name="file"))
+    print(table.round(3).to_string())
+    for name in names:
+        missing = [s.reasons[name] for s in rows if name in s.reasons]
+        if missing:
+            _say(f"{name}: {len(rows) - len(missing)} of {len(rows)} files measured; {missing[0]}")
+    if len(rows) > 1:
+        print("mean", *(f"{name}={table[name].mean():.3f}" for name in names))
+    if a.out:
+        part = a.out.with_name(f".{a.out.name}.part")
+        table.to_csv(part)
+        os.replace(part, a.out)
+
+
+def _pair(path: Path, clean: Path | None) -> tuple[torch.Tensor | None, torch.Tensor]:
+    estimate, rate = audio.read(path)
+    estimate = audio.resample(estimate.mean(0), rate, RATE)
+    if clean is None:
+        return None, estimate
+    other = clean
+    if clean.is_dir():
+        other = next(
+            (p for p in sorted(clean.iterdir()) if p.stem == path.stem and p.suffix.lower() in SUFFIXES),
+            clean / path.name,
+        )
+    reference, other_rate = audio.read(other)
+    reference = audio.resample(reference.mean(0), other_rate, RATE)
+    if len(reference) != len(estimate):
+        raise ValueError(
+            f"{path}: has {len(estimate)} samples at 16 kHz but {other} has {len(reference)}; a measure needs equal lengths"
+        )
+    return reference, estimate
+
+
+def _bench(a: argparse.Namespace) -> None:
+    names = metrics.check_names(_names(a.metrics))
+    chosen = {name: methods.make(name) for name in _names(a.methods)}
+    device = _device(a.device)
+    if a.out:
+        _free([a.out], a.force)
+    opened = corpora.open_corpora(a.corpus)
+    made = sets.bench_set(opened, a.set, domain=a.domain, files=a.files, seed=a.seed)
+    with metrics.pool() as executor:
+        frames = bench.run(chosen, made, metrics=names, seed=a.seed, executor=executor, device=device)
+        table = bench.records(tqdm(frames, total=len(made) * (len(chosen) + 1), unit="row", disable=None))
+    print(opened)
+    print(plots.table(bench.summary(table, names), names).T.to_string())
+    if a.out:
+        bench.save(a.out, table, bench.provenance(set=a.set, domain=a.domain, corpus=str(opened), seed=a.seed))
+
+
+def _train(a: argparse.Namespace) -> None:
+    train.recipe(a.name)
+    _free([a.out / f"{a.name}.safetensors"], a.force)
+    path = train.write_card(a.name, corpora.open_corpora(a.corpus), seed=a.seed, folder=a.out)
+    print(
+        f"{path}: {path.stat().st_size} bytes, sha256 {weights.sha256(path)}; its card is in {path.parent / 'cards.toml'}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

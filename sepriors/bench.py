@@ -1,0 +1,197 @@
+"""Methods × mixtures → one table: mean, 95 % bootstrap interval, difference to the noisy input, real-time factor, memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import psutil
+import torch
+
+from .claims import Estimate, bootstrap
+from .methods import Method, enhance
+from .metrics import METRICS, check_names, score_many
+from .mixing import Mixture
+
+NOISY = "noisy"  # the row that every other is compared with
+BATCH = 16  # utterances at once: past that two cores gain nothing
+
+
+class Cost(NamedTuple):
+    """Seconds, and the peak of resident memory while they passed, MB."""
+
+    seconds: float
+    peak_mb: float
+
+
+@contextmanager
+def measured(interval: float = 0.01) -> Iterator[Callable[[], Cost]]:
+    """Wall-clock seconds and peak resident memory of the block; call what it gives once the block has ended."""
+    process, stop, peak = psutil.Process(), threading.Event(), [0]
+
+    def watch() -> None:
+        while not stop.is_set():
+            peak[0] = max(peak[0], process.memory_info().rss)
+            stop.wait(interval)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    start, end = time.perf_counter(), [0.0]
+    try:
+        yield lambda: Cost(end[0] - start, peak[0] / 1e6)
+    finally:
+        end[0] = time.perf_counter()
+        stop.set()
+        watcher.join()
+
+
+def run(
+    methods: Mapping[str, Method | Callable[[Mixture], Method]],
+    mixtures: Iterable[Mixture],
+    *,
+    metrics: Sequence[str] = tuple(METRICS),
+    seed: int = 0,
+    sample_rate: int = 16000,
+    executor: Executor | None = None,
+    device: torch.device | str = "cpu",
+) -> Iterator[pd.DataFrame]:
+    """Enhance and score batched mixtures; yields the records of one (method, SNR) at a time, 'noisy' first, a row a file.
+
+    A value of `methods` that makes a method from the mixture (`OracleWiener.from_mixture`) is given it. Each file has a seed of its own,
+    `seed` plus its place in the set. Columns: method, snr_db, file, seed, the measures, rtf, peak_mb, and `why`, the reasons of NaNs.
+    """
+    check_names(metrics)
+    for mixture in mixtures:
+        rows = len(mixture.noisy)
+        seeds = [seed + i for i in range(rows)]
+        for name, method in {NOISY: None, **methods}.items():
+            estimate, cost = mixture.noisy, Cost(0.0, 0.0)
+            if method is not None:
+                estimate, cost = _enhance(mixture, method, seeds, device)
+            scores = list(score_many(zip(mixture.clean, estimate, strict=True), sample_rate, metrics, executor))
+            audio_seconds = mixture.noisy.numel() / sample_rate
+            yield pd.DataFrame(
+                {
+                    "method": name,
+                    "snr_db": mixture.snr_db,
+                    "file": list(mixture.key) or [str(i) for i in range(rows)],
+                    "seed": seeds,
+                    **{m: [s.values[m] for s in scores] for m in metrics},
+                    "rtf": cost.seconds / audio_seconds,
+                    "peak_mb": cost.peak_mb,
+                    "why": ["; ".join(f"{m}: {r}" for m, r in s.reasons.items()) for s in scores],
+                }
+            )
+
+
+def _enhance(
+    mixture: Mixture, method: Method | Callable[[Mixture], Method], seeds: Sequence[int], device: torch.device | str
+) -> tuple[torch.Tensor, Cost]:
+    """The estimate of a whole mixture in batches, and what it cost."""
+    parts = []
+    with measured() as cost:
+        for i in range(0, len(seeds), BATCH):
+            part = slice(i, i + BATCH)
+            noisy, clean, noise = (x[part].to(device) for x in mixture[:3])
+            made = method(Mixture(noisy, clean, noise, mixture.snr_db, ())) if _wants_truth(method) else method
+            parts.append(enhance(noisy, made, seeds[part]).cpu())  # type: ignore[arg-type]
+    return torch.cat(parts), cost()
+
+
+def _wants_truth(method: Any) -> bool:
+    return not hasattr(method, "iterations")
+
+
+def records(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """All records in one table."""
+    return pd.concat(list(frames), ignore_index=True)
+
+
+def paired(table: pd.DataFrame, metric: str, method: str, against: str = NOISY) -> pd.Series:
+    """Differences of a measure between two methods, file by file and SNR by SNR."""
+    wide = table.pivot(index=["file", "snr_db"], columns="method", values=metric)
+    for name in (method, against):
+        if name not in wide:
+            raise ValueError(f"unknown method {name!r} in these records; there are {', '.join(wide)}")
+    return wide[method] - wide[against]
+
+
+def difference(table: pd.DataFrame, metric: str, method: str, against: str = NOISY, label: str = "") -> Estimate:
+    """Mean paired difference with its bootstrap interval over files; a file's SNRs are averaged first, since they share their luck."""
+    by_file = paired(table, metric, method, against).groupby("file").mean()
+    return bootstrap(by_file.to_numpy(), label or f"{metric} {method} − {against}")
+
+
+def summary(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """Long table: method, snr_db, metric, value, low, high, n (files with a value), of (files in all), delta to noisy with its interval."""
+    rows: list[dict[str, Any]] = []
+    for (snr, method), group in table.groupby(["snr_db", "method"], sort=False):
+        at_snr = table[table["snr_db"] == snr]
+        for metric in metrics:
+            if not group[metric].notna().any():
+                rows.append({"method": method, "snr_db": snr, "metric": metric, "n": 0, "of": len(group)})
+                continue
+            mean = bootstrap(group[metric].to_numpy())
+            delta = difference(at_snr, metric, str(method)) if NOISY in set(at_snr["method"]) else None
+            rows.append(
+                {
+                    "method": method, "snr_db": snr, "metric": metric, "value": mean.value, "low": mean.low, "high": mean.high,
+                    "n": mean.n, "of": len(group), "rtf": group["rtf"].iloc[0], "peak_mb": group["peak_mb"].iloc[0],
+                    **({"delta": delta.value, "delta_low": delta.low, "delta_high": delta.high} if delta else {}),
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def provenance(**facts: Any) -> dict[str, Any]:
+    """What a number needs to be believed: the caller's facts (corpus, seed, ...), commit, hardware, versions, time."""
+    return {
+        **facts,
+        "commit": commit(),
+        "hardware": {"machine": platform.machine(), "system": platform.system(), "cores": psutil.cpu_count(), "cpu": _cpu_name(),
+                     "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None},
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in ("torch", "numpy", "pesq", "pystoi", "speechmos")}},
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }  # fmt: skip
+
+
+def commit() -> str:
+    """The commit of the working tree, '+' where it has changes, or 'unknown' outside a checkout."""
+    where = Path(__file__).resolve().parent
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=10"], cwd=where, capture_output=True, text=True
+        )
+    except OSError:  # no git on this machine
+        return "unknown"
+    return told.stdout.strip() or "unknown"
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
+
+
+def save(path: str | os.PathLike[str], table: pd.DataFrame, facts: Mapping[str, Any]) -> None:
+    """Write records and their provenance as JSON, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    rows = json.loads(table.to_json(orient="records", double_precision=6))
+    part.write_text(json.dumps({**facts, "records": rows}, indent=1), "utf-8")
+    os.replace(part, path)

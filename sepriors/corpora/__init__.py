@@ -1,0 +1,36 @@
+"""Speech and noise, real or synthetic, behind one table: the manifest.
+
+`open_corpora()` finds what is there, `fetch(name)` downloads, `import_folder(name, folder)` takes one that you own.
+"""
+
+from .fetch import FetchError, fetch, import_folder, open_corpora, registry
+from .manifest import (
+    FIELDS,
+    Corpora,
+    CorpusError,
+    ManifestError,
+    check_disjoint,
+    read_manifest,
+    write_manifest,
+)
+from .readers import READERS, ReaderError
+from .sets import bench_set, demo
+
+__all__ = [
+    "FIELDS",
+    "READERS",
+    "Corpora",
+    "CorpusError",
+    "FetchError",
+    "ManifestError",
+    "ReaderError",
+    "bench_set",
+    "check_disjoint",
+    "demo",
+    "fetch",
+    "import_folder",
+    "open_corpora",
+    "read_manifest",
+    "registry",
+    "write_manifest",
+]

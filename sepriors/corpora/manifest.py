@@ -1,0 +1,236 @@
+"""The manifest: one row a file, the one interface between corpora on the disk and everything that uses them."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+
+from sepriors import audio
+
+FIELDS = ("path", "corpus", "kind", "cls", "speaker", "gender", "split", "seconds", "licence", "source")
+SAMPLE_RATE = 16_000  # Hz; every method of the book works at this rate
+
+# A field with a closed vocabulary, and its words. `real` is noisy speech that has no clean reference.
+WORDS = {
+    "kind": ("speech", "noise", "pair-clean", "pair-noisy", "real"),
+    "gender": ("F", "M", ""),
+    "split": ("train", "valid", "test"),
+}
+NAME = "manifest.csv"
+OWNER = "audio-folder.txt"  # beside a manifest whose audio stays in a folder of its owner: one line, that folder
+
+
+class CorpusError(ValueError):
+    """A corpus that is not what it should be; the message names what was expected and what came."""
+
+
+class ManifestError(CorpusError):
+    """A manifest that is missing, damaged or untrue."""
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """The message for a name that is not among the known ones, with the nearest of them.
+
+    >>> unknown("split", "tets", ["train", "test"])
+    "unknown split 'tets'; did you mean 'test'? There are: test, train"
+    """
+    names = sorted(set(known))
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    shown = ", ".join(n or "''" for n in names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
+    return f"unknown {what} {name!r}{hint} There are: {shown or 'none'}"
+
+
+@dataclass(frozen=True, eq=False)
+class Corpora:
+    """Speech and noise to work with: a table of files, the folder their paths start from, and where they came from.
+
+    table has the columns FIELDS, text except `seconds`; origin is 'folder', 'fetched' or 'synthetic'; note is a
+    sentence to show beside any result, empty when there is nothing to say.
+    """
+
+    root: Path
+    table: pd.DataFrame
+    origin: Literal["folder", "fetched", "synthetic"]
+    note: str = ""
+
+    @property
+    def is_real(self) -> bool:
+        """Whether people spoke it: claims are judged on real speech only."""
+        return self.origin != "synthetic"
+
+    def select(self, **criteria: str | Iterable[str]) -> pd.DataFrame:
+        """The rows whose fields have the given values; a list of values means any of them.
+
+        A combination that no file has gives an empty table. Raises ValueError for a field that does not exist, or a
+        value that no row has, with the nearest name.
+        """
+        rows = self.table
+        for field, wanted in criteria.items():
+            if field not in FIELDS or field == "seconds":
+                raise CorpusError(unknown("field", field, set(FIELDS) - {"seconds"}))
+            values = [wanted] if isinstance(wanted, str) else list(wanted)
+            for value in values:
+                if not (self.table[field] == value).any():
+                    raise CorpusError(unknown(field, value, self.table[field]))
+            rows = rows[rows[field].isin(values)]
+        return rows.reset_index(drop=True)
+
+    def read(self, row: Any) -> torch.Tensor:
+        """The samples (N,) of one file, float32, at 16 kHz, the mean of its channels.
+
+        row is a path of the table, or a row of it (a Series, a dict, a tuple of itertuples). Raises ValueError for a
+        path that the table does not have, and AudioError for a file that is missing or damaged.
+        """
+        if isinstance(row, (str, os.PathLike)):
+            path = os.fspath(row)
+        else:
+            path = row["path"] if isinstance(row, (Mapping, pd.Series)) else row.path
+        if not (self.table["path"] == path).any():
+            raise CorpusError(unknown("path", path, self.table["path"]))
+        x, rate = audio.read(self.root / path)
+        return audio.resample(x.mean(0), rate, SAMPLE_RATE)
+
+    def describe(self) -> pd.DataFrame:
+        """Files, minutes and speakers of each corpus, kind, class and split."""
+        groups = self.table.groupby(["corpus", "kind", "cls", "split"], sort=True)
+        return groups.agg(
+            files=("path", "size"),
+            minutes=("seconds", lambda s: round(s.sum() / 60, 2)),
+            speakers=("speaker", lambda s: s[s != ""].nunique()),
+        ).reset_index()
+
+    def __str__(self) -> str:
+        names = ", ".join(sorted(self.table["corpus"].unique()))
+        hours = self.table["seconds"].sum() / 3600
+        files = len(self.table)
+        return f"{self.origin} corpora in {self.root}: {files} files, {hours:.2f} h ({names}). {self.note}".strip()
+
+
+def read_manifest(root: str | os.PathLike[str], *, check_files: bool = False) -> pd.DataFrame:
+    """The table of `root`/manifest.csv, with the columns FIELDS in order; further columns are left out.
+
+    Every path is relative and stays inside its base (see `base`). With check_files every file must be there. Raises
+    ManifestError, which names the line and what was expected there.
+    """
+    where = Path(root) / NAME
+    if not where.is_file():
+        raise ManifestError(f"{where}: no such file; a corpus folder holds {NAME} with the columns {', '.join(FIELDS)}")
+    try:
+        table = pd.read_csv(where, dtype=str, keep_default_na=False, encoding="utf-8")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{where}: expected a comma-separated table in UTF-8, got {error}") from error
+    table = _valid(table, str(where))
+    if check_files:
+        absent = [path for path in table["path"] if not (base(root) / path).is_file()]
+        if absent:
+            raise ManifestError(
+                f"{where}: {len(absent)} of its {len(table)} files are not there, the first is {absent[0]}"
+            )
+    return table
+
+
+def write_manifest(root: str | os.PathLike[str], table: pd.DataFrame) -> None:
+    """Write `root`/manifest.csv, whole or not at all. Raises ManifestError, as `read_manifest` does."""
+    where = Path(root) / NAME
+    table = _valid(table, str(where)).assign(seconds=lambda t: t["seconds"].map("{:.3f}".format))
+    where.parent.mkdir(parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(dir=where.parent, prefix=".manifest-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            table.to_csv(file, index=False, lineterminator="\n")
+        os.chmod(part, 0o644)
+        os.replace(part, where)
+    except BaseException:
+        Path(part).unlink(missing_ok=True)
+        raise
+
+
+def base(root: str | os.PathLike[str]) -> Path:
+    """The folder that the paths of `root`'s manifest start from: `root`, or the owner's folder that OWNER names."""
+    owner = Path(root) / OWNER
+    if not owner.is_file():
+        return Path(root)
+    folder = Path(owner.read_text(encoding="utf-8").strip())
+    if not (folder.is_absolute() and folder.is_dir()):
+        raise ManifestError(
+            f"{owner}: expected the full path of the folder with the audio, got {str(folder)!r}, which is none"
+        )
+    return folder
+
+
+def gather(root: str | os.PathLike[str], names: Iterable[str] | None = None) -> pd.DataFrame:
+    """One table of the manifests `root`/NAME/manifest.csv (of those names, or all), its paths starting from `root`.
+
+    The paths of a corpus that stays in its owner's folder are absolute. The table is empty when there is no manifest.
+    """
+    root = Path(root)
+    homes = sorted(p.parent for p in root.glob(f"*/{NAME}") if not p.parent.name.startswith("."))
+    tables = [_empty()]
+    for home in homes:
+        if names is None or home.name in names:
+            start = home.name if base(home) == home else base(home).as_posix()
+            table = read_manifest(home)
+            tables.append(table.assign(path=start + "/" + table["path"]))
+    return pd.concat(tables, ignore_index=True)
+
+
+def check_disjoint(table: pd.DataFrame) -> None:
+    """Raise ManifestError when a speaker or a noise recording is in two splits of one corpus.
+
+    A noise recording is what `source` names. Babble is left out: it is a sum, and its source names its talkers.
+    """
+    voices = table[(table["kind"] != "noise") & (table["speaker"] != "")]
+    noises = table[(table["kind"] == "noise") & (table["cls"] != "babble")]
+    for what, rows in (("speaker", voices), ("source", noises)):
+        splits = rows.groupby(["corpus", what])["split"].unique()
+        torn = splits[splits.map(len) > 1]
+        if len(torn):
+            corpus, name = torn.index[0]
+            found = ", ".join(sorted(torn.iloc[0]))
+            raise ManifestError(f"{corpus}: {what} {name!r} is in the splits {found}; expected one only")
+
+
+def _empty() -> pd.DataFrame:
+    return pd.DataFrame({field: pd.Series(dtype=float if field == "seconds" else str) for field in FIELDS})
+
+
+def _valid(table: pd.DataFrame, where: str) -> pd.DataFrame:
+    """The table with the columns FIELDS, `seconds` as numbers; ManifestError names the first wrong line."""
+    missing = [field for field in FIELDS if field not in table.columns]
+    if missing:
+        raise ManifestError(f"{where}: lacks the column {', '.join(missing)}; expected {', '.join(FIELDS)}")
+    text = [field for field in FIELDS if field != "seconds"]
+    table = table[list(FIELDS)].reset_index(drop=True)
+    seconds = pd.to_numeric(table["seconds"], errors="coerce").astype(float)
+    checks = [(f, table[f].isin(words), f"one of {words}") for f, words in WORDS.items()]
+    checks += [
+        ("seconds", seconds.map(lambda s: math.isfinite(s) and s > 0), "a length in seconds above 0"),
+        ("corpus", table["corpus"] != "", "the name of a corpus"),
+        ("path", table["path"].map(_inside), "a relative path inside the corpus folder, with / between its parts"),
+        ("path", ~table["path"].duplicated(), "each file once"),
+    ]
+    for field, good, expected in checks:
+        if not good.all():
+            line = int((~good.astype(bool)).to_numpy().argmax())  # 0 stands on line 2, below the header
+            raise ManifestError(
+                f"{where}, line {line + 2}: expected {expected} as {field}, got {table[field].iloc[line]!r}"
+            )
+    return table.assign(**{field: table[field].astype(str) for field in text}, seconds=seconds)
+
+
+def _inside(path: object) -> bool:
+    """Whether a path of a manifest stays in its folder, on every system."""
+    text = str(path)
+    lexical = PurePosixPath(text)
+    foreign = "\\" in text or bool(PureWindowsPath(text).drive)
+    return bool(text) and "\0" not in text and not lexical.is_absolute() and ".." not in lexical.parts and not foreign

@@ -1,0 +1,130 @@
+"""Named, seeded bench sets: the same mixtures, wherever and whenever they are made from the same corpora."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Iterator, Sequence
+from itertools import cycle
+
+import pandas as pd
+import torch
+
+from sepriors.mixing import Mixture, mix
+from sepriors.rng import generators
+
+from .fetch import open_corpora
+from .manifest import SAMPLE_RATE, Corpora, CorpusError, unknown
+
+SNRS = {
+    "white": (-6.0, 0.0, 6.0, 9.0),
+    "real": (-5.0, 0.0, 5.0),
+}  # dB: those of Shi et al. (2021), and of UDiffSE and RVAE
+DOMAINS = {"matched": ("mini-librispeech", "synthetic"), "mismatched": ("emodb", "synthetic-de")}  # real speech first
+
+
+def bench_set(
+    corpora: Corpora,
+    name: str,
+    *,
+    domain: str = "matched",
+    files: int = 24,
+    seconds: float = 4.0,
+    snrs: Sequence[float] | None = None,
+    split: str = "test",
+    seed: int = 0,
+) -> list[Mixture]:
+    """One batched `Mixture` (files, N) an SNR: 'white' (Gaussian noise) or 'real' (recordings, each class in turn).
+
+    Speakers take turns, so each has nearly as many files as the next; a speaker's short files are joined until they fill the
+    time. Speech and noise are of the given split. The same speech and the same noise stand at every SNR, so SNRs compare pairwise.
+    A test and a training set share no speaker and no noise recording. Raises CorpusError where the corpora have too little.
+    """
+    if name not in SNRS:
+        raise CorpusError(unknown("bench set", name, SNRS))
+    if domain not in DOMAINS:
+        raise CorpusError(unknown("domain", domain, DOMAINS))
+    length = round(seconds * SAMPLE_RATE)
+    have = [c for c in DOMAINS[domain] if (corpora.table["corpus"] == c).any()]
+    if not have:
+        raise CorpusError(f"the {domain} bench set needs speech of {' or '.join(DOMAINS[domain])}; {corpora}")
+    rows = corpora.select(corpus=have[0], kind="speech", split=split)
+    speech = _excerpts(corpora, rows, files, length, seed)
+    if name == "white":
+        noises = [(f"white-{i}", _white(length, seed, key)) for i, (key, _) in enumerate(speech)]
+    else:
+        noises = _noises(corpora, split, files, length, seed)
+    clean, noise = (torch.stack([x for _, x in part]) for part in (speech, noises))
+    key = tuple(f"{s}+{n}" for (s, _), (n, _) in zip(speech, noises, strict=True))
+    return [mix(clean, noise, snr, key) for snr in (SNRS[name] if snrs is None else snrs)]
+
+
+def demo(
+    corpora: Corpora | None = None, *, snr_db: float = 0.0, seconds: float = 4.0, cls: str | None = None, seed: int = 0
+) -> Mixture:
+    """One test utterance (N,) in real noise, of class `cls` if given, to hear and to try things on."""
+    corpora = corpora or open_corpora()
+    batch = bench_set(corpora, "real", files=24, seconds=seconds, snrs=[snr_db], seed=seed)[0]
+    index = 0
+    if cls is not None:
+        classes = [key.split("+")[1].split("/")[1] for key in batch.key]
+        if cls not in classes:
+            raise CorpusError(unknown("noise class", cls, classes))
+        index = classes.index(cls)
+    return Mixture(batch.noisy[index], batch.clean[index], batch.noise[index], snr_db, batch.key[index : index + 1])
+
+
+def _seed(seed: int, key: str) -> int:
+    """A seed of its own for each recording, that no neighbour changes."""
+    return zlib.crc32(f"{seed}:{key}".encode())
+
+
+def _white(length: int, seed: int, key: str) -> torch.Tensor:
+    (generator,) = generators(_seed(seed, key), 1)
+    return torch.randn(length, generator=generator)
+
+
+def _in_turn(rows: pd.DataFrame, field: str, seed: int) -> Iterator[tuple[str, Iterator[str]]]:
+    """(group, its paths) for ever: the groups of a field in turn, each group's shuffled paths going on where they stopped."""
+    groups = {}
+    for name, group in rows.groupby(field, sort=True):
+        paths = sorted(group["path"])
+        random.Random(_seed(seed, str(name))).shuffle(paths)
+        groups[str(name)] = iter(paths)
+    yield from cycle(groups.items())
+
+
+def _excerpts(
+    corpora: Corpora, rows: pd.DataFrame, files: int, length: int, seed: int
+) -> list[tuple[str, torch.Tensor]]:
+    """So many excerpts of speech, no file used twice."""
+    speakers, excerpts, dry = _in_turn(rows, "speaker", seed), [], set()
+    while len(excerpts) < files:
+        speaker, paths = next(speakers)
+        pieces: list[torch.Tensor] = []
+        first = ""
+        while sum(map(len, pieces)) < length and (path := next(paths, None)):
+            first = first or path
+            pieces.append(corpora.read(path))
+        if sum(map(len, pieces)) >= length:
+            x = torch.cat(pieces)
+            start = random.Random(_seed(seed, first)).randrange(len(x) - length + 1)
+            excerpts.append((first, x[start : start + length]))
+        elif (dry := dry | {speaker}) >= set(rows["speaker"]):
+            have = f"only {len(excerpts)} from {len(rows)} files"
+            raise CorpusError(f"expected {files} excerpts of {length / SAMPLE_RATE:g} s of speech, got {have}")
+    return excerpts
+
+
+def _noises(corpora: Corpora, split: str, files: int, length: int, seed: int) -> list[tuple[str, torch.Tensor]]:
+    """So many excerpts of noise: classes in turn, a class's recordings in turn, each cut at a place of its own; keys 'noise/CLASS/name'."""
+    rows = corpora.select(kind="noise", split=split)
+    recordings = {name: cycle(sorted(group["path"])) for name, group in rows.groupby("cls", sort=True)}
+    noises = []
+    for i, cls in zip(range(files), cycle(recordings), strict=False):
+        path = next(recordings[cls])
+        x = corpora.read(path)
+        x = x.repeat(-(-length // len(x)))  # a recording shorter than the excerpt goes round
+        start = random.Random(_seed(seed, f"{path}:{i}")).randrange(len(x) - length + 1)
+        noises.append((f"noise/{cls}/{path.rsplit('/', 1)[-1]}", x[start : start + length]))
+    return noises

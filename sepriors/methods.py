@@ -1,0 +1,155 @@
+"""The methods of the book: one frozen dataclass each, called as `method(x, generators=...)`, yielding a `Step` a round."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+
+from . import gaussian, nmf, spp
+from .audio import check
+from .em import NMFE, Step, em
+from .mixing import Mixture
+from .rng import Generators, generators
+from .stft import STFT
+from .weights import load
+
+
+class Method(Protocol):
+    """Enhances waveforms (B, N) at 16 kHz; each `Step` it yields holds a thunk for the speech (B, N) as of that round."""
+
+    @property
+    def iterations(self) -> int: ...
+
+    def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]: ...
+
+
+class MethodError(ValueError):
+    """A method that is unknown."""
+
+
+@dataclass(frozen=True, eq=False)
+class SPPWiener:
+    """Wiener filter with the noise power of `spp.noise_power`: no prior of speech but that it pauses (`spp-wiener`).
+
+    Gerkmann & Hendriks (2012) for the noise, Ephraim & Malah (1984) for the a priori SNR.
+    """
+
+    stft: STFT = STFT(512, 256)  # 32 ms, 50 %: the setting of the source
+    floor_db: float = -25.0  # least a priori SNR
+    iterations: int = 1
+
+    def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
+        X = self.stft(x)
+        P = X.abs().square()
+        gain = spp.decision_directed_gain(P, spp.noise_power(P), floor_db=self.floor_db)
+        yield Step(0, None, lambda: self.stft.inverse(gain * X, x.shape[-1]))
+
+
+@dataclass(frozen=True, eq=False)
+class ISNMF:
+    """Wiener filter with two Itakura-Saito NMFs, one of speech with trained bases, one of noise (`nmf`, `nmf-supervised`).
+
+    Févotte, Bertin & Durrieu (2009) for the model, Shi et al. (2021, § 5.2) for its use here. Without `noise_bases` the noise's bases are
+    learned from the mixture itself, `rank` of them; with them only the activations are.
+    """
+
+    speech_bases: torch.Tensor  # (F, K)
+    noise_bases: torch.Tensor | None = None  # (F, K) or None
+    stft: STFT = STFT(1024, 256)
+    rank: int = 8
+    iterations: int = 100
+
+    def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
+        X = self.stft(x)
+        W_n = None if self.noise_bases is None else self.noise_bases.to(x)
+        noise = nmf.init(X.abs().square(), self.rank, generators, W_n)
+        rounds = em(
+            X, NMFE(self.speech_bases), noise, iterations=self.iterations, generators=generators, bases=W_n is None
+        )
+        yield from _in_time(rounds, self.stft, x.shape[-1])
+
+
+@dataclass(frozen=True, eq=False)
+class OracleWiener:
+    """Wiener filter that is told the periodograms of speech and noise: a ceiling, for the chapters only."""
+
+    clean: torch.Tensor
+    noise: torch.Tensor
+    stft: STFT = STFT(1024, 256)
+    iterations: int = 1
+
+    @classmethod
+    def from_mixture(cls, mixture: Mixture) -> OracleWiener:
+        """The oracle of one mixture; the bench asks for it, since no user could."""
+        return cls(mixture.clean, mixture.noise)
+
+    def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
+        V_s, V_n = (self.stft(signal).abs().square() for signal in (self.clean, self.noise))
+        yield Step(0, None, lambda: self.stft.inverse(gaussian.wiener(self.stft(x), V_s, V_n), x.shape[-1]))
+
+
+def _in_time(rounds: Iterator[Step], stft: STFT, length: int) -> Iterator[Step]:
+    """Steps whose estimate is a waveform in place of a spectrum."""
+    for step in rounds:
+        yield step._replace(estimate=lambda spectrum=step.estimate: stft.inverse(spectrum(), length))
+
+
+class Entry(NamedTuple):
+    """What `sepriors methods` lists: what the method is, which cards it needs, and how to make it."""
+
+    about: str
+    cards: tuple[str, ...]
+    make: Callable[[], Method]
+
+
+def _bases(card: str) -> torch.Tensor:
+    return load(card).tensors["W"].float()
+
+
+METHODS: dict[str, Entry] = {
+    "spp-wiener": Entry("noise by speech presence probability, Wiener gain; no speech prior", (), SPPWiener),
+    "nmf-supervised": Entry(
+        "IS-NMF, 40 trained bases of speech and 40 of real noise",
+        ("nmf-speech-257", "nmf-noise-257"),
+        lambda: ISNMF(_bases("nmf-speech-257"), _bases("nmf-noise-257"), STFT(512, 128)),
+    ),
+    "nmf": Entry(
+        "IS-NMF, 64 trained bases of speech, 8 of noise learned from the mixture",
+        ("nmf-speech",),
+        lambda: ISNMF(_bases("nmf-speech")),
+    ),
+}
+
+
+def make(name: str) -> Method:
+    """The method of that name with its trained weights; raises MethodError for an unknown one, with the nearest.
+
+    >>> make("spp-wiener").iterations
+    1
+    """
+    if name not in METHODS:
+        near = difflib.get_close_matches(name, METHODS, n=3, cutoff=0.4) or list(METHODS)
+        raise MethodError(f"unknown method {name!r}; did you mean {' or '.join(near)}?")
+    return METHODS[name].make()
+
+
+def enhance(x: torch.Tensor, method: Method, seed: int | Sequence[int] = 0) -> torch.Tensor:
+    """Run a method to its end: noisy speech (..., N) at 16 kHz -> enhanced speech (..., N).
+
+    One seed, one result: an utterance gives the same alone and in a batch. `seed` may be a sequence, one an utterance.
+    Raises AudioError for NaN, integers or an empty signal.
+
+    >>> enhance(torch.randn(3, 8000), SPPWiener()).shape
+    torch.Size([3, 8000])
+    """
+    check(x, "noisy")
+    batch = x.reshape(-1, x.shape[-1])
+    with torch.inference_mode():
+        for step in method(batch, generators=generators(seed, len(batch), x.device)):  # noqa: B007
+            pass
+        estimate = step.estimate()
+    return estimate.reshape(x.shape).clone()

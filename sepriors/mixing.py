@@ -1,0 +1,48 @@
+"""Mixtures at an exact signal-to-noise ratio."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+
+class Mixture(NamedTuple):
+    """noisy = clean + noise, each (..., N), with its signal-to-noise ratio in dB and the keys that name the recordings."""
+
+    noisy: torch.Tensor
+    clean: torch.Tensor
+    noise: torch.Tensor
+    snr_db: float
+    key: tuple[str, ...]
+
+
+def mix(
+    clean: torch.Tensor, noise: torch.Tensor, snr_db: float, key: tuple[str, ...] = (), *, peak: float = 0.99
+) -> Mixture:
+    """Add noise to speech so that 10 log10(Σ clean² / Σ noise²) is `snr_db`, for each utterance of a batch.
+
+    clean and noise (..., N). Where the sum would pass `peak` (full scale is 1), one gain lowers all three signals, so nothing
+    clips, the ratio stays, and clean + noise is still noisy.
+
+    Raises ValueError where the lengths differ, a value is not finite, or a signal is silent (no ratio exists).
+
+    >>> m = mix(torch.randn(2, 1000), torch.randn(2, 1000), snr_db=5.0)
+    >>> snr = 10 * (m.clean.square().sum(-1) / m.noise.square().sum(-1)).log10()
+    >>> torch.testing.assert_close(snr, torch.full((2,), 5.0))
+    """
+    if clean.shape != noise.shape:
+        raise ValueError(
+            f"clean has shape {tuple(clean.shape)} but noise has {tuple(noise.shape)}; cut them to one length"
+        )
+    for name, signal in (("clean", clean), ("noise", noise)):
+        if not signal.isfinite().all():
+            raise ValueError(f"{name} has NaN or infinite samples")
+        if not signal.square().sum(-1).gt(0).all():
+            raise ValueError(f"{name} is silent, so no gain gives it a signal-to-noise ratio of {snr_db} dB")
+    energies = clean.square().sum(-1, keepdim=True) / noise.square().sum(-1, keepdim=True)
+    noise = noise * (energies / 10 ** (snr_db / 10)).sqrt()
+    top = torch.stack([clean.abs(), noise.abs(), (clean + noise).abs()]).amax((0, -1)).unsqueeze(-1)
+    gain = (peak / top).clamp_max(1.0)
+    clean, noise = gain * clean, gain * noise
+    return Mixture(clean + noise, clean, noise, float(snr_db), key)

@@ -1,0 +1,39 @@
+"""Randomness is an argument: one generator an utterance, so that batch mates never matter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+Generators = Sequence[torch.Generator]
+
+
+def generators(seed: int | Sequence[int], batch: int, device: torch.device | str = "cpu") -> list[torch.Generator]:
+    """One seeded generator for each of `batch` utterances.
+
+    An integer seeds every utterance alike, so that an utterance gives the same result alone and in a batch; a sequence
+    gives each utterance its own seed (the bench does so, lest the files of a table share their luck).
+
+    Raises ValueError when a sequence of seeds does not match the batch.
+
+    >>> a, b = generators(0, 2)
+    >>> bool(torch.rand(3, generator=a).equal(torch.rand(3, generator=b)))
+    True
+    """
+    seeds = [seed] * batch if isinstance(seed, int) else list(seed)
+    if len(seeds) != batch:
+        raise ValueError(f"expected {batch} seeds, one an utterance, got {len(seeds)}")
+    return [torch.Generator(device=device).manual_seed(int(s)) for s in seeds]
+
+
+def rand(shape: Sequence[int], generators: Generators, like: torch.Tensor) -> torch.Tensor:
+    """Uniform draws (B, *shape) in [0, 1), row b from generator b, with the dtype and device of `like`."""
+    draws = [torch.rand(*shape, generator=g, dtype=like.dtype, device=like.device) for g in generators]
+    return torch.stack(draws)
+
+
+def randn(shape: Sequence[int], generators: Generators, like: torch.Tensor) -> torch.Tensor:
+    """Standard normal draws (B, *shape), row b from generator b, with the dtype and device of `like`."""
+    draws = [torch.randn(*shape, generator=g, dtype=like.dtype, device=like.device) for g in generators]
+    return torch.stack(draws)

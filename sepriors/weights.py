@@ -1,0 +1,88 @@
+"""Trained weights: safetensors with a card each, checked by sha256 before they are used."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import tempfile
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors
+import safetensors.torch
+import torch
+
+
+class WeightsError(ValueError):
+    """Weights that are unknown, incomplete or not the ones their card describes."""
+
+
+class Weights(NamedTuple):
+    """Tensors by name, and the configuration that stands in the file's metadata (text by name)."""
+
+    tensors: dict[str, torch.Tensor]
+    config: dict[str, str]
+
+
+def folder() -> Path:
+    """Where the cards and the shipped weights lie: `sepriors/cards` in the installed package."""
+    return Path(str(resources.files("sepriors.cards")))
+
+
+def cards() -> dict[str, dict[str, Any]]:
+    """All cards of `cards.toml` by name: file, sha256, bytes, licence, corpus, minutes, seconds of training, and the command."""
+    return tomllib.loads((folder() / "cards.toml").read_text("utf-8"))
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save(path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor], config: Mapping[str, str]) -> None:
+    """Write tensors with their configuration, whole or not at all: the file is moved to its place when complete."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    os.close(handle)
+    try:
+        safetensors.torch.save_file({k: v.contiguous() for k, v in tensors.items()}, part, dict(config))
+        os.replace(part, path)
+    except BaseException:
+        Path(part).unlink(missing_ok=True)
+        raise
+
+
+def load(name: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> Weights:
+    """The weights of a card, by its name, or of a safetensors file, by its path.
+
+    Raises WeightsError for an unknown name (with the nearest ones), a missing or half-written file, or a sha256 that is not the card's.
+
+    >>> load("nmf-speech").tensors["W"].shape
+    torch.Size([513, 64])
+    """
+    known = cards()
+    if str(name) in known:
+        card = known[str(name)]
+        path = folder() / card["file"]
+        if path.is_file() and sha256(path) != card["sha256"]:
+            raise WeightsError(
+                f"{path}: its card promises sha256 {card['sha256']}, got {sha256(path)}; train it again: {card['command']}"
+            )
+    else:
+        path = Path(name)
+        if path.suffix != ".safetensors":
+            near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.3)
+            raise WeightsError(f"unknown weights {str(name)!r}; did you mean {' or '.join(near or known)}?")
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such weights")
+    try:
+        with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
+            return Weights({key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {})  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise WeightsError(f"{path}: expected a whole safetensors file, got {error}") from error

@@ -1,0 +1,387 @@
+"""The manifest, the choice of corpora, and the readers of folders that the user owns."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+
+from sepriors import corpora as package
+from sepriors.audio import AudioError
+from sepriors.corpora import (
+    FIELDS,
+    Corpora,
+    CorpusError,
+    ManifestError,
+    ReaderError,
+    check_disjoint,
+    import_folder,
+    open_corpora,
+    read_manifest,
+    write_manifest,
+)
+from sepriors.corpora.manifest import gather, unknown
+
+OUTSIDE = os.environ.get("SEPRIORS_DATA")  # as it is before the tests hide it
+ROW = {
+    "path": "a/one.flac",
+    "corpus": "toy",
+    "kind": "speech",
+    "cls": "",
+    "speaker": "1",
+    "gender": "F",
+    "split": "train",
+    "seconds": 0.5,
+    "licence": "CC0 1.0",
+    "source": "drawn",
+}
+
+
+def _tone(path: Path, rate: int = 16_000, seconds: float = 0.5, channels: int = 1, **how: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    t = np.arange(int(seconds * rate)) / rate
+    x = 0.3 * np.sin(2 * np.pi * 440 * t)
+    soundfile.write(path, np.stack([x] * channels, 1), rate, **how)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three speakers and a noise."""
+    folder = tmp_path / "toy"
+    rows = [
+        ROW,
+        {**ROW, "path": "b/two.flac", "speaker": "2", "gender": "M", "split": "test"},
+        {**ROW, "path": "c/stereo48.wav", "speaker": "3", "split": "valid"},
+        {**ROW, "path": "n/hum.flac", "kind": "noise", "cls": "home", "speaker": "", "gender": "", "split": "test"},
+    ]
+    for row in rows:
+        wide = {"rate": 48_000, "channels": 2} if "48" in str(row["path"]) else {}
+        _tone(folder / str(row["path"]), **wide)
+    write_manifest(folder, pd.DataFrame(rows))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _nothing_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SEPRIORS_DATA", raising=False)
+    monkeypatch.setenv("SEPRIORS_CACHE", str(tmp_path / "cache"))
+
+
+# ---------------------------------------------------------------------- the manifest
+
+
+def test_what_is_written_is_read(folder: Path) -> None:
+    table = read_manifest(folder, check_files=True)
+    assert tuple(table.columns) == FIELDS
+    assert table["seconds"].dtype == float
+    assert table.loc[0].to_dict() == ROW
+    write_manifest(folder, table)
+    pd.testing.assert_frame_equal(read_manifest(folder), table)
+
+
+def test_further_columns_are_left_out(folder: Path) -> None:
+    table = pd.read_csv(folder / "manifest.csv", keep_default_na=False).assign(colour="red")
+    table.to_csv(folder / "manifest.csv", index=False)
+    assert tuple(read_manifest(folder).columns) == FIELDS
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seconds": "long"}, r"line 3: expected a length in seconds above 0 as seconds, got 'long'"),
+        ({"seconds": "0"}, r"line 3: .*seconds"),
+        ({"seconds": "-1"}, r"line 3: .*seconds"),
+        ({"seconds": "nan"}, r"line 3: .*seconds"),
+        ({"seconds": "inf"}, r"line 3: .*seconds"),
+        ({"path": "../outside.flac"}, r"line 3: expected a relative path inside .* got '../outside.flac'"),
+        ({"path": "a/../../outside.flac"}, r"line 3: .*path"),
+        ({"path": "/etc/passwd"}, r"line 3: .*path"),
+        ({"path": "C:/sound.wav"}, r"line 3: .*path"),
+        ({"path": "a\\b.wav"}, r"line 3: .*path"),
+        ({"path": ""}, r"line 3: .*path"),
+        ({"path": "a/one.flac"}, r"line 3: expected each file once"),
+        ({"kind": "song"}, r"line 3: expected one of \('speech', .* as kind, got 'song'"),
+        ({"split": "dev"}, r"line 3: .*'valid'.* as split, got 'dev'"),
+        ({"gender": "f"}, r"line 3: .*gender"),
+        ({"corpus": ""}, r"line 3: expected the name of a corpus"),
+    ],
+)
+def test_a_wrong_manifest_is_refused_and_none_is_written(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, change: dict[str, str], message: str
+) -> None:
+    table = pd.read_csv(folder / "manifest.csv", dtype=str, keep_default_na=False)
+    table.loc[1, list(change)] = list(change.values())
+    table.to_csv(folder / "manifest.csv", index=False)
+    with pytest.raises(ManifestError, match=message):
+        read_manifest(folder)
+    empty = tmp_path_factory.mktemp("empty")
+    with pytest.raises(ManifestError, match=message):
+        write_manifest(empty, table)
+    assert list(empty.iterdir()) == []
+
+
+def test_a_missing_column_is_named(folder: Path) -> None:
+    pd.read_csv(folder / "manifest.csv").drop(columns="speaker").to_csv(folder / "manifest.csv", index=False)
+    with pytest.raises(ManifestError, match=r"lacks the column speaker; expected path, corpus"):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00\x00", b'path,corpus\n"unclosed'])
+def test_a_damaged_manifest_is_an_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "manifest.csv").write_bytes(content)
+    with pytest.raises(ManifestError, match=r"manifest\.csv"):
+        read_manifest(tmp_path)
+
+
+def test_missing_manifest_and_missing_files(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"no such file.*columns path, corpus"):
+        read_manifest(tmp_path / "nowhere")
+    (folder / "b" / "two.flac").unlink()
+    assert len(read_manifest(folder)) == 4
+    with pytest.raises(ManifestError, match=r"1 of its 4 files are not there, the first is b/two\.flac"):
+        read_manifest(folder, check_files=True)
+
+
+def test_a_failed_write_keeps_the_old_manifest(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (folder / "manifest.csv").read_bytes()
+    names = sorted(p.name for p in folder.iterdir())
+    table = read_manifest(folder)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", full)
+    with pytest.raises(OSError, match="No space"):
+        write_manifest(folder, table)
+    assert (folder / "manifest.csv").read_bytes() == before
+    assert sorted(p.name for p in folder.iterdir()) == names
+
+
+def test_one_speaker_or_recording_in_two_splits_is_found() -> None:
+    table = pd.DataFrame([ROW, {**ROW, "path": "b", "split": "test"}])
+    with pytest.raises(ManifestError, match=r"toy: speaker '1' is in the splits test, train"):
+        check_disjoint(table)
+    check_disjoint(table.assign(speaker=["1", "2"]))
+    check_disjoint(table.assign(corpus=["one", "two"]))
+    noise = table.assign(kind="noise", cls="street", speaker="")
+    with pytest.raises(ManifestError, match=r"source 'drawn' is in the splits"):
+        check_disjoint(noise)
+    check_disjoint(noise.assign(source=["x", "y"]))
+
+
+# ----------------------------------------------------------------------- the corpora
+
+
+def test_select_takes_values_lists_and_nothing(folder: Path) -> None:
+    c = open_corpora(folder)
+    assert list(c.select(kind="speech", split="test")["speaker"]) == ["2"]
+    assert list(c.select(split=["test", "valid"])["path"]) == ["b/two.flac", "c/stereo48.wav", "n/hum.flac"]
+    assert len(c.select()) == 4
+    assert len(c.select(kind="noise", split="train")) == 0
+
+
+def test_an_unknown_field_or_value_gives_the_nearest(folder: Path) -> None:
+    c = open_corpora(folder)
+    with pytest.raises(ValueError, match=r"unknown field 'speeker'; did you mean 'speaker'"):
+        c.select(speeker="1")
+    with pytest.raises(ValueError, match=r"unknown split 'tset'; did you mean 'test'\? There are: test, train, valid"):
+        c.select(split="tset")
+    with pytest.raises(ValueError, match=r"unknown corpus 'toys'; did you mean 'toy'"):
+        c.select(corpus=["toy", "toys"])
+    assert unknown("corpus", "zzz", []) == "unknown corpus 'zzz'. There are: none"
+
+
+def test_read_gives_16_khz_mono(folder: Path) -> None:
+    c = open_corpora(folder)
+    for x in (c.read("c/stereo48.wav"), c.read(c.table.loc[2]), c.read(next(c.table.iloc[2:].itertuples()))):
+        assert x.shape == (8000,)
+        assert x.dtype == torch.float32
+        torch.testing.assert_close(x.abs().max(), torch.tensor(0.3), atol=0.01, rtol=0)
+    torch.testing.assert_close(c.read({"path": "a/one.flac"})[500:-500], x[500:-500], atol=2e-3, rtol=0)
+
+
+def test_read_refuses_what_the_table_does_not_have(folder: Path) -> None:
+    c = open_corpora(folder)
+    with pytest.raises(ValueError, match=r"unknown path 'a/won.flac'; did you mean 'a/one.flac'"):
+        c.read("a/won.flac")
+    with pytest.raises(CorpusError, match="unknown path"):
+        c.read("../secret.wav")
+    (folder / "a" / "one.flac").write_bytes(b"not audio")
+    with pytest.raises(AudioError, match=r"one\.flac"):
+        c.read("a/one.flac")
+
+
+def test_describe_counts(folder: Path) -> None:
+    table = open_corpora(folder).describe()
+    assert list(table.columns) == ["corpus", "kind", "cls", "split", "files", "minutes", "speakers"]
+    assert table["files"].sum() == 4
+    speech = table[table["kind"] == "speech"]
+    assert list(speech["speakers"]) == [1, 1, 1]
+    assert list(table[table["cls"] == "home"]["speakers"]) == [0]
+
+
+def test_auto_takes_the_folder_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEPRIORS_DATA", str(folder))
+    c = open_corpora()
+    assert (c.origin, c.root, c.note, c.is_real) == ("folder", folder, "", True)
+    assert str(c).startswith(f"folder corpora in {folder}: 4 files")
+
+
+def test_a_folder_of_corpora_is_one(folder: Path) -> None:
+    c = open_corpora(folder.parent)
+    assert set(c.table["path"].str.split("/").str[0]) == {folder.name}
+    assert c.read(f"{folder.name}/a/one.flac").shape == (8000,)
+
+
+def test_a_path_without_a_manifest_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"manifest\.csv: no such file"):
+        open_corpora(tmp_path / "sythetic")
+
+
+def test_no_import_has_a_side_effect(tmp_path: Path) -> None:
+    assert package.FIELDS == FIELDS
+    assert not (tmp_path / "cache").exists()
+
+
+# ------------------------------------------------------------ corpora the user owns
+
+
+def _timit(root: Path) -> None:
+    for part, speakers in (("TRAIN/DR1", ("FCJF0", "MDAC0")), ("TEST/DR1", ("MDAB0", "FELC0", "FAKS0"))):
+        for speaker in speakers:
+            for sentence in ("SA1", "SI943", "SX133"):
+                _tone(root / "TIMIT" / part / speaker / f"{sentence}.WAV", format="NIST", subtype="PCM_16")
+    _tone(root / "TIMIT" / "TRAIN" / "DR1" / "FCJF0" / "SX133.WAV.wav")
+
+
+def _wsj0(root: Path) -> None:
+    for part, speakers in (("si_tr_s", ("011", "012")), ("si_dt_05", ("050",)), ("si_et_05", ("440",))):
+        for speaker in speakers:
+            _tone(root / "wsj0" / part / speaker / f"{speaker}c0201.wv1", format="NIST", subtype="PCM_16")
+
+
+def _chime3(root: Path) -> None:
+    home = root / "CHiME3" / "data" / "audio" / "16kHz"
+    for place in ("BUS", "CAF", "PED", "STR"):
+        for take in range(4):
+            for channel in (1, 5):
+                _tone(home / "backgrounds" / f"BGD_15020{take}_010_{place}.CH{channel}.wav")
+    for part, speaker in (("tr05", "F01"), ("dt05", "M04"), ("et05", "F05")):
+        for place, kind in (("bth", ""), ("caf", "_real"), ("caf", "_simu")):
+            name = f"{speaker}_050C0101_{place.upper()}.CH5.wav"
+            _tone(home / "isolated" / f"{part}_{place}{kind}" / name)
+
+
+LAYOUTS = {"timit": _timit, "wsj0": _wsj0, "chime3": _chime3}
+
+
+@pytest.fixture(params=LAYOUTS)
+def owned(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
+    LAYOUTS[request.param](tmp_path / "mine")
+    return request.param, tmp_path / "mine"
+
+
+def test_an_owned_corpus_stays_where_it_is(owned: tuple[str, Path], tmp_path: Path) -> None:
+    name, mine = owned
+    before = sorted(mine.rglob("*"))
+    c = import_folder(name, mine)
+    assert sorted(mine.rglob("*")) == before
+    assert sorted(p.name for p in (tmp_path / "cache" / "corpora" / name).iterdir()) == [
+        "audio-folder.txt",
+        "manifest.csv",
+    ]
+    assert set(c.table["corpus"]) == {name}
+    assert c.is_real
+    check_disjoint(c.table)
+    for row in c.table.itertuples():
+        assert c.read(row).shape == (8000,)
+    assert set(c.select(kind="speech")["split"]) == {"train", "valid", "test"}
+
+
+def test_an_import_is_idempotent_and_follows_a_move(tmp_path: Path) -> None:
+    _wsj0(tmp_path / "mine")
+    first = import_folder("wsj0", tmp_path / "mine").table
+    pd.testing.assert_frame_equal(import_folder("wsj0", tmp_path / "mine").table, first)
+    (tmp_path / "mine").rename(tmp_path / "moved")
+    with pytest.raises(ManifestError, match=r"audio-folder\.txt: expected the full path of the folder"):
+        gather(tmp_path / "cache" / "corpora")
+    assert len(import_folder("wsj0", tmp_path / "moved").table) == len(first)
+
+
+def test_the_manifest_of_an_owned_corpus_cannot_leave_it(tmp_path: Path) -> None:
+    _wsj0(tmp_path / "mine")
+    import_folder("wsj0", tmp_path / "mine")
+    home = tmp_path / "cache" / "corpora" / "wsj0"
+    text = (home / "manifest.csv").read_text()
+    (home / "manifest.csv").write_text(text.replace("wsj0/si_et_05", "../si_et_05", 1))
+    with pytest.raises(ManifestError, match=r"expected a relative path inside"):
+        gather(home.parent)
+
+
+def test_timit_has_its_core_test_set(tmp_path: Path) -> None:
+    _timit(tmp_path)
+    table = package.READERS["timit"](tmp_path)
+    assert set(table[table["split"] == "test"]["speaker"]) == {"MDAB0", "FELC0"}
+    assert set(table[table["split"] == "valid"]["speaker"]) == {"FAKS0"}
+    assert not table["path"].str.contains("SA1").any()
+    assert table["path"].str.contains("SX133.WAV.wav", regex=False).sum() == 1
+    assert len(table) == 10
+    assert set(table[table["gender"] == "M"]["speaker"]) == {"MDAC0", "MDAB0"}
+
+
+def test_chime3_splits_backgrounds_by_recording(tmp_path: Path) -> None:
+    _chime3(tmp_path)
+    table = package.READERS["chime3"](tmp_path)
+    noise = table[table["kind"] == "noise"]
+    assert set(noise["cls"]) == {"vehicle", "cafe", "crowd", "street"}
+    assert noise["path"].str.contains(".CH5.", regex=False).all()
+    assert (noise["split"] == "test").sum() == 4
+    assert set(table[table["kind"] == "real"]["cls"]) == {"cafe"}
+    assert not table["path"].str.contains("simu").any()
+
+
+def test_compressed_sphere_says_what_to_do(tmp_path: Path) -> None:
+    file = tmp_path / "si_tr_s" / "011" / "011c0201.wv1"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(
+        b"NIST_1A\n   1024\nsample_coding -s26 pcm,embedded-shorten-v2.00\nend_head\n".ljust(1024) + b"ajkg"
+    )
+    with pytest.raises(ReaderError, match=r"011c0201\.wv1.*convert it with sph2pipe"):
+        import_folder("wsj0", tmp_path)
+    assert not (tmp_path / "cache" / "corpora" / "wsj0").exists()
+    _tone(file.with_suffix(".wav"))
+    assert list(import_folder("wsj0", tmp_path).table["seconds"]) == [0.5]
+
+
+@pytest.mark.parametrize("name", sorted(package.READERS))
+def test_a_folder_of_another_layout_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    _tone(tmp_path / "other" / "song.wav")
+    with pytest.raises(ReaderError, match="expected"):
+        import_folder(name, tmp_path / "other")
+    assert not (tmp_path / "cache" / "corpora" / name).exists()
+
+
+def test_import_needs_a_known_name_and_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match=r"unknown corpus 'timt'; did you mean 'timit'"):
+        import_folder("timt", tmp_path)
+    with pytest.raises(CorpusError, match=r"expected the folder that holds timit, got nothing"):
+        import_folder("timit", tmp_path / "nowhere")
+
+
+# ------------------------------------------------------------ the folder of this machine
+
+
+def test_the_folder_of_this_machine_is_sound(request: pytest.FixtureRequest) -> None:
+    """$SEPRIORS_DATA; where it is unset the toy folder is looked at instead."""
+    root = Path(OUTSIDE) if OUTSIDE else request.getfixturevalue("folder")
+    table = read_manifest(root, check_files=True)
+    check_disjoint(table)
+    c = Corpora(root, table, "folder")
+    for row in table.groupby(["corpus", "kind", "cls"]).first().reset_index().itertuples():
+        assert len(c.read(row)) == pytest.approx(row.seconds * 16_000, abs=16)

@@ -1,0 +1,674 @@
+"""Downloads against a server on this machine that serves small archives of the layouts of the real ones."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib
+import io
+import socket
+import stat
+import tarfile
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+
+from sepriors.corpora import (
+    FIELDS,
+    Corpora,
+    CorpusError,
+    FetchError,
+    ReaderError,
+    check_disjoint,
+    fetch,
+    open_corpora,
+    read_manifest,
+    registry,
+    synthetic,
+)
+
+module: Any = importlib.import_module(
+    "sepriors.corpora.fetch"
+)  # sepriors.corpora.fetch as an attribute is the function
+
+# ------------------------------------------------------------------------ the server
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `files`; may break off each answer after `cut` bytes (`cuts` times), and may know no ranges."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files: dict[str, bytes] = {}
+        self.asked: list[tuple[str, str | None]] = []  # path, Range
+        self.cut, self.cuts, self.ranges = 0, 0, True
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_HEAD(self) -> None:
+        self._head(200 if self.path[1:] in self.server.files else 404, {})
+
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range")
+        self.server.asked.append((self.path, wanted))
+        content = self.server.files.get(self.path[1:])
+        if content is None:
+            self._head(404, {"Content-Length": "0"})
+            return
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.server.ranges else 0
+        if start >= len(content) > 0:
+            self._head(416, {"Content-Range": f"bytes */{len(content)}", "Content-Length": "0"})
+            return
+        body, headers = content[start:], {"Content-Length": str(len(content) - start)}
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        self._head(206 if start else 200, headers)
+        if self.server.cuts:
+            self.server.cuts -= 1
+            body = body[: self.server.cut]
+            self.close_connection = True
+        self.wfile.write(body)
+
+    def _head(self, status: int, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def _quick_and_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SEPRIORS_DATA", raising=False)
+    monkeypatch.setenv("SEPRIORS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(module, "WAITS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(module, "BABBLE_SECONDS", 2.0)
+
+
+@pytest.fixture
+def dead_url() -> str:
+    """An address of this machine where nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+# ---------------------------------------------------------------------- the archives
+
+
+def _audio(rate: int = 16_000, seconds: float = 0.5, format: str = "WAV", seed: int = 0, padding: float = 0) -> bytes:
+    x = 0.1 * np.random.default_rng(seed).standard_normal(int(rate * seconds))
+    x[int(len(x) * (1 - padding)) :] = 0
+    buffer = io.BytesIO()
+    soundfile.write(buffer, x, rate, format=format, subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def _tar(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as file:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def _zip(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+    return buffer.getvalue()
+
+
+def _mini_librispeech() -> dict[str, bytes]:
+    def part(name: str, speakers: range) -> bytes:
+        members = {"LibriSpeech/SPEAKERS.TXT": table.encode()}
+        for speaker in speakers:
+            for i in range(2):
+                file = f"LibriSpeech/{name}/{speaker}/7/{speaker}-7-{i:04}.flac"
+                members[file] = _audio(format="FLAC", seed=10 * speaker + i)
+        return _tar(members)
+
+    lines = [f"{n}  | {'FM'[n % 2]} | part | 25.1 | Reader {n}" for n in range(10, 26)]
+    table = "; a comment | F\n" + "\n".join(lines)
+    return {
+        "train-clean-5.tar.gz": part("train-clean-5", range(10, 18)),
+        "dev-clean-2.tar.gz": part("dev-clean-2", range(20, 26)),
+    }
+
+
+def _emodb() -> dict[str, bytes]:
+    names = [f"{speaker}a01{mood}a" for speaker in ("03", "08", "11", "15", "16") for mood in "WN"]
+    files = {f"wav/{name}.wav": _audio(seed=i) for i, name in enumerate(names)}
+    return {"download.zip": _zip({"erkennung.txt": b"labels", **files})}
+
+
+def _esc50() -> dict[str, bytes]:
+    clips = [  # fold, recording, take, category, of which padding
+        (1, 100, "A", "rain", 0),
+        (2, 101, "A", "engine", 0),
+        (3, 102, "A", "siren", 0),
+        (4, 103, "A", "rain", 0),
+        (5, 104, "A", "rain", 0),
+        (5, 104, "B", "wind", 0),
+        (4, 105, "A", "train", 0),
+        (5, 105, "B", "train", 0),  # a recording in two folds
+        (1, 106, "A", "dog", 0),  # no background
+        (5, 107, "A", "car_horn", 0.6),  # mostly padding
+    ]
+    home = "ESC-50-0123456789abcdef/"
+    lines = ["filename,fold,target,category,esc10,src_file,take"]
+    members = {home + "LICENSE": b"attributions", home + "README.md": b"about"}
+    for i, (fold, recording, take, category, padding) in enumerate(clips):
+        name = f"{fold}-{recording}-{take}-{i}.wav"
+        lines.append(f"{name},{fold},{i},{category},{category == 'rain'},{recording},{take}")
+        members[home + "audio/" + name] = _audio(44_100, seed=i, padding=padding)
+    members[home + "meta/esc50.csv"] = "\n".join(lines).encode()
+    return {"ESC-50.zip": _zip(members)}
+
+
+def _voicebank_demand() -> dict[str, bytes]:
+    parts = {"trainset_28spk_wav": ("p226", "p228", "p254"), "testset_wav": ("p232", "p257")}
+    archives = {}
+    for side in ("clean", "noisy"):
+        for part, speakers in parts.items():
+            files = {f"{side}_{part}/{s}_00{i}.wav": _audio(48_000, seed=i) for s in speakers for i in (1, 2)}
+            archives[f"{side}_{part}.zip"] = _zip(files)
+    return archives
+
+
+ARCHIVES: dict[str, Callable[[], dict[str, bytes]]] = {
+    "mini-librispeech": _mini_librispeech,
+    "emodb": _emodb,
+    "esc-50": _esc50,
+    "voicebank-demand": _voicebank_demand,
+}
+
+
+@pytest.fixture
+def served(server: Server, tmp_path: Path) -> Callable[..., Path]:
+    """served(name, ...) -> a registry.toml whose archives the server has; keywords change the entries."""
+
+    def serve(*names: str, **change: Any) -> Path:
+        lines = [f"auto = {list(names)}"]
+        for name in names:
+            lines.append(f"[{name}]")
+            for file, content in ARCHIVES[name]().items():
+                server.files[file] = content
+                entry = {"name": file, "urls": [f"{server.url}/{file}"], "bytes": len(content)}
+                entry = {**entry, "sha256": hashlib.sha256(content).hexdigest(), **change}
+                lines.append(f"[[{name}.archives]]")
+                lines += [f"{key} = {value!r}" for key, value in entry.items() if value is not None]
+        path = tmp_path / "registry.toml"
+        path.write_text("\n".join(lines))
+        return path
+
+    return serve
+
+
+def _left(tmp_path: Path) -> set[str]:
+    """What lies in the cache, without locks."""
+    root = tmp_path / "cache" / "corpora"
+    return {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file() and p.suffix != ".lock"}
+
+
+# -------------------------------------------------------------------- every corpus
+
+
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_a_corpus_is_fetched_once_and_whole(
+    name: str, served: Callable[..., Path], server: Server, tmp_path: Path
+) -> None:
+    book = served(name)
+    c = fetch(name, registry_path=book)
+    assert (c.origin, c.root, c.is_real) == ("fetched", tmp_path / "cache" / "corpora", True)
+    assert tuple(c.table.columns) == FIELDS
+    assert set(c.table["corpus"]) == {name}
+    assert len(read_manifest(c.root / name, check_files=True)) == len(c.table)
+    for row in c.table.itertuples():
+        info = soundfile.info(c.root / row.path)
+        assert (info.samplerate, info.channels) == (16_000, 1)
+        assert len(c.read(row)) == pytest.approx(row.seconds * 16_000, abs=16)
+        assert row.licence
+        assert row.source
+    check_disjoint(c.table)
+    assert not any(".downloads" in file or ".staging" in file for file in _left(tmp_path))
+    asked = len(server.asked)
+    pd.testing.assert_frame_equal(fetch(name, registry_path=book).table, c.table)
+    assert len(server.asked) == asked
+
+
+def test_the_real_registry_fits_the_code() -> None:
+    known = registry()
+    names = set(known) - {"auto"}
+    assert names == set(ARCHIVES)
+    assert set(known["auto"]) <= names
+    for name in names:
+        assert {a["name"] for a in known[name]["archives"]} == set(ARCHIVES[name]())
+        assert {"title", "licence", "homepage"} <= set(known[name])
+        for archive in known[name]["archives"]:
+            assert all(url.startswith(("https://", "http://emodb")) for url in archive["urls"])
+            assert len(archive.get("sha256", "0" * 64)) == 64
+            assert len(archive.get("md5", "0" * 32)) == 32
+            assert {"sha256", "md5", "bytes"} & set(archive)
+
+
+def test_mini_librispeech(served: Callable[..., Path]) -> None:
+    c = fetch("mini-librispeech", registry_path=served("mini-librispeech"))
+    speech = c.select(kind="speech")
+    splits = {split: set(rows["speaker"]) for split, rows in speech.groupby("split")}
+    assert splits == {"train": {str(n) for n in range(10, 18)}, "test": {"20", "24", "23"}, "valid": {"22", "21", "25"}}
+    assert set(speech[speech["speaker"] == "20"]["gender"]) == {"F"}
+    assert set(speech[speech["speaker"] == "21"]["gender"]) == {"M"}
+    assert "mini-librispeech/LibriSpeech/train-clean-5/10/7/10-7-0000.flac" in set(speech["path"])
+    babble = c.select(cls="babble")
+    talkers = {s: {t for x in g["source"] for t in x.split() if t.isdecimal()} for s, g in babble.groupby("split")}
+    assert set(talkers) == {"train", "valid", "test"}
+    assert set.union(*talkers.values()) <= splits["train"]
+    assert sum(map(len, talkers.values())) == len(set.union(*talkers.values())) >= 6
+
+
+def test_emodb(served: Callable[..., Path]) -> None:
+    c = fetch("emodb", registry_path=served("emodb"))
+    assert set(c.select(split="test")["speaker"]) == {"EMO15", "EMO16"}
+    assert dict(zip(c.table["speaker"], c.table["gender"])) == {
+        "EMO03": "M",
+        "EMO08": "F",
+        "EMO11": "M",
+        "EMO15": "M",
+        "EMO16": "F",
+    }
+
+
+def test_esc50(served: Callable[..., Path], tmp_path: Path) -> None:
+    table = fetch("esc-50", registry_path=served("esc-50")).table
+    assert set(table["kind"]) == {"noise"}
+    assert set(table["cls"]) == {"weather", "vehicle", "street"}
+    recording = table["source"].str.split().str[-1]
+    assert dict(zip(recording, table["split"])) == {
+        "100": "train",
+        "101": "train",
+        "102": "train",
+        "103": "valid",
+        "104": "test",
+        "105": "valid",
+    }
+    assert set(table[table["licence"] == "CC BY 3.0"]["cls"]) == {"weather"}
+    assert any(file.endswith("/LICENSE") for file in _left(tmp_path))
+
+
+def test_voicebank_demand(served: Callable[..., Path]) -> None:
+    table = fetch("voicebank-demand", registry_path=served("voicebank-demand")).table
+    clean, noisy = (table[table["kind"] == f"pair-{side}"].reset_index(drop=True) for side in ("clean", "noisy"))
+    assert list(clean["path"].str.replace("clean_", "noisy_")) == list(noisy["path"])
+    for side in (clean, noisy):
+        splits = {split: set(rows["speaker"]) for split, rows in side.groupby("split")}
+        assert splits == {"train": {"p228", "p254"}, "valid": {"p226"}, "test": {"p232", "p257"}}
+
+
+def test_a_clean_file_without_its_noisy_one_is_refused(
+    served: Callable[..., Path], server: Server, tmp_path: Path
+) -> None:
+    book = served("voicebank-demand", sha256=None, bytes=None)
+    server.files["noisy_testset_wav.zip"] = _zip({"noisy_testset_wav/p232_001.wav": _audio(48_000)})
+    with pytest.raises(ReaderError, match=r"a clean and a noisy file of each name in testset_wav.*p232_002\.wav"):
+        fetch("voicebank-demand", registry_path=book)
+    assert not (tmp_path / "cache" / "corpora" / "voicebank-demand").exists()
+
+
+# ---------------------------------------------------------------------- downloading
+
+
+@pytest.fixture
+def archive(server: Server) -> dict[str, Any]:
+    server.files["a.zip"] = np.random.default_rng(0).bytes(300_000)
+    return {
+        "name": "a.zip",
+        "urls": [f"{server.url}/a.zip"],
+        "sha256": hashlib.sha256(server.files["a.zip"]).hexdigest(),
+    }
+
+
+def test_a_cut_connection_is_resumed_in_the_same_run(server: Server, archive: dict[str, Any], tmp_path: Path) -> None:
+    server.cut, server.cuts = 81_920, 2
+    path = module.download(archive, tmp_path)
+    assert path.read_bytes() == server.files["a.zip"]
+    ranges = [wanted for _, wanted in server.asked]
+    assert ranges == [None, "bytes=81920-", "bytes=163840-"]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zip"]
+
+
+def test_a_later_run_goes_on_where_an_earlier_one_stopped(
+    server: Server, archive: dict[str, Any], tmp_path: Path
+) -> None:
+    server.cut, server.cuts = 2 * module.PIECE, 4
+    with pytest.raises(FetchError, match=r"broke off, 4 times.*what has come is kept \(65536 bytes\)"):
+        module.download(archive, tmp_path)
+    assert (tmp_path / "a.zip.part").stat().st_size == 65_536
+    assert module.download(archive, tmp_path).read_bytes() == server.files["a.zip"]
+    assert server.asked[-1] == ("/a.zip", "bytes=65536-")
+
+
+def test_a_server_without_ranges_sends_the_whole_again(server: Server, archive: dict[str, Any], tmp_path: Path) -> None:
+    server.cut, server.cuts, server.ranges = 100_000, 1, False
+    assert module.download(archive, tmp_path).read_bytes() == server.files["a.zip"]
+
+
+@pytest.mark.parametrize("have", [300_000, 300_001, 400_000])
+def test_a_part_that_is_complete_or_too_long(
+    server: Server, archive: dict[str, Any], tmp_path: Path, have: int
+) -> None:
+    content = server.files["a.zip"]
+    (tmp_path / "a.zip.part").write_bytes((content + bytes(100_000))[:have])
+    assert module.download(archive, tmp_path).read_bytes() == content
+
+
+def test_a_wrong_hash_says_which_and_deletes_nothing_of_the_user(
+    server: Server, archive: dict[str, Any], tmp_path: Path
+) -> None:
+    right = archive["sha256"]
+    server.files["a.zip"] = b"another file"
+    got = hashlib.sha256(b"another file").hexdigest()
+    (tmp_path / "a.zip").write_bytes(b"the user's")
+    (tmp_path / "notes.txt").write_bytes(b"the user's")
+    with pytest.raises(FetchError, match=rf"could not download a\.zip.*expected sha256:{right} but got {got}"):
+        module.download(archive, tmp_path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == dict.fromkeys(("a.zip", "notes.txt"), b"the user's")
+    server.files["a.zip"] = np.random.default_rng(0).bytes(300_000)
+    assert module.download(archive, tmp_path).read_bytes() == server.files["a.zip"]
+
+
+def test_md5_is_checked_where_no_sha256_is_known(server: Server, archive: dict[str, Any], tmp_path: Path) -> None:
+    wrong = {"name": "a.zip", "urls": archive["urls"], "md5": "0" * 32}
+    with pytest.raises(FetchError, match=rf"expected md5:{'0' * 32} but got"):
+        module.download(wrong, tmp_path)
+    assert module.download({**wrong, "md5": hashlib.md5(server.files["a.zip"]).hexdigest()}, tmp_path).is_file()
+
+
+def test_without_a_hash_the_size_is_checked(server: Server, archive: dict[str, Any], tmp_path: Path) -> None:
+    bare = {"name": "a.zip", "urls": archive["urls"], "bytes": 299_999}
+    with pytest.raises(FetchError, match=r"expected 299999 bytes, got 300000; it is set aside"):
+        module.download(bare, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zip.wrong"]
+
+
+def test_a_file_put_there_by_hand_is_taken(server: Server, archive: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(server.files["a.zip"])
+    module.download(archive, tmp_path)
+    assert server.asked == []
+
+
+def test_a_mirror_serves_when_the_first_address_does_not(
+    server: Server, archive: dict[str, Any], tmp_path: Path, dead_url: str
+) -> None:
+    urls = [f"{dead_url}/a.zip", f"{server.url}/gone.zip", *archive["urls"]]
+    assert module.download({**archive, "urls": urls}, tmp_path).is_file()
+    assert module.download(archive, tmp_path / "two", base_url=server.url + "/").is_file()
+
+
+def test_no_network_names_the_address_and_what_to_do(archive: dict[str, Any], tmp_path: Path, dead_url: str) -> None:
+    url = f"{dead_url}/a.zip"
+    with pytest.raises(FetchError) as error:
+        module.download({**archive, "urls": [url]}, tmp_path)
+    assert url in str(error.value)
+    assert "Check the network" in str(error.value)
+    assert f"Or download a.zip by hand into {tmp_path}" in str(error.value)
+    assert "refused" in str(error.value)
+
+
+def test_a_page_that_is_gone_is_not_asked_for_again(server: Server, archive: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(FetchError, match=r"gone\.zip: expected the file, the server answered 404"):
+        module.download({**archive, "urls": [f"{server.url}/gone.zip"]}, tmp_path)
+    assert len(server.asked) == 1
+
+
+def test_a_full_disk_keeps_what_has_come(
+    server: Server, archive: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_after_two(file: Any, piece: bytes) -> None:
+        if file.tell() >= 2 * module.PIECE:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        file.write(piece)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_append", full_after_two)
+        with pytest.raises(FetchError, match=r"the disk with .* is full; what has come is kept\. Free some space"):
+            module.download(archive, tmp_path)
+    assert (tmp_path / "a.zip.part").stat().st_size == 2 * module.PIECE
+    assert module.download(archive, tmp_path).read_bytes() == server.files["a.zip"]
+    assert server.asked[-1] == ("/a.zip", f"bytes={2 * module.PIECE}-")
+
+
+def test_a_full_disk_while_unpacking_leaves_no_half_corpus(
+    served: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    book = served("emodb")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "unpack", full)
+        with pytest.raises(FetchError, match="is full"):
+            fetch("emodb", registry_path=book)
+    assert _left(tmp_path) == {".downloads/emodb/download.zip"}
+    assert len(fetch("emodb", registry_path=book).table) == 10
+
+
+def test_the_progress_bar(server: Server, archive: dict[str, Any], tmp_path: Path, capfd: Any) -> None:
+    module.download(archive, tmp_path / "quiet")
+    assert capfd.readouterr() == ("", "")
+    module.download(archive, tmp_path / "bar", progress=True)
+    assert "a.zip: 100%" in capfd.readouterr().err
+
+
+# ------------------------------------------------------------------------ unpacking
+
+
+def _member(name: str, type: bytes = tarfile.REGTYPE, link: str = "") -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as file:
+        fine = tarfile.TarInfo("fine.txt")
+        fine.size = 4
+        file.addfile(fine, io.BytesIO(b"fine"))
+        info = tarfile.TarInfo(name)
+        info.type, info.linkname = type, link
+        file.addfile(info)
+    return buffer.getvalue()
+
+
+def _zip_link() -> bytes:
+    info = zipfile.ZipInfo("link")
+    info.create_system, info.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("fine.txt", b"fine")
+        file.writestr(info, "/etc/passwd")
+    return buffer.getvalue()
+
+
+EVIL = {
+    "a tar that climbs": _member("../evil.txt"),
+    "a tar that climbs later": _member("a/../../evil.txt"),
+    "a tar with an absolute path": _member("/tmp/evil.txt"),
+    "a tar with a symbolic link": _member("link", tarfile.SYMTYPE, "/etc"),
+    "a tar with a symbolic link inside": _member("link", tarfile.SYMTYPE, "fine.txt"),
+    "a tar with a hard link": _member("link", tarfile.LNKTYPE, "../secret"),
+    "a tar with a device": _member("null", tarfile.CHRTYPE),
+    "a tar with a pipe": _member("pipe", tarfile.FIFOTYPE),
+    "a zip that climbs": _zip({"fine.txt": b"fine", "../evil.txt": b"x"}),
+    "a zip with an absolute path": _zip({"fine.txt": b"fine", "/tmp/evil.txt": b"x"}),
+    "a zip with a drive": _zip({"fine.txt": b"fine", "C:/evil.txt": b"x"}),
+    "a zip with backslashes": _zip({"fine.txt": b"fine", "..\\evil.txt": b"x"}),
+    "a zip with a symbolic link": _zip_link(),
+}
+
+
+@pytest.mark.parametrize("what", EVIL)
+def test_an_evil_archive_is_refused_whole(what: str, tmp_path: Path) -> None:
+    (tmp_path / "archive").write_bytes(EVIL[what])
+    with pytest.raises(FetchError, match=r"refused, its member .*nothing was unpacked"):
+        module.unpack(tmp_path / "archive", tmp_path / "deep" / "target")
+    assert {p.name for p in tmp_path.rglob("*")} == {"archive", "deep", "target"}
+
+
+@pytest.mark.parametrize("pack", [_tar, _zip])
+def test_a_good_archive_is_unpacked(pack: Callable[[dict[str, bytes]], bytes], tmp_path: Path) -> None:
+    (tmp_path / "archive").write_bytes(pack({"a/b/..name.txt": b"one", "two.txt": b"two"}))
+    module.unpack(tmp_path / "archive", tmp_path / "target")
+    assert (tmp_path / "target" / "a" / "b" / "..name.txt").read_bytes() == b"one"
+    assert (tmp_path / "target" / "two.txt").read_bytes() == b"two"
+
+
+def test_an_evil_archive_installs_nothing(served: Callable[..., Path], server: Server, tmp_path: Path) -> None:
+    book = served("emodb", sha256=None, bytes=None)
+    server.files["download.zip"] = EVIL["a zip that climbs"]
+    with pytest.raises(FetchError, match="refused"):
+        fetch("emodb", registry_path=book)
+    assert _left(tmp_path) == {".downloads/emodb/download.zip"}
+
+
+@pytest.mark.parametrize("name", ["emodb", "mini-librispeech"])
+@pytest.mark.parametrize("part", [0.0, 0.5, 0.999])
+def test_a_half_written_archive_is_set_aside(
+    name: str, part: float, served: Callable[..., Path], server: Server, tmp_path: Path
+) -> None:
+    book = served(name, sha256=None, bytes=None)
+    file, content = next(iter(ARCHIVES[name]().items()))
+    server.files[file] = content[: int(part * len(content))]
+    with pytest.raises(FetchError, match=r"damaged or cut off .*run this again"):
+        fetch(name, registry_path=book)
+    assert not (tmp_path / "cache" / "corpora" / name).exists()
+    server.files[file] = content
+    assert len(fetch(name, registry_path=book).table) >= 10
+
+
+# ----------------------------------------------------------- names, places, the choice
+
+
+def test_an_unknown_name_gives_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(FetchError, match=r"unknown corpus 'libri-speech'; did you mean 'mini-librispeech'"):
+        fetch("libri-speech")
+    with pytest.raises(FetchError, match=r"timit cannot be downloaded.*sepriors fetch timit --from FOLDER"):
+        fetch("timit")
+    with pytest.raises(CorpusError, match=r"expected a registry of downloads in TOML"):
+        registry(tmp_path / "none.toml")
+
+
+def test_a_folder_in_the_way_is_left_alone(served: Callable[..., Path], server: Server, tmp_path: Path) -> None:
+    mine = tmp_path / "cache" / "corpora" / "emodb" / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(FetchError, match=r"emodb exists but is not a corpus that was fetched; move it away"):
+        fetch("emodb", registry_path=served("emodb"))
+    assert mine.read_text() == "mine"
+    assert server.asked == []
+
+
+def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FetchError, match=r"expected a folder to write to .*SEPRIORS_CACHE"):
+        fetch("emodb", root=tmp_path / "file" / "corpora")
+
+
+def test_what_a_killed_run_left_is_cleared_away(served: Callable[..., Path], tmp_path: Path) -> None:
+    left = tmp_path / "cache" / "corpora" / ".staging-emodb~killed"
+    (left / "done").mkdir(parents=True)
+    (left / "done" / "manifest.csv").write_text("half")
+    fetch("emodb", registry_path=served("emodb"))
+    assert not left.exists()
+
+
+def test_two_at_once_download_once(served: Callable[..., Path], server: Server) -> None:
+    book = served("emodb")
+    with ThreadPoolExecutor(4) as pool:
+        tables = list(pool.map(lambda _: fetch("emodb", registry_path=book).table, range(4)))
+    assert all(table.equals(tables[0]) for table in tables)
+    assert len(server.asked) == 1
+
+
+def test_auto_downloads_once_and_then_takes_what_is_there(served: Callable[..., Path], server: Server) -> None:
+    book = served("mini-librispeech", "emodb")
+    c = open_corpora(registry_path=book)
+    assert (c.origin, c.note) == ("fetched", "")
+    assert set(c.table["corpus"]) == {"mini-librispeech", "emodb"}
+    asked = len(server.asked)
+    pd.testing.assert_frame_equal(open_corpora(registry_path=book).table, c.table)
+    assert len(server.asked) == asked
+
+
+def test_auto_says_what_is_incomplete(served: Callable[..., Path], server: Server) -> None:
+    book = served("mini-librispeech", "emodb")
+    server.files["download.zip"] = b"an error page"
+    c = open_corpora(registry_path=book)
+    assert set(c.table["corpus"]) == {"mini-librispeech"}
+    assert c.note.startswith("Incomplete: could not download download.zip")
+
+
+@pytest.fixture
+def spoken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A synthetic corpus of one file, made at once: its own test makes the real one."""
+
+    def make(folder: Path) -> None:
+        row = dict(zip(FIELDS, ("a.flac", "synthetic", "speech", "", "s", "F", "test", "1", "CC0 1.0", "espeak")))
+        pd.DataFrame([row]).to_csv(folder / "manifest.csv", index=False)
+
+    monkeypatch.setattr(synthetic, "make", make)
+
+
+@pytest.mark.usefixtures("spoken")
+def test_auto_falls_back_to_synthetic_speech_and_says_why(
+    served: Callable[..., Path], server: Server, tmp_path: Path, dead_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = served("emodb", urls=[f"{dead_url}/download.zip"])
+    monkeypatch.setenv("SEPRIORS_DATA", str(tmp_path / "typo"))
+    c: Corpora = open_corpora(registry_path=book)
+    assert (c.origin, c.is_real) == ("synthetic", False)
+    assert "holds no manifest.csv" in c.note
+    assert "the network did not answer within 5 s" in c.note
+    assert "say nothing of real speech" in c.note
+
+
+@pytest.mark.usefixtures("spoken")
+def test_speech_without_noise_is_not_enough(served: Callable[..., Path]) -> None:
+    c = open_corpora(registry_path=served("emodb"))
+    assert c.origin == "synthetic"
+
+
+def test_a_silent_server_costs_no_more_than_its_time() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/a"
+        start = time.monotonic()
+        assert not module._answers(url, seconds=0.3)
+        assert time.monotonic() - start < 1.0

@@ -1,0 +1,511 @@
+"""The listening panel in a real browser: from a file and a server, light and dark, narrow, by keyboard, offline."""
+
+import importlib.util
+import re
+import shutil
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import pydata_sphinx_theme
+import pytest
+import torch
+from browser import chromium_path, launch
+from playwright.sync_api import expect
+
+import sepriors
+from sepriors.listen import player
+
+pytestmark = pytest.mark.browser
+
+RATE = 16000
+SERVE = Path(__file__).parents[1] / "tools" / "serve.py"
+STATIC = Path(sepriors.__file__).parent / "static"
+THEME = Path(pydata_sphinx_theme.__file__).parent / "theme" / "pydata_sphinx_theme" / "static" / "styles"
+PAGE = """<!doctype html><html lang="en" data-theme="{theme}"><head><meta charset="utf-8"><title>x</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="stylesheet" href="../_static/pydata-sphinx-theme.css">
+<link rel="stylesheet" href="../_static/player.css"><script src="../_static/player.js"></script></head>
+<body><main class="bd-content"><div class="cell"><div class="cell_output"><div class="output text_html">
+{panels}
+</div></div></div></main></body></html>"""
+
+# What the browser says of a panel's audio: indices of the audible versions, every playhead and volume.
+STATE = """panel => {
+  const audio = Array.from(panel.querySelectorAll('audio'));
+  return {audible: audio.flatMap((a, i) => a.volume > 1e-6 ? [i] : []), times: audio.map(a => a.currentTime),
+          paused: audio.map(a => a.paused), volume: audio.map(a => a.volume), now: performance.now() / 1000};
+}"""
+# Contrast (WCAG 2) of every text in the panel against the first opaque background behind it.
+CONTRAST = """panel => {
+  const numbers = colour => colour.match(/[\\d.]+/g).map(Number);
+  const behind = node => {
+    for (; node; node = node.parentElement) {
+      const c = numbers(getComputedStyle(node).backgroundColor);
+      if (c.length < 4 || c[3] > 0) return c;
+    }
+    return [255, 255, 255];
+  };
+  const luminance = c => [0.2126, 0.7152, 0.0722].reduce((sum, weight, i) => {
+    const v = c[i] / 255;
+    return sum + weight * (v <= 0.03928 ? v / 12.92 : Math.pow((v + 0.055) / 1.055, 2.4));
+  }, 0);
+  const texts = Array.from(panel.querySelectorAll('*')).filter(
+    node => node.matches('.sp-toggle') || Array.from(node.childNodes).some(n => n.nodeType === 3 && n.data.trim()));
+  return texts.map(node => {
+    const [a, b] = [numbers(getComputedStyle(node).color), behind(node)].map(luminance);
+    return [node.className, (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)];
+  });
+}"""
+
+
+def chirp(seconds=4.0, low=200.0, high=2000.0, peak=0.3):
+    t = torch.arange(round(seconds * RATE), dtype=torch.float64) / RATE
+    return peak * torch.sin(2 * torch.pi * (low * t + (high - low) * t**2 / (2 * seconds)))
+
+
+def versions(seconds=4.0):
+    noise = 0.05 * torch.randn(round(seconds * RATE), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    clean = chirp(seconds)
+    return {"noisy": clean + noise, "clean": clean, "IS-NMF": clean + 0.3 * noise}
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """A function that writes a page of panels as the book would, and returns the folder that a browser sees."""
+    monkeypatch.setenv("SEPRIORS_BUILD", str(tmp_path))
+    root = tmp_path / "html"
+
+    def write(*panels, theme="light"):
+        shutil.copytree(tmp_path / "book" / "_static", root / "_static", dirs_exist_ok=True)
+        for source in (STATIC / "player.css", STATIC / "player.js", THEME / "pydata-sphinx-theme.css"):
+            shutil.copy(source, root / "_static")
+        (root / "book").mkdir(exist_ok=True)
+        text = PAGE.format(theme=theme, panels="\n".join(panel._repr_html_() for panel in panels))
+        (root / "book" / "x.html").write_text(text, encoding="utf-8")
+        return root
+
+    return write
+
+
+@pytest.fixture
+def opened(browser):
+    """A function that opens an address in a context of its own; at the end, no request may have left this machine."""
+    contexts, requests, errors = [], [], []
+
+    def open_page(address, **options):
+        context = browser.new_context(**options)
+        contexts.append(context)
+        context.on("request", lambda request: requests.append(request.url))
+        page = context.new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(address)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not errors
+    assert requests
+    assert not [url for url in requests if not re.match(r"file:|data:|http://127\.0\.0\.1:\d+/", url)]
+
+
+@pytest.fixture
+def served():
+    """A function that serves a folder with tools/serve.py and returns its address."""
+    spec = importlib.util.spec_from_file_location("serve", SERVE)
+    assert spec is not None
+    assert spec.loader is not None
+    serve = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(serve)
+    running = []
+
+    def start(root):
+        server = serve.make_server(root)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        running.append((server, thread))
+        return f"http://127.0.0.1:{server.server_port}/book/x.html"
+
+    yield start
+    for server, thread in running:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_a_missing_chromium_is_skipped_by_hand_and_fails_in_ci(monkeypatch):
+    monkeypatch.delenv("SEPRIORS_CHROMIUM", raising=False)
+    monkeypatch.setenv("PATH", "")
+    assert chromium_path() is None
+    nobody = SimpleNamespace(chromium=SimpleNamespace(executable_path="/nonexistent/chromium"))
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="no Chromium"):
+        launch(nobody)
+    monkeypatch.delenv("CI")
+    with pytest.raises(pytest.skip.Exception, match="no Chromium"):
+        launch(nobody)
+    monkeypatch.setenv("SEPRIORS_CHROMIUM", "/opt/chromium")
+    assert chromium_path() == "/opt/chromium"
+
+
+def page_of(root):
+    return (root / "book" / "x.html").as_uri()
+
+
+def state(panel):
+    return panel.evaluate(STATE)
+
+
+def playhead(panel):
+    now = state(panel)
+    return now["times"][now["audible"][0]]
+
+
+def until(panel, condition):
+    """Wait until a JavaScript condition on the panel's audible element `a` holds."""
+    audible = "Array.from(panel.querySelectorAll('audio')).find(x => x.volume > 1e-6)"
+    panel.page.wait_for_function(
+        f"panel => {{ const a = {audible}; return {condition}; }}",
+        arg=panel.element_handle(),
+        timeout=10_000,
+    )
+
+
+def first(page):
+    return page.locator(".sp-player").nth(0)
+
+
+def in_step(panel):
+    """Wait until all versions run within 10 ms: at once on an idle machine, in half a second on a busy one."""
+    panel.page.wait_for_function(
+        """panel => {
+          const times = Array.from(panel.querySelectorAll('audio')).map(a => a.currentTime);
+          return Math.max(...times) - Math.min(...times) < 0.01;
+        }""",
+        arg=panel.element_handle(),
+        timeout=3000,
+    )
+
+
+@pytest.mark.parametrize("over_http", [False, True], ids=["file", "http"])
+def test_plays_switches_and_seeks(site, opened, served, over_http):
+    root = site(player(versions(), title="Three"))
+    panel = first(opened(served(root) if over_http else page_of(root)))
+    panel.get_by_role("button", name="Play").click()
+    until(panel, "a.currentTime > 0.3")
+    expect(panel.get_by_role("button", name="Pause")).to_be_visible()
+    for index in (1, 2, 0):
+        in_step(panel)
+        jump = panel.evaluate(
+            """(panel, index) => {
+              const audible = () => Array.from(panel.querySelectorAll('audio')).find(a => a.volume > 1e-6);
+              const before = audible().currentTime;
+              panel.querySelectorAll('[role=radio]')[index].click();
+              return audible().currentTime - before;
+            }""",
+            index,
+        )
+        assert abs(jump) < 0.03
+        begin = state(panel)
+        assert begin["audible"] == [index]
+        panel.page.wait_for_timeout(300)
+        end = state(panel)
+        gone = end["times"][index] - begin["times"][index]
+        assert gone == pytest.approx(end["now"] - begin["now"], abs=0.15)  # it went on without a stall
+        assert max(end["times"]) - min(end["times"]) < 0.03  # and the others in step with it
+    panel.get_by_label("Position").fill("3")
+    until(panel, "a.currentTime >= 3 && a.currentTime < 3.9")
+    until(panel, "a.paused")  # the end
+    expect(panel.get_by_role("button", name="Play")).to_be_visible()
+    expect(panel.get_by_label("Position")).to_have_attribute("aria-valuetext", "4.0 of 4.0 seconds")
+    panel.get_by_role("button", name="Play").click()  # begins again
+    until(panel, "!a.paused && a.currentTime > 0.05 && a.currentTime < 2")
+
+
+def test_switching_while_paused_keeps_the_playhead(site, opened):
+    panel = first(opened(page_of(site(player(versions(), title="Three")))))
+    panel.get_by_label("Position").fill("1.5")
+    panel.get_by_role("radio", name="IS-NMF").click()
+    assert state(panel)["times"] == [1.5, 1.5, 1.5]
+    assert all(state(panel)["paused"])
+    panel.get_by_role("button", name="Play").click()
+    until(panel, "a.currentTime > 1.6 && a.currentTime < 3")
+    panel.get_by_role("button", name="Pause").click()
+    assert all(state(panel)["paused"])
+
+
+def test_loop_begins_again_and_the_end_stops(site, opened):
+    panel = first(opened(page_of(site(player(versions(0.6), title="Short")))))
+    loop = panel.get_by_role("button", name="Loop")
+    loop.click()
+    expect(loop).to_have_attribute("aria-pressed", "true")
+    panel.evaluate("p => { p.ends = 0; p.querySelector('audio').addEventListener('ended', () => p.ends++); }")
+    panel.get_by_role("button", name="Play").click()
+    panel.page.wait_for_function("p => p.ends >= 2", arg=panel.element_handle(), timeout=10_000)
+    loop.click()
+    expect(panel.get_by_role("button", name="Play")).to_be_visible(timeout=10_000)
+    assert all(state(panel)["paused"])
+
+
+def test_keyboard(site, opened):
+    page = opened(page_of(site(player(versions(), title="Three"))))
+    panel, press = first(page), page.keyboard.press
+    radios = panel.get_by_role("radio")
+    page.keyboard.press("Tab")
+    expect(panel.get_by_role("button", name="Play")).to_be_focused()
+    outline = panel.locator(".sp-toggle").evaluate("b => getComputedStyle(b).outlineStyle")
+    assert outline == "solid"
+    press("Space")
+    until(panel, "!a.paused && a.currentTime > 0")
+    press("2")
+    assert state(panel)["audible"] == [1]
+    press("9")  # there is no ninth version
+    assert state(panel)["audible"] == [1]
+    press("ArrowRight")
+    assert state(panel)["audible"] == [2]
+    press("ArrowRight")  # round to the first
+    assert state(panel)["audible"] == [0]
+    press("Space")
+    assert all(state(panel)["paused"])
+    here = playhead(panel)
+    for key, seconds in (("]", 1), ("Shift+ArrowRight", 2), ("[", 1), ("Shift+ArrowLeft", 0), ("[", -here)):
+        press(key)
+        assert playhead(panel) == pytest.approx(here + seconds, abs=0.02)
+
+    press("Tab")
+    expect(panel.get_by_label("Position")).to_be_focused()
+    press("ArrowRight")  # on the seek bar an arrow seeks
+    assert playhead(panel) == pytest.approx(1, abs=0.02)
+    press("3")
+    assert state(panel)["audible"] == [2]
+
+    press("Tab")  # one stop for all versions: the chosen one
+    expect(radios.nth(2)).to_be_focused()
+    press("ArrowLeft")
+    expect(radios.nth(1)).to_be_focused()
+    expect(radios.nth(1)).to_have_attribute("aria-checked", "true")
+    press("Space")
+    until(panel, "!a.paused")
+    press("Tab")
+    press("Space")  # Loop keeps its own space bar
+    expect(panel.get_by_role("button", name="Loop")).to_have_attribute("aria-pressed", "true")
+    assert not all(state(panel)["paused"])
+    press("Tab")
+    press("ArrowLeft")  # and the gain its own arrows
+    assert state(panel)["volume"] == pytest.approx([1e-6, 10 ** (-1 / 20), 1e-6])
+    press("Tab")
+    assert not panel.evaluate("p => p.contains(document.activeElement)")
+
+
+def test_keys_outside_the_panel_do_nothing(site, opened):
+    page = opened(page_of(site(player(versions(), title="Three"))))
+    page.keyboard.press("2")
+    page.keyboard.press("Space")
+    assert state(first(page))["audible"] == [0]
+    assert all(state(first(page))["paused"])
+    first(page).locator(".sp-title").click()  # a click anywhere in it gives it the keyboard
+    page.keyboard.press("2")
+    assert state(first(page))["audible"] == [1]
+
+
+def test_aria(site, opened):
+    panel = first(opened(page_of(site(player(versions(), title='A "title" & more')))))
+    expect(panel).to_have_role("group")
+    expect(panel).to_have_accessible_name('A "title" & more')
+    radios = panel.get_by_role("radiogroup", name="Version").get_by_role("radio")
+    expect(radios).to_have_count(3)
+    bar = panel.get_by_role("slider", name="Position")
+    expect(bar).to_have_attribute("aria-valuetext", "0.0 of 4.0 seconds")
+    bar.fill("1.2")
+    expect(bar).to_have_attribute("aria-valuetext", "1.2 of 4.0 seconds")
+    expect(panel.get_by_role("slider", name="Gain of all versions")).to_have_attribute("aria-valuetext", "0 dB")
+    assert radios.evaluate_all("all => all.map(r => [r.ariaChecked, r.tabIndex])") == [
+        ["true", 0],
+        ["false", -1],
+        ["false", -1],
+    ]
+    live = panel.get_by_role("status")
+    expect(live).to_have_text("")
+    radios.nth(1).click()
+    expect(live).to_have_text("Version: clean")
+    assert radios.evaluate_all("all => all.map(r => [r.ariaChecked, r.tabIndex])") == [
+        ["false", -1],
+        ["true", 0],
+        ["false", -1],
+    ]
+
+
+def test_one_gain_for_all_and_never_above_one(site, opened):
+    panel = first(opened(page_of(site(player(versions(), title="Three")))))
+    assert state(panel)["volume"] == [1, 1e-6, 1e-6]  # the others are 120 dB down
+    gain = panel.get_by_label("Gain of all versions")
+    gain.fill("-20")
+    for index in range(3):
+        panel.get_by_role("radio").nth(index).click()
+        assert state(panel)["volume"] == pytest.approx([0.1 if i == index else 1e-6 for i in range(3)])
+    expect(gain).to_have_attribute("aria-valuetext", "−20 dB")
+    assert gain.get_attribute("max") == "0"  # dB
+
+
+def test_where_the_volume_cannot_be_set_the_others_are_muted(site, opened):
+    """As on iOS: writing `volume` has no effect."""
+    root = site(player(versions(), title="Three"))
+    script = root / "_static" / "player.js"
+    frozen = "Object.defineProperty(HTMLMediaElement.prototype, 'volume', {get: () => 1, set: () => {}});"
+    script.write_text(frozen + script.read_text(encoding="utf-8"), encoding="utf-8")
+    panel = first(opened(page_of(root)))
+    panel.get_by_role("button", name="Play").click()
+    panel.get_by_role("radio").nth(1).click()
+    muted = panel.evaluate("p => Array.from(p.querySelectorAll('audio')).map(a => a.muted)")
+    assert muted == [True, False, True]
+
+
+def test_only_one_panel_plays(site, opened):
+    page = opened(page_of(site(player(versions(), title="One"), player({"b": chirp(3)}, title="Two"))))
+    one, two = first(page), page.locator(".sp-player").nth(1)
+    one.get_by_role("button", name="Play").click()
+    until(one, "!a.paused && a.currentTime > 0.1")
+    two.get_by_role("button", name="Play").click()
+    until(two, "!a.paused && a.currentTime > 0.1")
+    assert all(state(one)["paused"])
+    expect(one.get_by_role("button", name="Play")).to_be_visible()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("script", [True, False], ids=["script", "no-script"])
+def test_contrast_in_both_themes(site, opened, theme, script):
+    loud = {name: 4 * x for name, x in versions(1.0).items()}
+    root = site(player(loud, title="Title", caption="Caption"), theme=theme)
+    panel = first(opened(page_of(root), java_script_enabled=script, reduced_motion="reduce"))
+    if script:
+        panel.get_by_role("button", name="Loop").click()
+        panel.locator(".sp-alert").evaluate("p => { p.textContent = 'Audio could not be loaded: x.'; }")
+    contrast = panel.evaluate(CONTRAST)
+    expected = {"sp-title", "sp-name", "sp-level", "sp-note", "sp-caption"}
+    expected |= {"sp-toggle", "sp-clock", "sp-keys", "sp-loop", "sp-alert", "sp-key", "sp-gain"} if script else set()
+    assert expected <= {name for name, _ in contrast}
+    assert not [(name, ratio) for name, ratio in contrast if ratio < 4.5]
+    # The theme puts other HTML outputs into a light box when it is dark.
+    assert panel.evaluate("p => getComputedStyle(p.closest('.text_html')).backgroundColor") == "rgba(0, 0, 0, 0)"
+
+
+@pytest.mark.parametrize("script", [True, False], ids=["script", "no-script"])
+def test_a_phone_needs_no_sideways_scroll(site, opened, script):
+    signals = {
+        **versions(1.0),
+        "a very long name of a method, with_an_unbreakable_identifier_in_it_of_50_letters": chirp(1),
+    }
+    root = site(
+        player(signals, title="A title that is longer than a phone is wide, " * 3, caption="And a caption. " * 20)
+    )
+    page = opened(page_of(root), viewport={"width": 390, "height": 844}, has_touch=True, java_script_enabled=script)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    inside = first(page).evaluate(
+        """panel => Array.from(panel.querySelectorAll('*')).filter(node => {
+          const box = node.getBoundingClientRect();
+          return box.width && !node.matches('.sp-hidden') && box.right > panel.getBoundingClientRect().right + 0.5;
+        }).map(node => node.className)"""
+    )
+    assert inside == []
+
+
+def test_reduced_motion(site, opened):
+    address = page_of(site(player(versions(0.5), title="Three")))
+    seconds = "b => getComputedStyle(b).transitionDuration"
+    moving = first(opened(address, reduced_motion="no-preference")).locator(".sp-loop").evaluate(seconds)
+    still = first(opened(address, reduced_motion="reduce")).locator(".sp-loop").evaluate(seconds)
+    assert "0.12s" in moving
+    assert "0.12s" not in still
+
+
+def test_works_offline_from_a_file(site, opened):
+    page = opened(page_of(site(player(versions(), title="Three"))), offline=True)
+    first(page).get_by_role("button", name="Play").click()
+    until(first(page), "a.currentTime > 0.2")
+
+
+def test_a_missing_file_is_said_and_skipped(site, opened, tmp_path):
+    panel = player(versions(), title="Three")
+    root = site(panel)
+    (root / "book" / panel.versions[0].src).unlink()
+    view = first(opened(page_of(root)))
+    expect(view.get_by_role("alert")).to_have_text("Audio could not be loaded: noisy.")
+    expect(view.get_by_role("radio", name="noisy")).to_be_disabled()
+    assert state(view)["audible"] == [1]
+    view.get_by_role("button", name="Play").click()
+    until(view, "a.currentTime > 0.1")
+    view.page.keyboard.press("1")  # cannot be chosen
+    assert state(view)["audible"] == [1]
+    view.page.keyboard.press("ArrowLeft")  # steps over it
+    assert state(view)["audible"] == [2]
+
+
+def test_all_files_missing(site, opened):
+    root = site(player(versions(), title="Three"))
+    shutil.rmtree(root / "_static" / "audio")
+    view = first(opened(page_of(root)))
+    expect(view.get_by_role("alert")).to_have_text("Audio could not be loaded: noisy, clean, IS-NMF.")
+    expect(view.get_by_role("button", name="Play")).to_be_disabled()
+    view.locator(".sp-title").click()
+    view.page.keyboard.press("Space")
+    assert all(state(view)["paused"])
+
+
+def test_a_refusal_to_play_is_said(site, opened):
+    view = first(opened(page_of(site(player(versions(), title="Three")))))
+    view.page.evaluate(
+        """() => {
+          HTMLMediaElement.prototype.play = () => Promise.reject(new DOMException('no gesture', 'NotAllowedError'));
+        }"""
+    )
+    view.get_by_role("button", name="Play").click()
+    expect(view.get_by_role("alert")).to_have_text("The browser did not allow this page to play audio.")
+    expect(view.get_by_role("button", name="Play")).to_be_visible()
+
+
+def test_without_script_the_browsers_own_players(site, opened):
+    page = opened(page_of(site(player(versions(), title="Three"))), java_script_enabled=False)
+    players = first(page).locator("audio[controls]")
+    expect(players).to_have_count(3)
+    for i in range(3):
+        expect(players.nth(i)).to_be_visible()
+
+
+def test_embedded_in_an_empty_folder(tmp_path, monkeypatch, opened):
+    monkeypatch.delenv("SEPRIORS_BUILD", raising=False)
+    signals = versions()
+    html = "".join(player(signals, title=title)._repr_html_() for title in ("One", "Two"))
+    (tmp_path / "x.html").write_text(f"<!doctype html><meta charset='utf-8'><title>x</title>{html}", encoding="utf-8")
+    page = opened((tmp_path / "x.html").as_uri(), offline=True)
+    expect(page.get_by_role("radiogroup")).to_have_count(2)
+    first(page).get_by_role("button", name="Play").click()
+    until(first(page), "a.currentTime > 0.2")
+    page.keyboard.press("3")
+    assert state(first(page))["audible"] == [2]
+
+
+def test_embedded_in_a_notebook(tmp_path, monkeypatch, opened):
+    """Jupyter sets the HTML, runs its scripts anew, and may attach the output to the page only afterwards."""
+    monkeypatch.delenv("SEPRIORS_BUILD", raising=False)
+    (tmp_path / "x.html").write_text("<!doctype html><meta charset='utf-8'><title>x</title><body>", encoding="utf-8")
+    page = opened((tmp_path / "x.html").as_uri())
+    for count, title in enumerate(("One", "Two"), start=1):
+        page.evaluate(
+            """html => {
+              const output = document.createElement('div');
+              output.innerHTML = html;
+              const script = document.createElement('script');
+              script.textContent = output.querySelector('script').textContent;
+              document.body.append(script);
+              setTimeout(() => document.body.append(output), 50);
+            }""",
+            player(versions(), title=title)._repr_html_(),
+        )
+        expect(page.get_by_role("radiogroup")).to_have_count(count)
+    first(page).get_by_role("button", name="Play").click()
+    until(first(page), "a.currentTime > 0.1")
+    # The cell is run again: the panel goes, and its sound with it.
+    paused = page.evaluate_handle("Array.from(document.querySelector('.sp-player').querySelectorAll('audio'))")
+    page.evaluate("document.querySelector('.sp-player').remove()")
+    page.wait_for_function("all => all.every(a => a.paused)", arg=paused, timeout=10_000)

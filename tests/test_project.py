@@ -1,0 +1,166 @@
+"""The repository as a whole: one address, exact pins, nothing large, nothing with outputs, no side effects."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from tools import ROOT, repository
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+OWNER, NAME = repository().split("/")[-2:]
+AUDIO = {".wav", ".flac", ".ogg", ".mp3", ".opus", ".m4a", ".aiff"}
+LIMIT = 8 * 2**20  # bytes
+NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
+ANNOTATED = {"profile": "str", "corpus": "str", "seed": "int", "device": "str"}
+
+
+def files():
+    """The files of the repository: what git tracks or would add."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [path for name in listed.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def texts():
+    for path in files():
+        content = path.read_bytes()
+        if b"\0" not in content[:4096]:
+            yield path, content.decode()
+
+
+def test_every_use_of_the_address_agrees():
+    """An address is ours if its owner or its name is: a fork that renames one of them must rename it everywhere."""
+    found = 0
+    address = re.compile(
+        r"(?:github\.com/|colab\.research\.google\.com/github/)([\w.-]+)/([\w.-]+?)(?:\.git)?(?=[/)\s\"'`>#,@]|$)"
+    )
+    for path, text in texts():
+        for owner, name in address.findall(text):
+            if OWNER in (owner, name) or NAME in (owner, name):
+                assert (owner, name) == (OWNER, NAME), f"{path.name}: expected {OWNER}/{NAME}, got {owner}/{name}"
+                found += 1
+        for owner, name in re.findall(r"([\w-]+)\.github\.io/([\w.-]+)", text):
+            if OWNER in (owner, name) or NAME in (owner, name):
+                assert (owner, name) == (OWNER, NAME), f"{path.name}: expected {OWNER}.github.io/{NAME}"
+    assert found >= 2  # pyproject.toml and _config.yml at the least
+
+
+def requirements():
+    optional = PROJECT["optional-dependencies"].values()
+    return [Requirement(text) for group in [PROJECT["dependencies"], *optional] for text in group]
+
+
+def test_every_dependency_is_pinned_within_its_bounds():
+    lines = (ROOT / "constraints.txt").read_text().split()
+    pins = {canonicalize_name(name): Version(version) for name, version in (line.split("==") for line in lines)}
+    assert len(pins) == len(lines)
+    for requirement in requirements():
+        name = canonicalize_name(requirement.name)
+        assert name in pins, f"{name} has no line in constraints.txt"
+        assert pins[name] in requirement.specifier, f"{name}=={pins[name]} is not {requirement.specifier}"
+
+
+def test_a_readers_dependencies_have_lower_bounds_only():
+    for requirement in map(Requirement, PROJECT["dependencies"]):
+        assert [s.operator for s in requirement.specifier] == [">="], f"{requirement}: Colab brings its own versions"
+
+
+def test_no_audio_and_nothing_large():
+    for path in files():
+        assert path.suffix.lower() not in AUDIO, f"{path} is audio"
+        assert path.stat().st_size <= LIMIT, f"{path} has {path.stat().st_size} bytes"
+
+
+def test_configuration_has_no_dead_line():
+    names = ["_config.yml", "_toc.yml", ".yamllint", ".pre-commit-config.yaml", ".github"]
+    found = subprocess.run(
+        [sys.executable, "-m", "yamllint", "--strict", *names], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stdout
+
+
+def test_the_yaml_check_sees_a_key_that_stands_twice(tmp_path):
+    (tmp_path / "a.yml").write_text("a: 1\na: 2\n")
+    command = [sys.executable, "-m", "yamllint", "-c", str(ROOT / ".yamllint"), str(tmp_path / "a.yml")]
+    assert "duplication of key" in subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
+PROBE = """
+import os, random, sys, time
+import numpy, torch
+before = (torch.get_rng_state(), numpy.random.get_state()[1].copy(), random.getstate(), dict(os.environ),
+          torch.get_num_threads(), torch.get_default_dtype())
+start = time.perf_counter()
+import sepriors
+seconds = time.perf_counter() - start
+after = (torch.get_rng_state(), numpy.random.get_state()[1], random.getstate(), dict(os.environ),
+         torch.get_num_threads(), torch.get_default_dtype())
+assert torch.equal(before[0], after[0]) and (before[1] == after[1]).all(), "the state of a generator changed"
+assert before[2:] == after[2:], "random, the environment, threads or the default dtype changed"
+print(seconds)
+"""
+
+
+def test_the_import_has_no_side_effect(tmp_path):
+    command = [sys.executable, "-B", "-c", PROBE]
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "PYTHONPATH": str(ROOT),
+        "MPLCONFIGDIR": str(tmp_path),
+    }
+    found = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert not found.stderr
+    assert float(found.stdout) < 5
+    # Matplotlib keeps its list of fonts there on the first import, whoever imports it.
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith("fontlist")] == []
+
+
+def cells(path):
+    return json.loads(path.read_text())["cells"]
+
+
+def source(cell):
+    return "".join(cell["source"])
+
+
+def test_there_is_a_chapter():
+    assert NOTEBOOKS
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_chapter_keeps_to_its_size(path):
+    assert len(cells(path)) <= 35
+    for number, cell in enumerate(cells(path), 1):
+        assert source(cell).count("\n") < 25, f"{path.name}, cell {number} has more than 25 lines"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_chapter_is_committed_without_outputs(path):
+    for number, cell in enumerate(cells(path), 1):
+        assert not cell.get("outputs"), f"{path.name}, cell {number}"
+        assert cell.get("execution_count") is None, f"{path.name}, cell {number}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_chapter_has_the_four_annotated_parameters(path):
+    (cell,) = [cell for cell in cells(path) if "parameters" in cell["metadata"].get("tags", [])]
+    annotated = {node.target.id: ast.unparse(node.annotation) for node in ast.parse(source(cell)).body}
+    assert annotated == ANNOTATED
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_chapter_has_a_place_for_its_badges(path):
+    first = cells(path)[0]
+    assert first["cell_type"] == "markdown"
+    assert source(first).startswith("# ")
+    assert source(first).count("<!-- badges -->") == 1

@@ -1,0 +1,539 @@
+"""The pipeline: what it refuses, what it hides, and what it writes."""
+
+import argparse
+import copy
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from tools import ENVIRONMENT, ROOT, badges, chapters, gate, pages, repository
+from tools.build import publish
+from tools.execute import (
+    BUDGET,
+    Failed,
+    Job,
+    add_arguments,
+    check_parameters,
+    environment,
+    execute,
+    jobs_at_once,
+    key,
+    parameters_of,
+)
+from tools.postprocess import machine_paths, make_offline, postprocess, scrub
+
+PARAMETERS = 'profile: str = "book"\ncorpus: str = "auto"\nseed: int = 0\ndevice: str = "auto"'
+KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+
+
+def code(source="1", outputs=(), count=1, tags=(), **metadata):
+    """An executed code cell."""
+    cell = nbformat.v4.new_code_cell(source, outputs=list(outputs), execution_count=count, metadata=metadata)
+    if tags:
+        cell.metadata["tags"] = list(tags)
+    return cell
+
+
+def shown(mime, content):
+    """A rich output of one type."""
+    return nbformat.v4.new_output("display_data", data={mime: content})
+
+
+def stream(text, name="stdout"):
+    return nbformat.v4.new_output("stream", name=name, text=text)
+
+
+def notebook(*cells):
+    title = nbformat.v4.new_markdown_cell("# Title\n\n<!-- badges -->")
+    return nbformat.v4.new_notebook(cells=[title, *cells], metadata={"kernelspec": KERNEL})
+
+
+def sound():
+    """An executed notebook with one of everything that is allowed."""
+    alt = {"image": {"alt": "a figure"}}
+    return notebook(
+        code(PARAMETERS, tags=["parameters"]),
+        code("seed = 1", tags=["injected-parameters"]),
+        code("print(1)", [stream("1\n")]),
+        code("figure", [shown("image/png", PNG)], mystnb=alt),
+        code("glue", [shown("application/papermill.record/text/plain", "1")]),
+        code("warn()", [stream("careful", "stderr")], tags=["remove-output"]),
+        code("panel", [shown("text/html", '<audio src="../_static/audio/1.flac"></audio><img src="a.png" alt="A">')]),
+        code("", count=None),
+        nbformat.v4.new_markdown_cell("See [a site](https://example.org) and <a href='https://example.org'>it</a>."),
+    )
+
+
+# ---- the gate: notebooks --------------------------------------------------------------------------------------------
+
+
+def test_a_sound_notebook_passes():
+    assert gate.check_notebook(sound(), "01") == []
+
+
+BROKEN = {
+    "not executed": code("1", count=None),
+    "raised ValueError": code("1", [nbformat.v4.new_output("error", ename="ValueError", evalue="no", traceback=[])]),
+    "papermill reports an exception": code("1", papermill={"exception": True}),
+    "shows stderr": code("1", [stream("careful", "stderr")]),
+    "type application/vnd.jupyter.widget-view+json": code("1", [shown("application/vnd.jupyter.widget-view+json", {})]),
+    "type application/vnd.plotly.v1+json": code("1", [shown("application/vnd.plotly.v1+json", {})]),
+    "text/html output of 50 kB": code("1", [shown("text/html", "x" * 50_001)]),
+    "text/plain output of 50 kB": code("1", [stream("x" * 50_001)]),
+    "image/png output of 300 kB": code("1", [shown("image/png", "x" * 400_004)], mystnb={"image": {"alt": "a"}}),
+    "image without alt text (cell": code("1", [shown("image/png", PNG)]),
+    "image without alt text (cell metadata": code("1", [shown("image/png", PNG)], mystnb={"image": {"alt": " "}}),
+    "image without alt text: a.png": code("1", [shown("text/html", '<img src="a.png">')]),
+    "carries audio as base64": code("1", [shown("text/html", '<audio src="data:audio/flac;base64,AA"></audio>')]),
+    "another host: https://example.org/a.js": code(
+        "1", [shown("text/html", "<script src='https://example.org/a.js'>")]
+    ),
+    "another host: //example.org/a.png": nbformat.v4.new_markdown_cell('<img alt="a" src="//example.org/a.png">'),
+    "another host: https://example.org/b.js": code(
+        "1", [shown("text/html", '<script>import("https://example.org/b.js")</script>')]
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", BROKEN)
+def test_one_broken_cell_is_one_refusal_with_its_place(reason):
+    broken = sound()
+    broken.cells.insert(
+        4, copy.deepcopy(BROKEN[reason])
+    )  # the fourth cell of the source: the injected one is not in it
+    (refusal,) = gate.check_notebook(broken, "01")
+    assert (refusal.chapter, refusal.cell) == ("01", 4)
+    assert reason in refusal.reason
+    assert str(refusal).startswith("01, cell 4: ")
+
+
+def test_papermills_exception_in_the_notebooks_metadata_is_refused():
+    broken = sound()
+    broken.metadata["papermill"] = {"exception": True}
+    assert [r.reason for r in gate.check_notebook(broken, "01")] == ["papermill reports an exception"]
+
+
+def test_all_refusals_are_listed_at_once():
+    broken = sound()
+    broken.cells += [BROKEN["not executed"], BROKEN["shows stderr"]]
+    assert len(gate.check_notebook(broken, "01")) == 2
+
+
+@pytest.mark.parametrize("profile", BUDGET)
+def test_a_chapter_over_its_budget_is_refused(profile):
+    record = {"chapter": "01", "profile": profile, "seconds": BUDGET[profile]}
+    assert gate.check_run(record) == []
+    (refusal,) = gate.check_run(record | {"seconds": BUDGET[profile] + 1})
+    assert refusal.reason.startswith("took")
+
+
+def test_the_paper_profile_has_no_budget():
+    assert gate.check_run({"chapter": "01", "profile": "paper", "seconds": 1e6}) == []
+
+
+# ---- the gate: sources and pages ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def source(tmp_path):
+    """The sources of a book with one small chapter."""
+    root = tmp_path / "source"
+    (root / "book").mkdir(parents=True)
+    chapter = notebook(code(PARAMETERS, tags=["parameters"], count=None), code("import sys\nprint(seed)", count=None))
+    nbformat.write(chapter, root / "book" / "01-small.ipynb")
+    (root / "_toc.yml").write_text(
+        "format: jb-book\nroot: book/intro\nparts:\n- chapters:\n  - file: book/01-small\n  - file: book/ledger\n"
+    )
+    shutil.copy(ROOT / "_config.yml", root)
+    (root / "book" / "intro.md").write_text("# Intro\n")
+    (root / "book" / "claims.toml").write_text(
+        '[[claim]]\nid = "1a"\nsource = "shi2021"\nstatement = "It helps."\npublished = "0.1"\nchapter = "01-small"\n'
+    )
+    return root
+
+
+def edit(path, change):
+    content = nbformat.read(path, as_version=4)
+    change(content)
+    nbformat.write(content, path)
+
+
+def test_a_notebook_committed_with_output_is_refused(source):
+    path = source / "book" / "01-small.ipynb"
+    assert gate.check_source(source) == []
+    edit(path, lambda n: n.cells[2].outputs.append(stream("1")))
+    assert [(r.chapter, r.cell) for r in gate.check_source(source)] == [("01-small", 3)]
+    edit(path, lambda n: n.cells[2].update(outputs=[], execution_count=1))
+    assert [r.cell for r in gate.check_source(source)] == [3]
+
+
+def test_a_notebook_outside_the_contents_is_refused(source):
+    nbformat.write(notebook(), source / "book" / "02-lost.ipynb")
+    assert [r.reason for r in gate.check_source(source)] == ["not in _toc.yml"]
+
+
+def test_a_chapter_that_never_ran_is_refused(source, tmp_path, capsys):
+    assert gate.main(["--source", str(source), "--tree", str(tmp_path)]) == 1
+    assert "01-small: never ran to its end" in capsys.readouterr().err
+
+
+PAGE = '<html><head><link rel="canonical" href="https://example.org/"></head><body>{}</body></html>'
+BROKEN_PAGES = {
+    "the limit is 200 kB": "x" * 200_001,
+    "another host: https://example.org/a.js": '<script src="https://example.org/a.js"></script>',
+    "another host: //example.org/a.css": '<link rel="stylesheet" href="//example.org/a.css">',
+    "another host: https://example.org/a.png": '<img alt="a" src="https://example.org/a.png">',
+    "another host: https://example.org/b.png": '<p style="background: url(https://example.org/b.png)">',
+    "another host: https://example.org/c.css": "<style>@import 'https://example.org/c.css';</style>",
+    "carries audio as base64": '<audio src="data:audio/wav;base64,AA"></audio>',
+    "image without alt text": '<img src="here.png" alt="here.png">',
+    "not there: gone.html": '<a href="gone.html#top">gone</a>',
+}
+
+
+@pytest.mark.parametrize("reason", BROKEN_PAGES)
+def test_a_broken_page_is_refused(tmp_path, reason):
+    (tmp_path / "here.png").touch()
+    (tmp_path / "a.html").write_text(PAGE.format('<img src="here.png" alt="A"><a href="https://example.org">a</a>'))
+    assert gate.check_pages(tmp_path) == []
+    (tmp_path / "b.html").write_text(PAGE.format(BROKEN_PAGES[reason]))
+    (refusal,) = gate.check_pages(tmp_path)
+    assert refusal.chapter == "b.html"
+    assert reason in refusal.reason
+
+
+def test_a_style_sheet_that_loads_from_another_host_is_refused(tmp_path):
+    (tmp_path / "_static").mkdir()
+    (tmp_path / "_static" / "a.css").write_text("p {background: url('https://example.org/a.png')}")
+    assert [r.chapter for r in gate.check_pages(tmp_path)] == ["_static/a.css"]
+
+
+# ---- execution ------------------------------------------------------------------------------------------------------
+
+
+def run(source, tree, **parameters):
+    execute(source, tree, "smoke", {"corpus": "synthetic", "seed": 3} | parameters, jobs=1)
+
+
+@pytest.mark.notebook
+def test_a_chapter_runs_and_leaves_its_record(source, tmp_path):
+    tree = tmp_path / "tree"
+    run(source, tree)
+    executed = nbformat.read(tree / "runs" / "01-small.ipynb", as_version=4)
+    assert executed.cells[-1].outputs[0].text == "3\n"
+    record = json.loads((tree / "runs" / "01-small.json").read_text())
+    assert {"profile": "smoke", "corpus": "synthetic", "seed": 3}.items() <= record.items()
+    assert 0 < record["seconds"] < BUDGET["smoke"]
+    assert 10 < record["peak_mb"] < 10_000
+    assert {"python", "torch", "cpu", "cores", "commit", "finished", "threads"} <= record.keys()
+    assert gate.check_tree(source, tree) == []
+    assert (tree / "book" / "_static" / "mathjax" / "tex-svg.js").stat().st_size > 1e6
+    assert (tree / "book" / "_static" / "player.js").exists()
+    assert not list((tree / "book").glob("*.ipynb"))
+
+
+@pytest.mark.notebook
+def test_a_finished_chapter_is_resumed_until_it_changes(source, tmp_path, capsys):
+    tree = tmp_path / "tree"
+    run(source, tree)
+    stamp = (tree / "runs" / "01-small.ipynb").stat().st_mtime_ns
+    arguments = ("smoke", {"corpus": "synthetic", "seed": 3})
+    execute(source, tree, *arguments, jobs=1, resume=True)
+    assert (tree / "runs" / "01-small.ipynb").stat().st_mtime_ns == stamp
+    assert "not run again" in capsys.readouterr().out
+    edit(source / "book" / "01-small.ipynb", lambda n: n.cells[2].update(source="print(seed + 1)"))
+    execute(source, tree, *arguments, jobs=1, resume=True)
+    executed = nbformat.read(tree / "runs" / "01-small.ipynb", as_version=4)
+    assert executed.cells[-1].outputs[0].text == "4\n"
+
+
+@pytest.mark.notebook
+def test_a_failing_cell_is_shown_and_leaves_no_record(source, tmp_path):
+    edit(source / "book" / "01-small.ipynb", lambda n: n.cells[2].update(source="x = 1\nassert x == 2, 'two'"))
+    with pytest.raises(
+        Failed, match=r"(?s)the cell\n    x = 1\n    assert x == 2, 'two'\nraised\n.*AssertionError: two"
+    ):
+        run(source, tmp_path / "tree")
+    assert [r.reason for r in gate.check_tree(source, tmp_path / "tree")] == ["never ran to its end"]
+
+
+@pytest.mark.notebook
+def test_a_kernel_that_dies_is_a_failure(source, tmp_path):
+    edit(source / "book" / "01-small.ipynb", lambda n: n.cells[2].update(source="import os\nos._exit(1)"))
+    with pytest.raises(Failed, match="Kernel died"):
+        run(source, tmp_path / "tree")
+
+
+def test_an_unknown_parameter_is_an_error(source, tmp_path):
+    check_parameters(source / "book" / "01-small.ipynb", {"profile", "device"})
+    with pytest.raises(ValueError, match=r"expected parameters among .*'seed'\], got \['sede'\]"):
+        run(source, tmp_path / "tree", sede=1)
+    assert not (tmp_path / "tree").exists()
+
+
+def test_the_kernel_sees_the_build_tree_and_its_share_of_the_cores(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SEPRIORS_DATA", "speech")
+    monkeypatch.setenv("JUPYTER_PATH", "elsewhere")
+    seen = environment(Job(tmp_path / "01.ipynb", tmp_path, "smoke", {}, threads=1))
+    assert seen["SEPRIORS_BUILD"] == str(tmp_path)
+    assert seen["SEPRIORS_DATA"] == str(tmp_path / "speech")
+    assert seen["OMP_NUM_THREADS"] == "1"
+    assert ENVIRONMENT.items() <= seen.items()
+    assert "JUPYTER_PATH" not in seen
+
+
+def test_a_run_depends_on_its_parameters_and_its_corpora(source, tmp_path, monkeypatch):
+    job = Job(source / "book" / "01-small.ipynb", tmp_path, "smoke", {"seed": 0}, threads=1)
+    monkeypatch.setenv("SEPRIORS_DATA", "a")
+    keys = {key(job), key(Job(job.notebook, tmp_path, "smoke", {"seed": 1}, threads=1))}
+    monkeypatch.setenv("SEPRIORS_DATA", "b")
+    assert len(keys | {key(job)}) == 3
+
+
+def test_one_notebook_is_one_job():
+    assert jobs_at_once(1) == 1
+    assert 1 <= jobs_at_once(9) <= 9
+
+
+def test_the_command_line_gives_the_parameters():
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    args = parser.parse_args(["--corpus", "synthetic", "--seed", "4", "-p", "device", "cpu"])
+    assert parameters_of(args) == {"corpus": "synthetic", "seed": 4, "device": "cpu"}
+
+
+def test_commands_run_in_the_environment_that_timings_assume():
+    program = "import os, sys; print(os.environ['OPENBLAS_NUM_THREADS'], sys.prefix)"
+    found = subprocess.run(
+        [sys.executable, "-m", "tools", "python", "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.split() == ["1", sys.prefix]
+
+
+# ---- post-processing and badges -------------------------------------------------------------------------------------
+
+RECORD = {
+    "chapter": "01-small",
+    "profile": "book",
+    "seconds": 39.6,
+    "peak_mb": 1234,
+    "threads": 2,
+    "cpu": "Z80 <4 MHz>",
+}
+
+
+def test_postprocessing_leaves_no_trace_of_the_run(tmp_path):
+    executed = sound()
+    executed.metadata |= {"widgets": {}, "papermill": {"output_path": str(tmp_path)}}
+    for cell in executed.cells:
+        cell.metadata["papermill"] = {"duration": 1}
+    executed.cells[3].outputs[0].text = f"{tmp_path}/book/a {ROOT}/b {sys.prefix}/c /usr/d\n"
+    clean = postprocess(executed, "book", tmp_path)
+    nbformat.validate(clean)
+    assert clean.metadata.keys() == {"kernelspec"}
+    assert all("papermill" not in cell.metadata for cell in clean.cells)
+    assert clean.cells[2].metadata.tags == ["injected-parameters", "remove-cell"]
+    assert clean.cells[3].outputs[0].text == "_build/tree/book/a ./b .venv/c /usr/d\n"
+    assert clean.cells[4].metadata.mystnb.image.alt == "a figure"
+    assert len(clean.cells) == len(sound().cells)
+
+
+def test_only_whole_paths_are_shortened():
+    places = {"/data": "$D"}
+    assert scrub(["/data/a", "x=/data", "/database", "/my/data", 1], places) == [
+        "$D/a",
+        "x=$D",
+        "/database",
+        "/my/data",
+        1,
+    ]
+
+
+def test_the_longest_folder_is_shortened_first(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEPRIORS_DATA", str(ROOT / "speech"))
+    assert scrub(f"{ROOT}/speech/a", machine_paths(tmp_path)) == "$SEPRIORS_DATA/a"
+
+
+def test_a_smoke_run_is_marked_under_the_title(tmp_path):
+    marked = postprocess(sound(), "smoke", tmp_path)
+    nbformat.validate(marked)
+    assert "Smoke run" in marked.cells[1].source
+    assert "watermark" in marked.cells[1].source
+
+
+def test_the_badges_show_what_was_measured():
+    cells = badges.insert(sound(), RECORD, "https://github.com/me/it").cells
+    row = cells[0].source
+    assert "CPU 40 s · 1.2 GB" in row
+    assert 'href="https://colab.research.google.com/github/me/it/blob/main/book/01-small.ipynb"' in row
+    assert "Z80 &lt;4 MHz&gt;" in row
+    assert badges.PLACEHOLDER not in row
+    assert gate.Resources(row).loaded == []
+
+
+def test_a_chapter_without_a_place_for_badges_is_an_error():
+    with pytest.raises(ValueError, match="01-small: expected one <!-- badges --> in the first cell"):
+        badges.insert(nbformat.v4.new_notebook(cells=[code()]), RECORD, repository())
+
+
+def test_publishing_makes_the_pages_notebook(source, tmp_path):
+    tree = tmp_path / "tree"
+    (tree / "runs").mkdir(parents=True)
+    (tree / "book").mkdir()
+    nbformat.write(sound(), tree / "runs" / "01-small.ipynb")
+    (tree / "runs" / "01-small.json").write_text(json.dumps(RECORD))
+    publish(source, tree)
+    published = nbformat.read(tree / "book" / "01-small.ipynb", as_version=4)
+    assert "CPU 40 s" in published.cells[0].source
+    assert published.cells[2].metadata.tags == ["injected-parameters", "remove-cell"]
+
+
+def test_pages_need_no_server(tmp_path):
+    css = tmp_path / "_static" / "vendor" / "fontawesome" / "6" / "css" / "all.min.css"
+    fonts = css.parents[1] / "webfonts"
+    fonts.mkdir(parents=True)
+    css.parent.mkdir()
+    (fonts / "fa-solid-900.woff2").write_bytes(b"font")
+    css.write_text(
+        "@font-face{src:url(../webfonts/fa-solid-900.woff2)}@font-face{src:url(../webfonts/fa-solid-900.woff2)}"
+    )
+    page = tmp_path / "a.html"
+    page.write_text(
+        '<link rel="preload" as="font" crossorigin href="a.woff2" /><link rel="preload" as="script" href="a.js" />'
+        '<script>const THEBE_JS_URL = "https://x"; const a = 1</script><script src="sphinx-thebe.js"></script><p>x</p>'
+    )
+    make_offline(tmp_path)
+    assert page.read_text() == '<link rel="preload" as="script" href="a.js" /><p>x</p>'
+    assert css.read_text().count("url(data:font/woff2;base64,Zm9udA==)") == 1
+
+
+# ---- generated pages ------------------------------------------------------------------------------------------------
+
+CLAIM = {"id": "1a", "source": "shi2021", "statement": "It helps.", "published": "0.1", "chapter": "01-small"}
+EVIDENCE = {"label": "at 0 dB", "value": -1.2345, "low": -2, "high": -0.5, "n": 24}
+FAILS = {
+    "id": "1a",
+    "verdict": "fails",
+    "evidence": [EVIDENCE],
+    "predicate": "above 0",
+    "unit": "dB",
+    "reason": "Rank.",
+}
+
+
+def record(*verdicts, profile="book"):
+    return {"01-small": {"profile": profile, "corpus": "auto", "files": {"speech": 24}, "verdicts": list(verdicts)}}
+
+
+def test_a_failing_claim_is_shown_with_value_and_reason():
+    page = pages.ledger(pages.judge([CLAIM], record(FAILS), ["01-small"]))
+    assert "at 0 dB: −1.23 dB [−2, −0.5], n = 24" in page
+    assert "*Rank.*" in page
+    assert page.count(pages.badge("fails")) == 2  # in the counts and in the row
+    assert f"{pages.badge('holds')} 0" in page
+    assert "{cite:t}`shi2021`" in page
+    assert "(/book/01-small.ipynb)" in page
+
+
+def test_many_measurements_are_folded():
+    many = FAILS | {"evidence": [EVIDENCE] * (pages.MANY + 1)}
+    assert "<details><summary>6 measurements</summary>" in pages.ledger(
+        pages.judge([CLAIM], record(many), ["01-small"])
+    )
+
+
+@pytest.mark.parametrize(
+    ("records", "reason"),
+    [({}, "left no record"), (record(), "left no record"), (record(FAILS, profile="smoke"), "smoke run")],
+)
+def test_without_evidence_a_claim_is_not_judged(records, reason):
+    (claim,) = pages.judge([CLAIM], records, ["01-small"])
+    assert claim["verdict"] == "not judged"
+    assert reason in claim["reason"]
+    assert claim["evidence"] == []
+
+
+@pytest.mark.parametrize(
+    ("claims", "records", "message"),
+    [
+        ([CLAIM], record(FAILS | {"id": "9z"}), "'9z'"),
+        ([CLAIM], record(FAILS | {"verdict": "maybe"}), "maybe"),
+        ([CLAIM | {"chapter": "02"}], {}, "expected a chapter among"),
+        ([CLAIM], {"02": record(FAILS)["01-small"]}, "the claim's own chapter"),
+    ],
+)
+def test_a_ledger_that_does_not_add_up_is_an_error(claims, records, message):
+    with pytest.raises(ValueError, match=message):
+        pages.judge(claims, records, ["01-small"])
+
+
+def test_the_run_page_tells_cost_corpus_and_records(tmp_path):
+    folder = tmp_path / "records" / "01-small"
+    folder.mkdir(parents=True)
+    (folder / "bench-white.json").write_text("{}")
+    facts = {"cores": 2, "memory_gb": 25.3, "python": "3.11", "commit": "abc-dirty", "seed": 0}
+    page = pages.run_page([RECORD | facts | {"finished": "2026-01-02T03:04:05+00:00"}], record(), tmp_path)
+    assert "| 39.6 s | 1.23 GB | 2 | 0 | 2026-01-02 03:04 |" in page
+    assert "files: speech 24" in page
+    assert "{download}`bench-white.json </records/01-small/bench-white.json>`" in page
+    assert f'<a href="{repository()}/commit/abc">abc</a> with uncommitted changes' in page
+    assert "Z80 &lt;4 MHz&gt;" in page
+    assert "| torch |" in page
+
+
+def test_generated_pages_are_written(source, tmp_path):
+    (tmp_path / "book").mkdir()
+    pages.write_pages(source, tmp_path)
+    assert "It helps." in (tmp_path / "book" / "ledger.md").read_text()
+    assert "No chapter was run." in (tmp_path / "book" / "run.md").read_text()
+
+
+# ---- setting up -----------------------------------------------------------------------------------------------------
+
+
+def test_a_complete_environment_is_left_alone(tmp_path, monkeypatch):
+    from tools import setup_env
+
+    venv, constraints = tmp_path / "venv", ROOT / "constraints.txt"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin" / "python").touch()
+    (venv / ".sepriors-stamp").write_text(setup_env.fingerprint(constraints))
+
+    def forbidden(*args, **kwargs):
+        raise AssertionError(f"expected nothing to be run, got {args}")
+
+    monkeypatch.setattr(subprocess, "run", forbidden)
+    monkeypatch.setattr(subprocess, "Popen", forbidden)
+    setup_env.make_environment(venv, constraints)
+    with pytest.raises(AssertionError):  # another set of versions is another environment
+        setup_env.make_environment(venv, None)
+    assert not (venv / ".sepriors-stamp").exists()
+
+
+def test_the_missing_compiler_is_named(tmp_path, monkeypatch, capsys):
+    from tools import setup_env
+
+    log = tmp_path / "log"
+    log.write_text("Building wheel for pesq\nerror: command 'gcc' failed")
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    setup_env.explain(log)
+    assert "there is no C compiler" in capsys.readouterr().out
+
+
+def test_torch_is_pinned_exactly():
+    from tools import setup_env
+
+    assert setup_env.pinned("torch", ROOT / "constraints.txt").startswith("torch==")
+
+
+def test_the_chapters_are_in_the_order_of_the_contents():
+    names = [path.name for path in chapters()]
+    assert names == sorted(names)
+    assert all(os.path.exists(ROOT / "book" / name) for name in names)

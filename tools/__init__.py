@@ -1,0 +1,54 @@
+"""What builds and checks the book: execute, postprocess, gate, badges, pages, build.
+
+Facts that several of them need stand here: where the repository is, what the table of contents lists, and the
+environment that every timed process runs in.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tomllib
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Measured on two cores, and part of every timing in the book: OpenBLAS threads that wait for torch's make a switch
+# between a NumPy and a torch product 40 times slower; fresh pages for every large tensor, a 48-MB product 3 times.
+ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+}
+
+
+def repository(source: Path = ROOT) -> str:
+    """The address of the repository, from pyproject.toml, the one place where it stands."""
+    project = tomllib.loads((source / "pyproject.toml").read_text())["project"]
+    return project["urls"]["Repository"].rstrip("/")
+
+
+def chapters(source: Path = ROOT) -> list[Path]:
+    """The notebooks of the table of contents, in its order.
+
+    >>> [path.name for path in chapters()][0]
+    '01-wiener-nmf.ipynb'
+    """
+    toc = yaml.safe_load((source / "_toc.yml").read_text())
+    entries = [entry for part in toc.get("parts", [toc]) for entry in part["chapters"]]
+    notebooks = [source / f"{entry['file']}.ipynb" for entry in entries]
+    return [path for path in notebooks if path.exists()]
+
+
+def commit(source: Path = ROOT) -> str:
+    """The short hash of the commit, with '-dirty' if files differ from it; 'none' outside a repository."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    found = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False)
+    return found.stdout.strip() if found.returncode == 0 else "none"
+
+
+def cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
