@@ -43,8 +43,8 @@ lint: env  ## ruff, mypy, yamllint; notebooks without outputs
 	@$(RUN) yamllint --strict _config.yml _toc.yml .yamllint .pre-commit-config.yaml .github
 	@$(RUN) sh -c 'nbstripout --verify book/*.ipynb'
 
-bench: env  ## methods against mixtures, one table (ARGS="--set white --files 24")
-	@$(RUN) sepriors bench $(ARGS)
+bench: env  ## real-time factors, and their ratios within one run (ARGS="--repeats 9")
+	@$(RUN) python benchmarks/speed.py $(ARGS)
 
 serve: env  ## serve _build/html, with byte ranges for the players (PORT=8000)
 	@$(RUN) python tools/serve.py _build/html --port $(PORT)

@@ -4,8 +4,8 @@ One alphabet, in the package as in the book:
 
 | sizes | | signals | | models | |
 |---|---|---|---|---|---|
-| B | utterances in a batch | x, s, n | waveforms: noisy, speech, noise (..., N) | V_x, V_s, V_n | variances (..., F, T) |
-| F, T | frequency bins, frames | X, S | their spectra, complex (..., F, T) | W, H | NMF bases (..., F, K) and activations (..., K, T) |
+| B | utterances in a batch | x, s, n | noisy, speech, noise (..., N) | V_x, V_s, V_n | variances (..., F, T) |
+| F, T | frequency bins, frames | X, S | their complex spectra (..., F, T) | W, H | NMF: (..., F, K), (..., K, T) |
 | K, L | NMF rank, latent size | P | power, abs(X)² | z | latent variables |
 | N, R | samples, posterior draws | | full scale is 1, 16 kHz | | |
 """
@@ -13,7 +13,7 @@ One alphabet, in the package as in the book:
 from importlib import import_module
 from typing import Any
 
-from .methods import METHODS, ISNMF, OracleWiener, SPPWiener, enhance, make
+from .methods import ISNMF, METHODS, OracleWiener, SPPWiener, enhance, make
 from .mixing import Mixture, mix
 from .stft import STFT
 from .weights import load
@@ -21,7 +21,7 @@ from .weights import load
 __version__ = "0.1.0"
 __all__ = ["ISNMF", "METHODS", "STFT", "Mixture", "OracleWiener", "SPPWiener", "enhance", "load", "make", "mix"]
 
-# Modules that bring pandas, matplotlib or a pool of processes with them are imported when first asked for: `sp.plots`, `sp.bench`.
+# Modules that bring pandas, matplotlib or a pool of processes with them are imported when first asked for: `sp.plots`.
 _LATER = ("bench", "claims", "corpora", "listen", "metrics", "plots", "train")
 
 

@@ -8,12 +8,12 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
-import soundfile
 import torch
 from tqdm import tqdm
 
-from . import __version__, audio, bench, corpora, metrics, methods, mixing, plots, rng, train, weights
+from . import __version__, audio, bench, corpora, methods, metrics, mixing, plots, rng, train, weights
 from .corpora import sets
 
 LOSSLESS = (".wav", ".flac", ".aiff", ".aif", ".w64", ".caf")
@@ -23,24 +23,30 @@ RATE = 16000  # Hz; the rate of every prior
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    arguments = parser().parse_args(arguments)
+    a = parser().parse_args(arguments)
     try:
-        arguments.run(arguments)
-    except (
-        ValueError,
-        OSError,
-    ) as error:  # what a user can mend: bad input, an unknown name, a file in the way, a full disk
-        print(f"sepriors {arguments.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        a.run(a)
+    except BrokenPipeError:  # whoever read our output has seen enough; Python would complain once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ValueError, OSError) as error:  # what a user can mend: bad input, a wrong name, a full disk
+        _say(f"sepriors {a.command}: {' '.join(str(error).split())}")
         return 2
     except KeyboardInterrupt:
-        print(f"sepriors {arguments.command}: interrupted", file=sys.stderr)
+        _say(f"sepriors {a.command}: interrupted")
         return 130
     return 0
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that says in one line what is wrong; --help has the rest."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line, with its help."""
-    top = argparse.ArgumentParser(prog="sepriors", description=__doc__)
+    top = Parser(prog="sepriors", description=__doc__)
     top.add_argument("--version", action="version", version=f"sepriors {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -82,7 +88,9 @@ def parser() -> argparse.ArgumentParser:
     c = command("score", _score, "measure estimates against clean speech, or without it by DNSMOS alone")
     c.add_argument("estimates", nargs="+", type=Path, metavar="ESTIMATE", help="audio files, or folders of them")
     c.add_argument("--clean", type=Path, help="the clean file, or a folder with files of the same names")
-    c.add_argument("--metrics", help=f"comma-separated, of {', '.join(metrics.METRICS)} (default: all)")
+    c.add_argument(
+        "--metrics", help=f"comma-separated, of {', '.join(metrics.METRICS)} (default: all that the input allows)"
+    )
     c.add_argument("-o", "--out", type=Path, help="also write a table, .csv")
     c.add_argument("--force", action="store_true", help="overwrite the table")
 
@@ -131,26 +139,31 @@ def _device(name: str) -> torch.device:
         raise ValueError("device cuda: torch sees no CUDA device here; use --device cpu")
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"unknown device {name!r}; expected cpu, cuda or auto")
+    if (device.index or 0) >= max(1, torch.cuda.device_count()):
+        raise ValueError(f"device {name}: torch sees {torch.cuda.device_count()} CUDA devices here")
     return device
 
 
 def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise ValueError(f"expected names with commas between them, got {text!r}")
+    return names
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:
-    """The files, and the audio files in the folders, in order; their names are unique, since results are filed by name."""
+    """The files, and the audio files in the folders, in order; no two of one name, since results are filed by name."""
     found: list[Path] = []
     for path in paths:
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        inside = [path]
+        if path.is_dir():  # hidden files are no audio: '._x.wav' is what a Mac adds to x.wav
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
         if not inside:
             raise audio.AudioError(f"{path}: expected audio files ({' '.join(SUFFIXES)}) in this folder, got none")
         found += inside
     twice = [name for name, count in Counter(p.stem for p in found).items() if count > 1]
     if twice:
-        raise ValueError(
-            f"several inputs are named {twice[0]!r}; results are filed by name, so give them one at a time"
-        )
+        raise ValueError(f"several inputs are named {twice[0]!r}; results are filed by name, so give one at a time")
     return found
 
 
@@ -192,7 +205,9 @@ def _mix(a: argparse.Namespace) -> None:
         made = sets.bench_set(chosen, a.set, domain=a.domain, files=a.files, seed=a.seed)
         names = [f"{i:03d}_{mixture.snr_db:+g}dB" for mixture in made for i in range(a.files)]
         mixtures = [
-            mixing.Mixture(*(x[i] for x in m[:3]), m.snr_db, m.key[i : i + 1]) for m in made for i in range(a.files)
+            mixing.Mixture(m.noisy[i], m.clean[i], m.noise[i], m.snr_db, m.key[i : i + 1])
+            for m in made
+            for i in range(a.files)
         ]
         rate = RATE
     else:
@@ -249,19 +264,15 @@ def _warn(path: Path, x: torch.Tensor, rate: int) -> None:
     """What a user should know of an input that is not refused."""
     if not x.any():
         _say(f"{path}: silent, stays silent")
-    elif (x.abs() >= 0.9999).float().mean() > 1e-3:
-        _say(
-            f"{path}: clipped in {100 * (x.abs() >= 0.9999).float().mean():.1f} % of its samples; no method here mends that"
-        )
+    elif (clipped := (x.abs() >= 0.9999).float().mean()) > 1e-3:
+        _say(f"{path}: clipped in {100 * clipped:.1f} % of its samples; no method here mends that")
     if rate > RATE:
         _say(f"{path}: {rate} Hz is enhanced at {RATE} Hz, so nothing above {RATE // 2000} kHz remains")
 
 
 def _write_like(source: Path, target: Path, x: torch.Tensor, rate: int, force: bool) -> None:
     """Write with the sample format of the source; an estimate beyond full scale is lowered, and that is said."""
-    subtype = soundfile.info(source).subtype
-    if not soundfile.check_format(target.suffix[1:].upper().replace("AIF", "AIFF").replace("AIFFF", "AIFF"), subtype):
-        subtype = "PCM_16"
+    subtype = audio.subtype_like(source, target)
     peak = float(x.abs().max())
     if peak > 1 and subtype.startswith("PCM"):
         _say(f"{target}: lowered by {20 * torch.tensor(peak).log10():.1f} dB so that it does not clip")
@@ -272,7 +283,8 @@ def _write_like(source: Path, target: Path, x: torch.Tensor, rate: int, force: b
 def _score(a: argparse.Namespace) -> None:
     import pandas as pd
 
-    names = metrics.check_names(_names(a.metrics)) if a.metrics else tuple(metrics.METRICS)
+    default = metrics.METRICS if a.clean else metrics.CLEAN_FREE
+    names = metrics.check_names(_names(a.metrics) if a.metrics is not None else default)
     files = _files(a.estimates)
     if a.out:
         _free([a.out], a.force)
@@ -289,9 +301,8 @@ def _score(a: argparse.Namespace) -> None:
     if len(rows) > 1:
         print("mean", *(f"{name}={table[name].mean():.3f}" for name in names))
     if a.out:
-        part = a.out.with_name(f".{a.out.name}.part")
-        table.to_csv(part)
-        os.replace(part, a.out)
+        with audio.whole(a.out) as part:
+            table.to_csv(part)
 
 
 def _pair(path: Path, clean: Path | None) -> tuple[torch.Tensor | None, torch.Tensor]:
@@ -309,7 +320,7 @@ def _pair(path: Path, clean: Path | None) -> tuple[torch.Tensor | None, torch.Te
     reference = audio.resample(reference.mean(0), other_rate, RATE)
     if len(reference) != len(estimate):
         raise ValueError(
-            f"{path}: has {len(estimate)} samples at 16 kHz but {other} has {len(reference)}; a measure needs equal lengths"
+            f"{path}: has {len(estimate)} samples at 16 kHz but {other} has {len(reference)}; cut them to one length"
         )
     return reference, estimate
 
@@ -335,9 +346,7 @@ def _train(a: argparse.Namespace) -> None:
     train.recipe(a.name)
     _free([a.out / f"{a.name}.safetensors"], a.force)
     path = train.write_card(a.name, corpora.open_corpora(a.corpus), seed=a.seed, folder=a.out)
-    print(
-        f"{path}: {path.stat().st_size} bytes, sha256 {weights.sha256(path)}; its card is in {path.parent / 'cards.toml'}"
-    )
+    print(f"{path}: {path.stat().st_size} bytes, sha256 {weights.sha256(path)}; its card is in {a.out / 'cards.toml'}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Methods × mixtures → one table: mean, 95 % bootstrap interval, difference to the noisy input, real-time factor, memory."""
+"""Methods × mixtures → one table: mean, 95 % bootstrap interval, difference to the noisy input, cost."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -20,12 +21,14 @@ import pandas as pd
 import psutil
 import torch
 
+from .audio import whole
 from .claims import Estimate, bootstrap
 from .methods import Method, enhance
 from .metrics import METRICS, check_names, score_many
 from .mixing import Mixture
 
 NOISY = "noisy"  # the row that every other is compared with
+PACKAGES = ("torch", "numpy", "pesq", "pystoi", "speechmos")  # a change of one of them may change a number
 BATCH = 16  # utterances at once: past that two cores gain nothing
 
 
@@ -39,12 +42,12 @@ class Cost(NamedTuple):
 @contextmanager
 def measured(interval: float = 0.01) -> Iterator[Callable[[], Cost]]:
     """Wall-clock seconds and peak resident memory of the block; call what it gives once the block has ended."""
-    process, stop, peak = psutil.Process(), threading.Event(), [0]
+    process, stop = psutil.Process(), threading.Event()
+    peak = [process.memory_info().rss]
 
     def watch() -> None:
-        while not stop.is_set():
+        while not stop.wait(interval):
             peak[0] = max(peak[0], process.memory_info().rss)
-            stop.wait(interval)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -53,6 +56,7 @@ def measured(interval: float = 0.01) -> Iterator[Callable[[], Cost]]:
         yield lambda: Cost(end[0] - start, peak[0] / 1e6)
     finally:
         end[0] = time.perf_counter()
+        peak[0] = max(peak[0], process.memory_info().rss)
         stop.set()
         watcher.join()
 
@@ -67,13 +71,16 @@ def run(
     executor: Executor | None = None,
     device: torch.device | str = "cpu",
 ) -> Iterator[pd.DataFrame]:
-    """Enhance and score batched mixtures; yields the records of one (method, SNR) at a time, 'noisy' first, a row a file.
+    """Enhance and score batched mixtures; yields the records of a (method, SNR) at a time, 'noisy' first, a row a file.
 
-    A value of `methods` that makes a method from the mixture (`OracleWiener.from_mixture`) is given it. Each file has a seed of its own,
-    `seed` plus its place in the set. Columns: method, snr_db, file, seed, the measures, rtf, peak_mb, and `why`, the reasons of NaNs.
+    A value of `methods` that makes a method from the mixture (`OracleWiener.from_mixture`) is given it. Each file has a
+    seed of its own, `seed` plus its place in the set. Columns: method, snr_db, file, seed, the measures, rtf, peak_mb,
+    and `why`, the reasons of NaNs.
     """
     check_names(metrics)
     for mixture in mixtures:
+        if mixture.noisy.ndim != 2:
+            raise ValueError(f"expected mixtures of many files (files, N), got shape {tuple(mixture.noisy.shape)}")
         rows = len(mixture.noisy)
         seeds = [seed + i for i in range(rows)]
         for name, method in {NOISY: None, **methods}.items():
@@ -105,13 +112,14 @@ def _enhance(
         for i in range(0, len(seeds), BATCH):
             part = slice(i, i + BATCH)
             noisy, clean, noise = (x[part].to(device) for x in mixture[:3])
-            made = method(Mixture(noisy, clean, noise, mixture.snr_db, ())) if _wants_truth(method) else method
-            parts.append(enhance(noisy, made, seeds[part]).cpu())  # type: ignore[arg-type]
+            made = _made(method, Mixture(noisy, clean, noise, mixture.snr_db, mixture.key[part]))
+            parts.append(enhance(noisy, made, seeds[part]).cpu())
     return torch.cat(parts), cost()
 
 
-def _wants_truth(method: Any) -> bool:
-    return not hasattr(method, "iterations")
+def _made(method: Any, mixture: Mixture) -> Method:
+    """The method itself, or, of one that must be told the truth, the method for this mixture."""
+    return method if hasattr(method, "iterations") else method(mixture)
 
 
 def records(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
@@ -124,35 +132,45 @@ def paired(table: pd.DataFrame, metric: str, method: str, against: str = NOISY) 
     wide = table.pivot(index=["file", "snr_db"], columns="method", values=metric)
     for name in (method, against):
         if name not in wide:
-            raise ValueError(f"unknown method {name!r} in these records; there are {', '.join(wide)}")
+            raise ValueError(f"unknown method {name!r} in these records; there are {', '.join(map(str, wide))}")
     return wide[method] - wide[against]
 
 
 def difference(table: pd.DataFrame, metric: str, method: str, against: str = NOISY, label: str = "") -> Estimate:
-    """Mean paired difference with its bootstrap interval over files; a file's SNRs are averaged first, since they share their luck."""
+    """Mean paired difference with its bootstrap interval over files.
+
+    A file's SNRs are averaged first, since they share their luck. Raises ClaimError where no file has both values.
+    """
     by_file = paired(table, metric, method, against).groupby("file").mean()
     return bootstrap(by_file.to_numpy(), label or f"{metric} {method} − {against}")
 
 
 def summary(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    """Long table: method, snr_db, metric, value, low, high, n (files with a value), of (files in all), delta to noisy with its interval."""
+    """Long table: method, snr_db, metric, value, low, high, n (files with a value), of (files in all), rtf, peak_mb.
+
+    And delta, delta_low, delta_high: the mean paired difference to noisy. NaN stands where no file has the values.
+    """
     rows: list[dict[str, Any]] = []
     for (snr, method), group in table.groupby(["snr_db", "method"], sort=False):
         at_snr = table[table["snr_db"] == snr]
         for metric in metrics:
-            if not group[metric].notna().any():
-                rows.append({"method": method, "snr_db": snr, "metric": metric, "n": 0, "of": len(group)})
-                continue
-            mean = bootstrap(group[metric].to_numpy())
-            delta = difference(at_snr, metric, str(method)) if NOISY in set(at_snr["method"]) else None
+            mean = _bootstrap(group[metric])
+            beside = NOISY in set(at_snr["method"])
+            delta = _bootstrap(paired(at_snr, metric, str(method)) if beside else pd.Series(dtype=float))
             rows.append(
                 {
-                    "method": method, "snr_db": snr, "metric": metric, "value": mean.value, "low": mean.low, "high": mean.high,
-                    "n": mean.n, "of": len(group), "rtf": group["rtf"].iloc[0], "peak_mb": group["peak_mb"].iloc[0],
-                    **({"delta": delta.value, "delta_low": delta.low, "delta_high": delta.high} if delta else {}),
+                    "method": method, "snr_db": snr, "metric": metric, "value": mean.value, "low": mean.low,
+                    "high": mean.high, "n": mean.n, "of": len(group), "rtf": group["rtf"].iloc[0],
+                    "peak_mb": group["peak_mb"].iloc[0], "delta": delta.value, "delta_low": delta.low,
+                    "delta_high": delta.high,
                 }
             )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _bootstrap(values: pd.Series) -> Estimate:
+    """The mean and its interval, or NaN from no file: a row of a table must not stop the table."""
+    return bootstrap(values.to_numpy()) if values.notna().any() else Estimate(math.nan, math.nan, math.nan, 0)
 
 
 def provenance(**facts: Any) -> dict[str, Any]:
@@ -160,11 +178,16 @@ def provenance(**facts: Any) -> dict[str, Any]:
     return {
         **facts,
         "commit": commit(),
-        "hardware": {"machine": platform.machine(), "system": platform.system(), "cores": psutil.cpu_count(), "cpu": _cpu_name(),
-                     "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None},
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in ("torch", "numpy", "pesq", "pystoi", "speechmos")}},
+        "hardware": {
+            "machine": platform.machine(),
+            "system": platform.system(),
+            "cores": psutil.cpu_count(),
+            "cpu": _cpu_name(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-    }  # fmt: skip
+    }
 
 
 def commit() -> str:
@@ -188,10 +211,13 @@ def _cpu_name() -> str:
 
 
 def save(path: str | os.PathLike[str], table: pd.DataFrame, facts: Mapping[str, Any]) -> None:
-    """Write records and their provenance as JSON, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
+    """Write records and their provenance as JSON, whole or not at all; NaN becomes null."""
     rows = json.loads(table.to_json(orient="records", double_precision=6))
-    part.write_text(json.dumps({**facts, "records": rows}, indent=1), "utf-8")
-    os.replace(part, path)
+    with whole(path) as part:
+        part.write_text(json.dumps({**facts, "records": rows}, indent=1, default=str), "utf-8")
+
+
+def keep(chapter: str, name: str, table: pd.DataFrame, facts: Mapping[str, Any]) -> None:
+    """Leave a chapter's records in the build tree as `bench-NAME.json` while the book is built; else do nothing."""
+    if build := os.environ.get("SEPRIORS_BUILD"):
+        save(Path(build) / "records" / chapter / f"bench-{name}.json", table, facts)

@@ -1,4 +1,4 @@
-"""The claims ledger: what a paper says, what the executed chapter measured, and a verdict by a predicate that can fail."""
+"""The claims ledger: what a paper says, what the executed chapter measured, a verdict by a predicate that can fail."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+
+from .audio import whole
 
 Verdict = Literal["holds", "fails", "not judged"]
 
@@ -36,9 +38,9 @@ class ClaimError(ValueError):
 def bootstrap(
     values: Sequence[float] | np.ndarray, label: str = "", *, resamples: int = 2000, seed: int = 0
 ) -> Estimate:
-    """Mean with its 95 % percentile bootstrap interval over files (Efron & Tibshirani, 1993, ch. 13); NaN is left out and n says so.
+    """Mean with its 95 % percentile bootstrap interval over files (Efron & Tibshirani, 1993, ch. 13).
 
-    Raises ClaimError where no finite value is left.
+    NaN is left out, and n says so. Raises ClaimError where no finite value is left.
 
     >>> bootstrap([1.0, 1.0, 1.0])
     Estimate(value=1.0, low=1.0, high=1.0, n=3, label='')
@@ -55,8 +57,10 @@ def bootstrap(
 def judge(evidence: Sequence[Estimate], *, above: float | None = None, below: float | None = None) -> Verdict:
     """'holds' if every interval lies beyond the bound, 'fails' if one lies wholly on the wrong side, else 'not judged'.
 
-    >>> judge([Estimate(2, 1, 3, 9)], above=0), judge([Estimate(2, 1, 3, 9)], below=0), judge([Estimate(0, -1, 1, 9)], above=0)
-    ('holds', 'fails', 'not judged')
+    >>> judge([Estimate(2, 1, 3, 9)], above=0), judge([Estimate(2, 1, 3, 9)], below=0)
+    ('holds', 'fails')
+    >>> judge([Estimate(2, 1, 3, 9), Estimate(0, -1, 1, 9)], above=0)
+    'not judged'
     """
     if not evidence:
         raise ClaimError("expected at least one estimate to judge by, got none")
@@ -64,17 +68,16 @@ def judge(evidence: Sequence[Estimate], *, above: float | None = None, below: fl
         raise ClaimError("expected one bound: above=... or below=...")
     sign, bound = (1, above) if above is not None else (-1, below)
     assert bound is not None
-    worst = [min(sign * (e.low - bound), sign * (e.high - bound)) for e in evidence]  # the end nearest to failing
-    best = [max(sign * (e.low - bound), sign * (e.high - bound)) for e in evidence]
-    if all(w > 0 for w in worst):
+    ends = [(sign * (e.low - bound), sign * (e.high - bound)) for e in evidence]
+    if all(a > 0 and b > 0 for a, b in ends):  # an end that is NaN passes neither test
         return "holds"
-    return "fails" if any(b < 0 for b in best) else "not judged"
+    return "fails" if any(a < 0 and b < 0 for a, b in ends) else "not judged"
 
 
 def read_claims(path: str | os.PathLike[str]) -> dict[str, dict[str, str]]:
     """The claims of a `claims.toml` by id; raises ClaimError for a missing field or an id that stands twice."""
     claims: dict[str, dict[str, str]] = {}
-    for claim in tomllib.loads(Path(path).read_text("utf-8"))["claim"]:
+    for claim in tomllib.loads(Path(path).read_text("utf-8")).get("claim", []):
         missing = {"id", "source", "statement", "published", "chapter"} - claim.keys()
         if missing:
             raise ClaimError(f"{path}: claim {claim.get('id', '?')!r} lacks {', '.join(sorted(missing))}")
@@ -88,13 +91,19 @@ def read_claims(path: str | os.PathLike[str]) -> dict[str, dict[str, str]]:
 class Ledger:
     """The claims of one chapter, as they are judged; shows itself as a table and writes `claims.json`.
 
-    `facts` says on which data the verdicts stand: profile, corpus, origin, files. Claims are judged on real speech in the `book` or
-    `paper` profile only; elsewhere every verdict is 'not judged', with that reason.
+    `facts` says on which data the verdicts stand: profile, is_real, corpus, files. Claims are judged on real speech in
+    the profile `book` or `paper` only; elsewhere every verdict is 'not judged', with that reason.
     """
 
     chapter: str
     claims: Mapping[str, Mapping[str, str]]
     facts: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, chapter: str, facts: Mapping[str, Any]) -> Ledger:
+        """The ledger of a chapter with the claims of `claims.toml` beside the notebook; without it, with no texts."""
+        beside = Path("claims.toml")
+        return cls(chapter, read_claims(beside) if beside.is_file() else {}, facts)
 
     def __post_init__(self) -> None:
         self.verdicts: dict[str, dict[str, Any]] = {}
@@ -115,8 +124,8 @@ class Ledger:
         unit: str = "",
         reason: str = "",
     ) -> Verdict:
-        """Judge a claim by its predicate on the evidence; `reason` explains a failure and must be there if the claim does fail."""
-        if self.claims.get(id, {}).get("chapter") != self.chapter:
+        """Judge a claim by its predicate on the evidence; where it fails there must be a `reason`."""
+        if self.claims and self.claims.get(id, {}).get("chapter") != self.chapter:
             mine = [c for c, claim in self.claims.items() if claim["chapter"] == self.chapter]
             raise ClaimError(f"unknown claim {id!r} of chapter {self.chapter}; it has {', '.join(mine) or 'none'}")
         verdict = judge(evidence, above=above, below=below)
@@ -140,14 +149,13 @@ class Ledger:
 
     def _write(self) -> None:
         if build := os.environ.get("SEPRIORS_BUILD"):
-            path = Path(build) / "records" / self.chapter / "claims.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
             record = {**self.facts, "chapter": self.chapter, "verdicts": list(self.verdicts.values())}
-            path.write_text(json.dumps(record, indent=1), "utf-8")
+            with whole(Path(build) / "records" / self.chapter / "claims.json") as part:
+                part.write_text(json.dumps(record, indent=1, default=float), "utf-8")  # NumPy's numbers, too
 
     def _repr_html_(self) -> str:
         def row(v: dict[str, Any]) -> str:
-            claim = self.claims[v["id"]]
+            claim = self.claims.get(v["id"], {"statement": "", "published": "see claims.toml"})
             evidence = "<br>".join(
                 f"{escape(e['label'])} {e['value']:+.3g} [{e['low']:+.3g}, {e['high']:+.3g}] n={e['n']}"
                 for e in v["evidence"]

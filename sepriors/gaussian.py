@@ -1,6 +1,6 @@
 r"""The local complex Gaussian model: $s_{ft} \sim \mathcal{N}_c(0, V_{ft})$, independent over bins.
 
-Everything the variance priors of the book need from it: the likelihood, the divergence it amounts to, and the posterior mean.
+What the variance priors of the book need from it: the likelihood, the divergence it amounts to, the posterior mean.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ def is_divergence(P: torch.Tensor, V: torch.Tensor, floor: float = FLOOR) -> tor
 
 
 def log_likelihood(P: torch.Tensor, V: torch.Tensor, floor: float = FLOOR) -> torch.Tensor:
-    r"""$\log \prod_{ft} \mathcal{N}_c(x; 0, V) = -\sum_{ft} \log \pi V + P/V$, with $P = |x|^2$ (..., F, T) -> (...), nats.
+    r"""Log-likelihood $-\sum_{ft} \log \pi V + P/V$ of $x \sim \mathcal{N}_c(0, V)$ with $P = |x|^2$, nats.
 
-    Up to the constant $\sum_{ft} 1 + \log \pi P$ it is minus `is_divergence` (Févotte et al., 2009, theorem 1).
+    P power (..., F, T), V variance (..., F, T) -> (...), floored as in `is_divergence`. Up to the
+    constant $\sum_{ft} 1 + \log \pi P$ it is minus `is_divergence` (Févotte et al., 2009, theorem 1).
     """
     V = V.clamp_min(floor)
     return -(math.log(math.pi) + V.log() + P.clamp_min(floor) / V).sum((-2, -1))

@@ -1,10 +1,11 @@
-"""The methods of the book: one frozen dataclass each, called as `method(x, generators=...)`, yielding a `Step` a round."""
+"""The methods of the book: one frozen dataclass each; `method(x, generators=...)` yields a `Step` a round."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import torch
@@ -19,7 +20,7 @@ from .weights import load
 
 
 class Method(Protocol):
-    """Enhances waveforms (B, N) at 16 kHz; each `Step` it yields holds a thunk for the speech (B, N) as of that round."""
+    """Enhances waveforms (B, N) at 16 kHz; each `Step` holds a function for the speech (B, N) as of that round."""
 
     @property
     def iterations(self) -> int: ...
@@ -38,7 +39,7 @@ class SPPWiener:
     Gerkmann & Hendriks (2012) for the noise, Ephraim & Malah (1984) for the a priori SNR.
     """
 
-    stft: STFT = STFT(512, 256)  # 32 ms, 50 %: the setting of the source
+    stft: STFT = STFT(512, 256)  # noqa: RUF009  it is frozen. 32 ms, 50 %: the setting of the source
     floor_db: float = -25.0  # least a priori SNR
     iterations: int = 1
 
@@ -51,25 +52,25 @@ class SPPWiener:
 
 @dataclass(frozen=True, eq=False)
 class ISNMF:
-    """Wiener filter with two Itakura-Saito NMFs, one of speech with trained bases, one of noise (`nmf`, `nmf-supervised`).
+    """Wiener filter with two Itakura-Saito NMFs, speech with trained bases, and noise (`nmf`, `nmf-supervised`).
 
-    Févotte, Bertin & Durrieu (2009) for the model, Shi et al. (2021, § 5.2) for its use here. Without `noise_bases` the noise's bases are
-    learned from the mixture itself, `rank` of them; with them only the activations are.
+    Févotte, Bertin & Durrieu (2009) for the model, Shi et al. (2021, § 5.2) for its use here. Without `noise_bases` the
+    noise's bases are learned from the mixture itself, `rank` of them; with them only the activations are.
     """
 
     speech_bases: torch.Tensor  # (F, K)
     noise_bases: torch.Tensor | None = None  # (F, K) or None
-    stft: STFT = STFT(1024, 256)
+    stft: STFT = STFT(1024, 256)  # noqa: RUF009
     rank: int = 8
     iterations: int = 100
+    speech_level: float = NMFE._field_defaults["level"]  # where the speech's activations start, see `em.NMFE`
 
     def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
         X = self.stft(x)
         W_n = None if self.noise_bases is None else self.noise_bases.to(x)
         noise = nmf.init(X.abs().square(), self.rank, generators, W_n)
-        rounds = em(
-            X, NMFE(self.speech_bases), noise, iterations=self.iterations, generators=generators, bases=W_n is None
-        )
+        speech = NMFE(self.speech_bases, self.speech_level)
+        rounds = em(X, speech, noise, iterations=self.iterations, generators=generators, bases=W_n is None)
         yield from _in_time(rounds, self.stft, x.shape[-1])
 
 
@@ -79,7 +80,7 @@ class OracleWiener:
 
     clean: torch.Tensor
     noise: torch.Tensor
-    stft: STFT = STFT(1024, 256)
+    stft: STFT = STFT(1024, 256)  # noqa: RUF009
     iterations: int = 1
 
     @classmethod
@@ -95,7 +96,11 @@ class OracleWiener:
 def _in_time(rounds: Iterator[Step], stft: STFT, length: int) -> Iterator[Step]:
     """Steps whose estimate is a waveform in place of a spectrum."""
     for step in rounds:
-        yield step._replace(estimate=lambda spectrum=step.estimate: stft.inverse(spectrum(), length))
+        yield step._replace(estimate=partial(_waveform, step.estimate, stft, length))
+
+
+def _waveform(spectrum: Callable[[], torch.Tensor], stft: STFT, length: int) -> torch.Tensor:
+    return stft.inverse(spectrum(), length)
 
 
 class Entry(NamedTuple):

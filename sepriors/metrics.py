@@ -1,8 +1,8 @@
 """Objective measures of an enhanced signal; a measure that cannot be had is NaN with a reason, never a guess.
 
 PESQ has three scales that must not stand side by side: wide-band MOS-LQO (`pesq_wb`, ITU-T P.862.2, what the
-VoiceBank-DEMAND literature prints), narrow-band MOS-LQO (`pesq_nb`, P.862.1) and the raw narrow-band score (`pesq_raw`, P.862,
--0.5 to 4.5, what most papers on variational priors print).
+VoiceBank-DEMAND literature prints), narrow-band MOS-LQO (`pesq_nb`, P.862.1) and the raw narrow-band score (`pesq_raw`,
+P.862, -0.5 to 4.5, what most papers on variational priors print).
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import difflib
 import math
 import multiprocessing
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
 from functools import lru_cache
 from itertools import islice, repeat
 from typing import NamedTuple
@@ -24,7 +26,10 @@ import torch
 from .audio import AudioError, check
 
 Metric = Callable[[np.ndarray, np.ndarray, int], float]
-CLEAN_FREE = frozenset({"dnsmos_sig", "dnsmos_bak", "dnsmos_ovr"})  # these never look at the clean speech
+CLEAN_FREE = ("dnsmos_sig", "dnsmos_bak", "dnsmos_ovr")  # these never look at the clean speech
+PESQ_SECONDS = 20  # the ITU's code crashes past 50 utterances; each, and each gap between them, has 0.2 s at least
+STOI_SECONDS = 0.4  # 30 frames
+_QUIET = threading.Lock()  # filters of warnings belong to the process, not to a thread
 
 
 class MetricError(ValueError):
@@ -34,11 +39,12 @@ class MetricError(ValueError):
 def si_sdr(clean: torch.Tensor, estimate: torch.Tensor) -> torch.Tensor:
     r"""Scale-invariant signal-to-distortion ratio, dB (Le Roux et al., 2019, eq. 3).
 
-    $10 \log_{10} \|\alpha s\|^2 / \|\alpha s - \hat s\|^2$ with $\alpha = \hat s^\top s / \|s\|^2$; clean and estimate (..., N) -> (...).
+    $10 \log_{10} \|\alpha s\|^2 / \|\alpha s - \hat s\|^2$ with $\alpha = \hat s^\top s / \|s\|^2$.
+    clean and estimate (..., N) -> (...).
 
     >>> s, n = torch.tensor([1.0, 1.0, -1.0, -1.0]), torch.tensor([1.0, -1.0, 1.0, -1.0])
-    >>> si_sdr(s, 0.5 * s + 0.05 * n)
-    tensor(20.)
+    >>> print(f"{si_sdr(s, 0.5 * s + 0.05 * n):.3f} dB")
+    20.000 dB
     """
     scale = (estimate * clean).sum(-1, keepdim=True) / clean.square().sum(-1, keepdim=True)
     target = scale * clean
@@ -65,8 +71,9 @@ def _critical_bands(sample_rate: int, bins: int) -> torch.Tensor:
 def fwsnrseg(clean: torch.Tensor, estimate: torch.Tensor, sample_rate: int = 16000) -> torch.Tensor:
     r"""Frequency-weighted segmental signal-to-noise ratio, dB (Hu & Loizou, 2008, eq. 7).
 
-    Frames of 30 ms with 75 % overlap; magnitude spectra normalised to unit sum, gathered into 25 critical bands up to 3.6 kHz; in each band
-    $10 \log_{10} c^2 / (c - \hat c)^2$ clamped to [-10, 35] dB, weighted by $c^{0.2}$. clean and estimate (..., N) -> (...).
+    Frames of 30 ms with 75 % overlap; magnitude spectra normalised to unit sum, gathered into 25 critical bands up to
+    3.6 kHz; in each band $10 \log_{10} c^2 / (c - \hat c)^2$ clamped to [-10, 35] dB, weighted by $c^{0.2}$.
+    clean and estimate (..., N) -> (...). Raises MetricError below 8 kHz, and for less than a frame.
 
     >>> s = torch.randn(2, 16000)
     >>> fwsnrseg(s, s)
@@ -75,6 +82,9 @@ def fwsnrseg(clean: torch.Tensor, estimate: torch.Tensor, sample_rate: int = 160
     size = round(0.03 * sample_rate)
     hop = size // 4
     n_fft = 2 ** math.ceil(math.log2(2 * size))
+    estimate = estimate.to(clean)
+    if sample_rate < 8000:
+        raise MetricError(f"fwSNRseg: expected 8000 Hz or more, its bands reach 3.8 kHz, got {sample_rate}")
     if clean.shape[-1] < size:
         raise MetricError(f"fwSNRseg needs at least {size} samples, one frame, got {clean.shape[-1]}")
     n = torch.arange(1, size + 1, dtype=clean.dtype, device=clean.device)
@@ -100,6 +110,10 @@ def _pesq(mode: str) -> Metric:
     def pesq(clean: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
         import pesq as itu
 
+        if sample_rate != 16000 and (mode, sample_rate) != ("nb", 8000):
+            raise MetricError(f"PESQ: expected 16000 Hz{' or 8000 Hz' if mode == 'nb' else ''}, got {sample_rate}")
+        if len(clean) > PESQ_SECONDS * sample_rate:
+            raise MetricError(f"PESQ: expected {PESQ_SECONDS} s at most, got {len(clean) / sample_rate:.1f} s")
         try:
             return float(itu.pesq(sample_rate, clean, estimate, mode))
         except itu.PesqError as error:
@@ -113,7 +127,7 @@ pesq_wb, pesq_nb = _pesq("wb"), _pesq("nb")
 
 
 def pesq_raw(clean: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
-    """Raw narrow-band PESQ (P.862), recovered by inverting the mapping of P.862.1, MOS-LQO = 0.999 + 4 / (1 + exp(-1.4945 raw + 4.6607))."""
+    """Raw narrow-band PESQ (P.862); by P.862.1 its MOS-LQO is 0.999 + 4 / (1 + exp(-1.4945 raw + 4.6607))."""
     return (4.6607 - math.log(4 / (pesq_nb(clean, estimate, sample_rate) - 0.999) - 1)) / 1.4945
 
 
@@ -121,12 +135,14 @@ def _stoi(extended: bool) -> Metric:
     def stoi(clean: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
         import pystoi
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", RuntimeWarning)  # pystoi answers 1e-5 where too little speech is left
-            try:
-                return float(pystoi.stoi(clean, estimate, sample_rate, extended=extended))
-            except RuntimeWarning as warning:
-                raise MetricError(f"STOI: {str(warning).split('.')[0]}") from warning
+        value = 1e-5  # what pystoi answers, with a warning, where too little speech is left
+        if len(clean) >= STOI_SECONDS * sample_rate:
+            with _QUIET, warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)
+                value = float(pystoi.stoi(clean, estimate, sample_rate, extended=extended))
+        if value == 1e-5:
+            raise MetricError(f"STOI: needs {STOI_SECONDS} s of speech between the pauses")
+        return value
 
     return stoi
 
@@ -145,7 +161,7 @@ def _dnsmos_session() -> tuple[object, Callable[[float, float, float], tuple[flo
 
 @lru_cache(maxsize=4)
 def _dnsmos(samples: bytes, sample_rate: int) -> tuple[float, float, float]:
-    """SIG, BAK, OVRL (Reddy, Gopal & Cutler, 2022): means over windows of 9.01 s, a shorter signal being repeated as the authors do."""
+    """SIG, BAK, OVRL (Reddy, Gopal & Cutler, 2022): means over windows of 9.01 s; a shorter signal is repeated."""
     if sample_rate != 16000:
         raise MetricError(f"DNSMOS: expected 16000 Hz, got {sample_rate}")
     session, calibrate = _dnsmos_session()
@@ -155,7 +171,8 @@ def _dnsmos(samples: bytes, sample_rate: int) -> tuple[float, float, float]:
     x = x / max(1.0, float(np.abs(x).max()))
     while len(x) < window:
         x = np.concatenate([x, x])
-    starts = range(0, len(x) - window + 1, sample_rate)
+    windows = int(len(x) // sample_rate - 9.01) + 1  # one a second, and as the authors do, of whole seconds only
+    starts = range(0, windows * sample_rate, sample_rate)
     scores = [calibrate(*session.run(None, {"input_1": x[None, i : i + window]})[0][0]) for i in starts]  # type: ignore[attr-defined]
     sig, bak, ovr = np.mean(scores, axis=0)
     return float(sig), float(bak), float(ovr)
@@ -209,12 +226,12 @@ def score(
 ) -> Scores:
     """Measure one estimate (N,) against the clean speech (N,), or without it (None) by the measures that need none.
 
-    Raises MetricError for an unknown name or lengths that differ, AudioError for NaN, integers or an empty signal. A measure that is not
-    defined for the signals (silence, too short) is NaN with a reason.
+    Raises MetricError for an unknown name or lengths that differ, AudioError for NaN, integers or an empty signal. A
+    measure that is not defined for the signals (silence, too short or long, another sample rate) is NaN with a reason.
 
-    >>> s = torch.sin(torch.arange(16000) / 5)
-    >>> score(s, s, names=["si_sdr"]).values["si_sdr"] > 100
-    True
+    >>> s, n = torch.tensor([1.0, 1.0, -1.0, -1.0]), torch.tensor([1.0, -1.0, 1.0, -1.0])
+    >>> score(s, s + 0.1 * n, names=["si_sdr", "fwsnrseg"]).reasons
+    {'fwsnrseg': 'fwSNRseg needs at least 480 samples, one frame, got 4'}
     """
     names = check_names(names)
     check(estimate, "estimate")
@@ -223,8 +240,7 @@ def score(
     if clean is not None and check(clean, "clean").shape != estimate.shape:
         raise MetricError(f"clean has {tuple(clean.shape)} samples but the estimate has {tuple(estimate.shape)}")
     values, reasons = {}, {}
-    e = estimate.detach().cpu().numpy()
-    c = None if clean is None else clean.detach().cpu().numpy()
+    e, c = _array(estimate), None if clean is None else _array(clean)
     for name in names:
         values[name] = math.nan
         if name in CLEAN_FREE:
@@ -246,7 +262,15 @@ def _attempt(values: dict[str, float], name: str, clean: np.ndarray, estimate: n
         values[name] = METRICS[name](clean, estimate, sample_rate)
     except (MetricError, ImportError) as error:
         return str(error)
-    return "" if math.isfinite(values[name]) else f"is {values[name]}"
+    if math.isfinite(value := values[name]):
+        return ""
+    values[name] = math.nan
+    return f"is {value}: the estimate is the clean speech itself" if value > 0 else f"is {value}"
+
+
+def _array(x: torch.Tensor) -> np.ndarray:
+    """Samples for the measures that are not ours: float32, or float64 where they came so."""
+    return x.detach().to("cpu", torch.promote_types(x.dtype, torch.float32)).numpy()
 
 
 def workers() -> int:
@@ -255,8 +279,13 @@ def workers() -> int:
 
 
 def pool() -> ProcessPoolExecutor:
-    """A process for each core, with one torch thread each: two processes of two threads on two cores slow each other many-fold."""
-    return ProcessPoolExecutor(workers(), multiprocessing.get_context("forkserver"), torch.set_num_threads, (1,))
+    """A process for each core, with one torch thread each: more threads than cores slow each other many-fold."""
+    return ProcessPoolExecutor(workers(), multiprocessing.get_context("forkserver"), _start_worker)
+
+
+def _start_worker() -> None:
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent's word is enough
 
 
 def score_many(
@@ -265,14 +294,20 @@ def score_many(
     names: Iterable[str] = tuple(METRICS),
     executor: Executor | None = None,
 ) -> Iterator[Scores]:
-    """`score` for many (clean, estimate) pairs, in order, over any `concurrent.futures.Executor` (None: in this process)."""
+    """`score` for many (clean, estimate) pairs, in order, over any `concurrent.futures.Executor` (None: this process).
+
+    Raises MetricError where a process of the executor dies, besides what `score` raises.
+    """
     names = check_names(names)
-    as_arrays = ((None if c is None else c.numpy(), e.numpy()) for c, e in pairs)
+    as_arrays = ((None if c is None else _array(c), _array(e)) for c, e in pairs)
     if executor is None:
         yield from map(_score_arrays, as_arrays, repeat(sample_rate), repeat(names))
         return
-    while chunk := list(islice(as_arrays, 256)):  # a bounded number of signals wait in the queue
-        yield from executor.map(_score_arrays, chunk, repeat(sample_rate), repeat(names), chunksize=4)
+    try:
+        while chunk := list(islice(as_arrays, 256)):  # a bounded number of signals wait in the queue
+            yield from executor.map(_score_arrays, chunk, repeat(sample_rate), repeat(names), chunksize=4)
+    except BrokenExecutor as error:
+        raise MetricError(f"a process that measured died ({error}); is the memory full?") from error
 
 
 def _score_arrays(pair: tuple[np.ndarray | None, np.ndarray], sample_rate: int, names: Sequence[str]) -> Scores:

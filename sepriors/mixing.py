@@ -8,7 +8,7 @@ import torch
 
 
 class Mixture(NamedTuple):
-    """noisy = clean + noise, each (..., N), with its signal-to-noise ratio in dB and the keys that name the recordings."""
+    """noisy = clean + noise, each (..., N), the signal-to-noise ratio in dB, and the keys that name the recordings."""
 
     noisy: torch.Tensor
     clean: torch.Tensor
@@ -22,10 +22,11 @@ def mix(
 ) -> Mixture:
     """Add noise to speech so that 10 log10(Σ clean² / Σ noise²) is `snr_db`, for each utterance of a batch.
 
-    clean and noise (..., N). Where the sum would pass `peak` (full scale is 1), one gain lowers all three signals, so nothing
-    clips, the ratio stays, and clean + noise is still noisy.
+    clean and noise (..., N). Where one of the three signals would pass `peak` (full scale is 1), one gain lowers them
+    all, so nothing clips, the ratio stays, and clean + noise is still noisy.
 
-    Raises ValueError where the lengths differ, a value is not finite, or a signal is silent (no ratio exists).
+    Raises ValueError where the lengths differ, a value is not finite, a signal is silent (no ratio exists), or the
+    ratio is not within 300 dB.
 
     >>> m = mix(torch.randn(2, 1000), torch.randn(2, 1000), snr_db=5.0)
     >>> snr = 10 * (m.clean.square().sum(-1) / m.noise.square().sum(-1)).log10()
@@ -40,8 +41,10 @@ def mix(
             raise ValueError(f"{name} has NaN or infinite samples")
         if not signal.square().sum(-1).gt(0).all():
             raise ValueError(f"{name} is silent, so no gain gives it a signal-to-noise ratio of {snr_db} dB")
-    energies = clean.square().sum(-1, keepdim=True) / noise.square().sum(-1, keepdim=True)
-    noise = noise * (energies / 10 ** (snr_db / 10)).sqrt()
+    if not abs(snr_db) <= 300:
+        raise ValueError(f"expected a signal-to-noise ratio from -300 to 300 dB, got {snr_db}")
+    ratio = clean.double().square().sum(-1, keepdim=True) / noise.double().square().sum(-1, keepdim=True)
+    noise = noise * (ratio / 10 ** (snr_db / 10)).sqrt().to(noise)
     top = torch.stack([clean.abs(), noise.abs(), (clean + noise).abs()]).amax((0, -1)).unsqueeze(-1)
     gain = (peak / top).clamp_max(1.0)
     clean, noise = gain * clean, gain * noise

@@ -23,7 +23,7 @@ class NMF(NamedTuple):
 
 
 def init(P: torch.Tensor, rank: int, generators: Generators, W: torch.Tensor | None = None) -> NMF:
-    """A random factorisation at the level of the power P (B, F, T): W with unit columns, H such that WH is about mean P.
+    """A random factorisation at the level of the power P (B, F, T): columns of W sum to 1, WH is about the mean of P.
 
     Given bases W (F, K) or (B, F, K) they are kept, and only H is drawn (`rank` is then their K).
 
@@ -53,8 +53,8 @@ def update(
     $$ W \leftarrow W \circ \Big( \tfrac{\sum_r (P_r V_r^{-2}) H^\top}{\sum_r V_r^{-1} H^\top} \Big)^{1/2}, \qquad
        H \leftarrow H \circ \Big( \tfrac{W^\top \sum_r P_r V_r^{-2}}{W^\top \sum_r V_r^{-1}} \Big)^{1/2} $$
 
-    power and offset (R, ..., F, T), R draws from a posterior; `bases=False` keeps W. Returns a fresh model; the columns of W sum to 1.
-    Raises ValueError where power and W differ in F.
+    power and offset (R, ..., F, T), R draws from a posterior; `bases=False` keeps W. Returns a fresh model; the columns
+    of W sum to 1. Raises ValueError where power and W differ in F.
 
     >>> from .gaussian import is_divergence
     >>> from .rng import generators
@@ -64,24 +64,28 @@ def update(
     >>> bool(is_divergence(P, new.variance) <= is_divergence(P, old.variance))
     True
     """
+    if power.shape[-2] != model.W.shape[-2]:
+        F, F_W = power.shape[-2], model.W.shape[-2]
+        raise ValueError(f"power has F={F} but W has F={F_W}; were they made with the same STFT?")
     if bases:
         model = update_bases(model, power, _total(model, power, offset), floor=floor)
     return update_activations(model, power, _total(model, power, offset), floor=floor)
 
 
 def update_bases(model: NMF, power: torch.Tensor, V: torch.Tensor, *, floor: float = FLOOR) -> NMF:
-    """The update of W alone, given the whole variance V = O + WH (R, ..., F, T), which is overwritten; W gets columns of unit sum."""
+    """The update of W alone, given the variance V = O + WH (R, ..., F, T), which is overwritten; columns sum to 1."""
     W, H = model
-    A, B = _ratios(power, V, W, floor)
-    W = (W * ((A @ H.mT) / (B @ H.mT)).sqrt()).clamp_min(floor)
+    A, B = _ratios(power, V, floor)
+    # not A @ H.mT: there the last bit depends on how memory is aligned, hence on an utterance's place in the batch
+    W = (W * ((H @ A.mT) / (H @ B.mT)).sqrt().mT).clamp_min(floor)
     scale = W.sum(-2, keepdim=True)
     return NMF(W / scale, H * scale.mT)
 
 
 def update_activations(model: NMF, power: torch.Tensor, V: torch.Tensor, *, floor: float = FLOOR) -> NMF:
-    """The update of H alone, given the whole variance V = O + WH (R, ..., F, T), which is overwritten."""
+    """The update of H alone, given the variance V = O + WH (R, ..., F, T), which is overwritten."""
     W, H = model
-    A, B = _ratios(power, V, W, floor)
+    A, B = _ratios(power, V, floor)
     return NMF(W, (H * ((W.mT @ A) / (W.mT @ B)).sqrt()).clamp_min(floor))
 
 
@@ -91,10 +95,8 @@ def _total(model: NMF, power: torch.Tensor, offset: torch.Tensor | None) -> torc
     return V.add_(offset) if offset is not None and len(power) == 1 else V + (0 if offset is None else offset)
 
 
-def _ratios(power: torch.Tensor, V: torch.Tensor, W: torch.Tensor, floor: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sums over draws of P / V² and 1 / V. It is memory-bound and the largest cost of the book's NMF, so V gives its memory."""
-    if power.shape[-2] != W.shape[-2]:
-        raise ValueError(f"power has F={power.shape[-2]} but W has F={W.shape[-2]}; were they made with the same STFT?")
+def _ratios(power: torch.Tensor, V: torch.Tensor, floor: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sums over draws of P / V² and 1 / V: memory-bound, the largest cost of the book's NMF, so V gives its memory."""
     B = V.reciprocal_().clamp_max_(1 / floor)
     A = torch.mul(B, B).mul_(power)
     return (A[0], B[0]) if len(power) == 1 else (A.sum(0), B.sum(0))

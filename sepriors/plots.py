@@ -1,8 +1,10 @@
-"""Figures of the book: each function draws one, and returns it with the alt text that a reader who cannot see it needs."""
+"""Figures of the book: each function draws one and returns it closed, so a notebook shows it once."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,7 +16,7 @@ from .stft import STFT
 
 # Okabe & Ito's palette: told apart by every kind of colour vision, and readable on white and on dark grey
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.dpi": 110,
     "savefig.dpi": 110,
     "font.size": 9,
@@ -42,7 +44,7 @@ NAMES = {
 def spectrograms(
     signals: Mapping[str, torch.Tensor], stft: STFT | None = None, *, range_db: float = 70.0, columns: int = 2
 ) -> Figure:
-    """Power spectrograms of waveforms (N,) by name, in dB below the loudest bin of them all: one scale, so that they compare.
+    """Power spectrograms of waveforms (N,) by name, in dB below the loudest bin of all: one scale for them all.
 
     >>> len(spectrograms({"noisy": torch.randn(16000), "clean": torch.randn(16000)}).axes)
     3
@@ -52,7 +54,7 @@ def spectrograms(
     top = max(float(level.max()) for level in levels.values())
     columns = min(columns, len(levels))
     rows = -(-len(levels) // columns)
-    with plt.rc_context(STYLE):
+    with plt.rc_context(STYLE | {"figure.dpi": 80, "savefig.dpi": 80}):  # noise compresses badly: keep it few pixels
         figure, axes = plt.subplots(
             rows,
             columns,
@@ -68,7 +70,7 @@ def spectrograms(
             seconds = level.shape[-1] * stft.hop / stft.sample_rate
             extent = (0.0, seconds, 0.0, stft.sample_rate / 2000)
             image = ax.imshow(
-                level - top, origin="lower", aspect="auto", extent=extent, vmin=-range_db, vmax=0, cmap="magma"
+                (level - top).numpy(), origin="lower", aspect="auto", extent=extent, vmin=-range_db, vmax=0, cmap="magma"
             )
             ax.set_title(name)
             ax.grid(False)
@@ -89,7 +91,8 @@ def metric_curves(
 ) -> Figure:
     """A panel a measure: mean over files against SNR, one line a method, its 95 % interval as a band.
 
-    `published[metric][method]`, values at the same SNRs, are drawn dashed in the method's colour: other data, for the shape only.
+    `published[metric][method]`, values at the same SNRs, are drawn dashed in the method's colour: other data, for the
+    shape only.
     """
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
@@ -97,7 +100,7 @@ def metric_curves(
         )
         for ax, metric in zip(axes[0], metrics, strict=True):
             rows = summary[summary["metric"] == metric]
-            for colour, (method, group) in zip(_cycle(COLOURS), rows.groupby("method", sort=False), strict=False):
+            for colour, (method, group) in zip(cycle(COLOURS), rows.groupby("method", sort=False), strict=False):
                 group = group.sort_values("snr_db")
                 ax.plot(group["snr_db"], group["value"], "o-", color=colour, ms=3, label=method)
                 ax.fill_between(group["snr_db"], group["low"], group["high"], color=colour, alpha=0.15, lw=0)
@@ -130,12 +133,11 @@ def dots(differences: Mapping[str, Sequence[tuple[str, float, float, float]]], *
     return figure
 
 
-def _cycle(colours: Sequence[str]) -> Sequence[str]:
-    return list(colours) * 3
-
-
 def table(summary: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    """The summary as people print it: a row a method, a column a measure and SNR, 'value ± half-width', and coverage where files are missing."""
+    """The summary as people print it: a row a method, a column a measure and SNR, 'value ± half-width of the interval'.
+
+    Where files have no value their coverage follows, '(n/of)', or '–' stands where none has.
+    """
 
     def cell(row: pd.Series) -> str:
         if not row["n"]:
@@ -148,8 +150,6 @@ def table(summary: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     shown = rows.assign(shown=rows.apply(cell, axis=1), measure=rows["metric"].map(NAMES))
     wide = shown.pivot(index="method", columns=["measure", "snr_db"], values="shown")
     order = [(NAMES[m], snr) for m in metrics for snr in sorted(rows["snr_db"].unique())]
-    wide = wide.reindex(
-        columns=pd.MultiIndex.from_tuples(order, names=["", "SNR (dB)"]), index=list(dict.fromkeys(rows["method"]))
-    )
-    wide.columns = wide.columns.set_levels([f"{s:g}" for s in wide.columns.levels[1]], level=1)
+    wide = wide.reindex(columns=pd.MultiIndex.from_tuples(order), index=list(dict.fromkeys(rows["method"])))
+    wide.columns = pd.MultiIndex.from_tuples([(m, f"{snr:g}") for m, snr in order], names=["", "SNR (dB)"])
     return wide.rename_axis(index=None)

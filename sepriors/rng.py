@@ -15,15 +15,18 @@ def generators(seed: int | Sequence[int], batch: int, device: torch.device | str
     An integer seeds every utterance alike, so that an utterance gives the same result alone and in a batch; a sequence
     gives each utterance its own seed (the bench does so, lest the files of a table share their luck).
 
-    Raises ValueError when a sequence of seeds does not match the batch.
+    Raises ValueError when a sequence of seeds does not match the batch, or a seed does not fit in 64 bits.
 
     >>> a, b = generators(0, 2)
     >>> bool(torch.rand(3, generator=a).equal(torch.rand(3, generator=b)))
     True
     """
-    seeds = [seed] * batch if isinstance(seed, int) else list(seed)
+    seeds = list(seed) if isinstance(seed, Sequence) else [seed] * batch
     if len(seeds) != batch:
         raise ValueError(f"expected {batch} seeds, one an utterance, got {len(seeds)}")
+    for s in seeds:
+        if not -(2**63) <= s < 2**64:
+            raise ValueError(f"expected a seed of 64 bits, got {s}")
     return [torch.Generator(device=device).manual_seed(int(s)) for s in seeds]
 
 

@@ -1,4 +1,4 @@
-"""Noise power by speech presence probability: the floor of the book, which knows nothing about speech but that it pauses."""
+"""Noise power by speech presence probability: the floor of the book, which knows of speech only that it pauses."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ def noise_power(
     presence_smoothing: float = 0.9,
     lead: int = 5,
 ) -> torch.Tensor:
-    r"""Minimum mean-square-error noise power with a fixed a priori SNR (Gerkmann & Hendriks, 2012, § III, Algorithm 1).
+    r"""Minimum mean-square-error noise power at a fixed a priori SNR (Gerkmann & Hendriks, 2012, § III, Algorithm 1).
 
     With $\xi$ the SNR that speech, where present, typically has, and $\hat\sigma^2$ the noise power so far,
 
-    $$ P(\mathcal{H}_1 \mid y) = \Big(1 + (1 + \xi)\, e^{-\frac{|y|^2}{\hat\sigma^2} \frac{\xi}{1 + \xi}}\Big)^{-1}, \qquad
+    $$ P(\mathcal{H}_1 \mid y) =
+       \Big(1 + (1 + \xi)\, e^{-\frac{|y|^2}{\hat\sigma^2} \frac{\xi}{1 + \xi}}\Big)^{-1}, \qquad
        \widehat{|n|^2} = P(\mathcal{H}_0 \mid y)\,|y|^2 + P(\mathcal{H}_1 \mid y)\,\hat\sigma^2 $$
 
-    and $\hat\sigma^2$ follows $\widehat{|n|^2}$ by first-order smoothing. A presence that stays near 1 is capped at .99, so that a jump of
-    the noise does not freeze the estimate. It starts at the mean of the first `lead` frames, taken to be noise.
+    and $\hat\sigma^2$ follows $\widehat{|n|^2}$ by first-order smoothing. A presence that stays near 1 is capped at
+    .99, so that a jump of the noise does not freeze the estimate. It starts at the mean of the first `lead` frames,
+    taken to be noise.
 
-    P power (..., F, T) -> noise power (..., F, T). The recursion is causal, so the loop is over frames, not over files or bins.
+    P power (..., F, T) -> noise power (..., F, T). The loop is over frames, since each depends on the one before.
 
     >>> P = torch.full((3, 100), 2.0)
     >>> torch.testing.assert_close(noise_power(P), P, rtol=0.2, atol=0.0)
@@ -49,8 +51,8 @@ def decision_directed_gain(
 ) -> torch.Tensor:
     r"""Wiener gain $\xi / (1 + \xi)$ with the decision-directed a priori SNR (Ephraim & Malah, 1984, eq. 51).
 
-    $\xi_t = \alpha\, |\hat s_{t-1}|^2 / V_{n,t-1} + (1 - \alpha) \max(P_t / V_{n,t} - 1, 0)$, floored at `floor_db`: below it one hears
-    isolated peaks come and go, the 'musical noise'. P and V_n (..., F, T) -> gain (..., F, T).
+    $\xi_t = \alpha\, |\hat s_{t-1}|^2 / V_{n,t-1} + (1 - \alpha) \max(P_t / V_{n,t} - 1, 0)$, floored at `floor_db`:
+    below it one hears isolated peaks come and go, the 'musical noise'. P and V_n (..., F, T) -> gain (..., F, T).
 
     >>> P = torch.rand(3, 10)
     >>> bool((decision_directed_gain(P, P / 100) > 0.9).all())
@@ -58,7 +60,7 @@ def decision_directed_gain(
     """
     least = 10 ** (floor_db / 10)
     posterior = P / V_n.clamp_min(FLOOR)
-    previous = posterior[..., 0]
+    previous = posterior[..., 0]  # Deviation: the paper starts at 1; a file may start amid a word
     gains = []
     for snr in posterior.unbind(-1):
         xi = (smoothing * previous + (1 - smoothing) * (snr - 1).clamp_min(0)).clamp_min(least)

@@ -12,9 +12,10 @@ import torch
 class STFT:
     r"""Short-time Fourier transform with a sine window, and its exact inverse.
 
-    The sine window $\sin(\pi (n + 1/2) / N)$ is its own synthesis window: analysis and synthesis together weigh a sample
-    by $\sin^2$, whose overlapped sum is constant for a hop of $N/2$, $N/4$, ... (Princen & Bradley, 1986). The signal is padded
-    with zeros by half a window on both sides, so every sample, the first and the last too, is seen by whole windows.
+    The sine window $\sin(\pi (n + 1/2) / N)$ is its own synthesis window: analysis and synthesis together weigh a
+    sample by $\sin^2$, whose overlapped sum is constant for a hop of $N/2$, $N/3$, ... (Princen & Bradley, 1986). Zeros
+    are added: half a window at the start, at the end as much and what fills the last hop. So the first and the last
+    sample too are near the middle of a window; at its edge a changed spectrum would come back as a click.
 
     Raises ValueError for a window that the hop does not divide at least twice.
 
@@ -44,9 +45,10 @@ class STFT:
         return torch.sin(math.pi * (n + 0.5) / self.n_fft)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Waveforms (..., N) -> complex spectra (..., F, T), with T = 1 + N // hop."""
+        """Waveforms (..., N) -> complex spectra (..., F, T), with T = 1 + ceil(N / hop)."""
+        filled = torch.nn.functional.pad(x.reshape(-1, x.shape[-1]), (0, -x.shape[-1] % self.hop))
         X = torch.stft(
-            x.reshape(-1, x.shape[-1]),
+            filled,
             self.n_fft,
             self.hop,
             window=self.window(x),

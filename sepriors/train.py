@@ -1,10 +1,12 @@
-"""Training: each function returns what a card of `cards.toml` describes, and `sepriors train NAME` writes both again."""
+"""Training: each function returns what a card of `cards.toml` describes; `sepriors train NAME` writes both again."""
 
 from __future__ import annotations
 
 import difflib
+import json
 import time
-from collections.abc import Callable, Mapping
+import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from . import nmf, weights
+from .audio import whole
 from .corpora import Corpora, CorpusError
 from .rng import generators
 from .stft import STFT
@@ -20,7 +23,7 @@ from .stft import STFT
 
 @dataclass(frozen=True)
 class NMFRecipe:
-    """Bases of the power spectra of a corpus, by `nmf.fit` (Févotte, Bertin & Durrieu, 2009).
+    """Bases of the power spectra of a corpus, by IS-NMF (Févotte, Bertin & Durrieu, 2009).
 
     Speech keeps only frames within `range_db` of the loudest of its file: the divergence is blind to level, so pauses would
     count as much as vowels, and bases that learn a corpus's room noise take noise for speech later.
@@ -35,9 +38,10 @@ class NMFRecipe:
     iterations: int = 100
 
 
+LIBRISPEECH = {"corpus": "mini-librispeech"}
 RECIPES: dict[str, NMFRecipe] = {
-    "nmf-speech": NMFRecipe(64, STFT(1024, 256), select={"corpus": "mini-librispeech"}),
-    "nmf-speech-257": NMFRecipe(40, STFT(512, 128), select={"corpus": "mini-librispeech"}),
+    "nmf-speech": NMFRecipe(64, STFT(1024, 256), select=LIBRISPEECH),
+    "nmf-speech-257": NMFRecipe(40, STFT(512, 128), select=LIBRISPEECH),
     "nmf-noise-257": NMFRecipe(40, STFT(512, 128), kind="noise", minutes=12.0),
     "nmf-white-257": NMFRecipe(40, STFT(512, 128), kind="white", minutes=12.0),
 }
@@ -67,9 +71,10 @@ def train(
 def _spectra(made: NMFRecipe, corpora: Corpora, seed: int, progress: bool) -> tuple[torch.Tensor, dict[str, Any]]:
     """Power spectra (1, F, T) of training files in random order, until there are enough minutes of them."""
     rows = corpora.select(kind=made.kind, split="train", **made.select).sample(frac=1, random_state=seed)
-    rows = rows[rows["seconds"].cumsum() <= 60 * made.minutes]
     if rows.empty:
         raise CorpusError(f"expected training files of {dict(made.select) or made.kind}, got none; {corpora}")
+    enough = max(1, int((rows["seconds"].cumsum() <= 60 * made.minutes).sum()))
+    rows = rows[:enough]
     spectra = []
     for path in tqdm(rows["path"], desc="spectra", disable=not progress):
         P = made.stft(corpora.read(path)).abs().square()
@@ -118,8 +123,8 @@ def write_card(
         "bytes": path.stat().st_size,
         "licence": f"weights MIT; trained on {licence}" if made.kind != "white" else "MIT",
         **facts,
-        "hardware": "CPU, 2 cores",
-        "command": f"sepriors train {name} --force",
+        "hardware": f"CPU, {torch.get_num_threads()} threads",
+        "command": f"sepriors train {name} --force" + (f" --seed {seed}" if seed else ""),
     }
     _enter(folder / "cards.toml", name, card)
     return path
@@ -127,15 +132,15 @@ def write_card(
 
 def _enter(path: Path, name: str, card: Mapping[str, Any]) -> None:
     """Put one card into the file, in the order of names."""
-    import tomllib
-
     known = tomllib.loads(path.read_text("utf-8")) if path.is_file() else {}
     known[name] = dict(card)
-    quote: Callable[[Any], str] = lambda v: (
-        str(v) if isinstance(v, int | float) else '"' + str(v).replace('"', "'") + '"'
-    )  # noqa: E731
-    blocks = ["\n".join([f"[{key}]", *(f"{k} = {quote(v)}" for k, v in known[key].items())]) for key in sorted(known)]
-    path.write_text("\n\n".join(blocks) + "\n", "utf-8")
+    # texts, numbers and truth values are written alike in JSON and in TOML
+    blocks = []
+    for key in sorted(known):
+        lines = [f"{field} = {json.dumps(value, ensure_ascii=False)}" for field, value in known[key].items()]
+        blocks.append("\n".join([f"[{key}]", *lines]) + "\n")
+    with whole(path) as part:
+        part.write_text("\n".join(blocks), "utf-8")
 
 
 def quick(made: NMFRecipe) -> NMFRecipe:

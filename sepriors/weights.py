@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-import tempfile
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
@@ -15,6 +14,8 @@ from typing import Any, NamedTuple
 import safetensors
 import safetensors.torch
 import torch
+
+from .audio import whole
 
 
 class WeightsError(ValueError):
@@ -34,7 +35,7 @@ def folder() -> Path:
 
 
 def cards() -> dict[str, dict[str, Any]]:
-    """All cards of `cards.toml` by name: file, sha256, bytes, licence, corpus, minutes, seconds of training, and the command."""
+    """All cards of `cards.toml` by name: file, sha256, bytes, licence, corpus, minutes, cost of training, command."""
     return tomllib.loads((folder() / "cards.toml").read_text("utf-8"))
 
 
@@ -45,23 +46,16 @@ def sha256(path: Path) -> str:
 
 
 def save(path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor], config: Mapping[str, str]) -> None:
-    """Write tensors with their configuration, whole or not at all: the file is moved to its place when complete."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    os.close(handle)
-    try:
+    """Write tensors with their configuration, whole or not at all."""
+    with whole(path) as part:
         safetensors.torch.save_file({k: v.contiguous() for k, v in tensors.items()}, part, dict(config))
-        os.replace(part, path)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
 
 
 def load(name: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> Weights:
     """The weights of a card, by its name, or of a safetensors file, by its path.
 
-    Raises WeightsError for an unknown name (with the nearest ones), a missing or half-written file, or a sha256 that is not the card's.
+    Raises WeightsError for an unknown name (with the nearest ones), a missing or half-written file, or a sha256 that is
+    not the card's.
 
     >>> load("nmf-speech").tensors["W"].shape
     torch.Size([513, 64])
@@ -72,7 +66,7 @@ def load(name: str | os.PathLike[str], *, device: torch.device | str = "cpu") ->
         path = folder() / card["file"]
         if path.is_file() and sha256(path) != card["sha256"]:
             raise WeightsError(
-                f"{path}: its card promises sha256 {card['sha256']}, got {sha256(path)}; train it again: {card['command']}"
+                f"{path}: expected sha256 {card['sha256']}, got {sha256(path)}; train it again: {card['command']}"
             )
     else:
         path = Path(name)

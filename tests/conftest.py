@@ -1,9 +1,15 @@
-"""What the tests share: float64 by default, one torch thread, and a browser."""
+"""What the tests share: float64 by default, one torch thread, a small corpus, and a browser."""
+
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from browser import browser  # noqa: F401
+
+from sepriors import audio
+from sepriors.corpora import FIELDS, Corpora, open_corpora, write_manifest
 
 torch.set_num_threads(1)
 
@@ -30,3 +36,33 @@ def speechlike(batch: int, length: int, seed: int = 0) -> torch.Tensor:
     voice = sum(torch.sin(2 * torch.pi * k * pitch * t + k) / k for k in range(1, 20))
     syllables = torch.sin(2 * torch.pi * (3 + torch.rand(batch, 1, generator=g)) * t).clamp_min(0)
     return 0.1 * voice * syllables + 1e-4 * torch.randn(batch, length, generator=g)
+
+
+@pytest.fixture(scope="session")
+def corpus_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus made in a second: a split has two speakers with three files of 2 s each, and two kinds of noise."""
+    folder = tmp_path_factory.mktemp("corpus")
+    rows = []
+
+    def add(path: str, x: torch.Tensor, **about: str) -> None:
+        audio.write(folder / path, x, 16000)
+        row = dict.fromkeys(FIELDS, "") | {"path": path, "seconds": len(x) / 16000, "licence": "CC0", "source": "drawn"}
+        rows.append(row | about)
+
+    for s, split in enumerate(("train", "valid", "test")):
+        for speaker in (10 * s, 10 * s + 1):
+            for i, x in enumerate(speechlike(3, 32000, seed=speaker)):
+                who = {"corpus": "mini-librispeech", "kind": "speech", "speaker": str(speaker), "gender": "FM"[i % 2]}
+                add(f"speech/{split}/{speaker}-{i}.flac", x, split=split, **who)
+        g = torch.Generator().manual_seed(s)
+        hiss = 0.1 * torch.randn(16000, generator=g)
+        bursts = 0.1 * torch.randn(80000, generator=g) * (torch.arange(80000) // 8000 % 2)
+        for cls, x in {"street": hiss, "home": bursts}.items():
+            add(f"noise/{split}/{cls}.flac", x, corpus="noise", kind="noise", cls=cls, split=split)
+    write_manifest(folder, pd.DataFrame(rows))
+    return folder
+
+
+@pytest.fixture
+def toy(corpus_folder: Path) -> Corpora:
+    return open_corpora(corpus_folder)

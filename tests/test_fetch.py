@@ -220,9 +220,9 @@ def served(server: Server, tmp_path: Path) -> Callable[..., Path]:
     """served(name, ...) -> a registry.toml whose archives the server has; keywords change the entries."""
 
     def serve(*names: str, **change: Any) -> Path:
-        lines = [f"auto = {list(names)}"]
+        lines = []
         for name in names:
-            lines.append(f"[{name}]")
+            lines += [f"[{name}]", "auto = true"]
             for file, content in ARCHIVES[name]().items():
                 server.files[file] = content
                 entry = {"name": file, "urls": [f"{server.url}/{file}"], "bytes": len(content)}
@@ -270,10 +270,9 @@ def test_a_corpus_is_fetched_once_and_whole(
 
 def test_the_real_registry_fits_the_code() -> None:
     known = registry()
-    names = set(known) - {"auto"}
-    assert names == set(ARCHIVES)
-    assert set(known["auto"]) <= names
-    for name in names:
+    assert set(known) == set(ARCHIVES)
+    assert [name for name in known if known[name].get("auto")] == ["mini-librispeech", "emodb", "esc-50"]
+    for name in known:
         assert {a["name"] for a in known[name]["archives"]} == set(ARCHIVES[name]())
         assert {"title", "licence", "homepage"} <= set(known[name])
         for archive in known[name]["archives"]:
@@ -632,6 +631,16 @@ def test_auto_says_what_is_incomplete(served: Callable[..., Path], server: Serve
     c = open_corpora(registry_path=book)
     assert set(c.table["corpus"]) == {"mini-librispeech"}
     assert c.note.startswith("Incomplete: could not download download.zip")
+
+
+def test_a_mistyped_folder_is_told_though_the_cache_serves(
+    served: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEPRIORS_DATA", str(tmp_path / "typo"))
+    fetch("mini-librispeech", registry_path=served("mini-librispeech"))
+    c = open_corpora()
+    assert c.origin == "fetched"
+    assert c.note == f"Incomplete: SEPRIORS_DATA ({tmp_path / 'typo'}) holds no manifest.csv."
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 import tomllib
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -25,7 +26,6 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, BinaryIO
 
 import pandas as pd
-import pooch
 import requests
 import soundfile
 from filelock import FileLock
@@ -48,7 +48,12 @@ from .manifest import (
 )
 from .readers import READERS, add_babble
 
-WAITS = (1.0, 3.0, 10.0)  # seconds before each further attempt of a download
+with warnings.catch_warnings():
+    # as it is imported in a notebook, pooch warns that it finds no widgets; our progress bars are plain text
+    warnings.filterwarnings("ignore", message="IProgress not found")
+    import pooch
+
+WAITS = (1.0, 2.0, 4.0)  # seconds before each further attempt of a download
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two pieces
 PIECE = 1 << 13  # bytes; what a broken connection may lose
 BABBLE = {"mini-librispeech"}  # corpora with enough training talkers to make babble of
@@ -68,8 +73,8 @@ def cache_dir() -> Path:
 def registry(path: str | os.PathLike[str] | None = None) -> dict[str, Any]:
     """What can be downloaded: registry.toml of this package, or another file of the same form.
 
-    >>> sorted(name for name in registry() if name != "auto")
-    ['emodb', 'esc-50', 'mini-librispeech', 'voicebank-demand']
+    >>> list(registry())
+    ['mini-librispeech', 'emodb', 'esc-50', 'voicebank-demand']
     """
     source = Path(path) if path else Path(__file__).with_name("registry.toml")
     try:
@@ -87,7 +92,7 @@ def open_corpora(
     """The corpora to work with.
 
     'auto' takes the first that there is: the folder $SEPRIORS_DATA if it holds a manifest; what the cache holds, if
-    that has speech and noise; a download of the registry's `auto` list, if the network answers within 5 s; else
+    that has speech and noise; a download of what the registry marks `auto`, if the network answers within 5 s; else
     synthetic speech. 'synthetic' takes that at once, and a path takes that folder (with a manifest.csv, or with folders
     that have one).
 
@@ -97,29 +102,29 @@ def open_corpora(
         return _synthetic("asked for")
     if corpus != "auto":
         return _folder(Path(corpus).expanduser())
-    passed_over = []
+    reasons = []
     data = os.environ.get("SEPRIORS_DATA")
     if data and _manifests(Path(data)):
         return _folder(Path(data))
     if data:
-        passed_over.append(f"SEPRIORS_DATA ({data}) holds no {NAME}")
+        reasons.append(f"SEPRIORS_DATA ({data}) holds no {NAME}")
     root = cache_dir() / "corpora"
     if not _enough(gather(root)):
-        passed_over.append(f"the cache ({root}) has no corpora with speech and noise")
-        passed_over += _download_auto(registry(registry_path), root, registry_path)
+        reasons += _download_auto(registry(registry_path), root, registry_path)
     found = gather(root)
     if _enough(found):
-        return Corpora(root, found, "fetched", _said(passed_over[2 if data else 1 :]))
-    return _synthetic("; ".join(passed_over))
+        return Corpora(root, found, "fetched", f"Incomplete: {'; '.join(reasons)}." if reasons else "")
+    return _synthetic("; ".join([*reasons, f"the cache ({root}) has no corpora with speech and noise"]))
 
 
 def _download_auto(known: dict[str, Any], root: Path, registry_path: str | os.PathLike[str] | None) -> list[str]:
-    """Download the `auto` list as far as it goes; the reasons why it did not."""
-    url = known[known["auto"][0]]["archives"][0]["urls"][0]
+    """Download what is marked `auto` as far as it goes; the reasons why it did not."""
+    names = [name for name, entry in known.items() if entry.get("auto")]
+    url = known[names[0]]["archives"][0]["urls"][0]
     if not _answers(url, seconds=5.0):
         return [f"the network did not answer within 5 s ({url})"]
     reasons = []
-    for name in known["auto"]:
+    for name in names:
         try:
             fetch(name, root=root, registry_path=registry_path)
         except CorpusError as error:
@@ -158,10 +163,6 @@ def _enough(table: pd.DataFrame) -> bool:
     return bool((table["kind"] == "speech").any() and (table["kind"] == "noise").any())
 
 
-def _said(reasons: list[str]) -> str:
-    return f"Incomplete: {'; '.join(reasons)}." if reasons else ""
-
-
 def _synthetic(why: str) -> Corpora:
     root = synthetic.build(cache_dir())
     note = f"Synthetic speech and noise ({why}): these figures show that the code runs, and say nothing of real speech."
@@ -189,11 +190,10 @@ def fetch(
     Raises FetchError, which names the address or file and says what to do.
     """
     known = registry(registry_path)
-    names = [n for n in known if n != "auto"]
-    if name in READERS and name not in names:
+    if name in READERS and name not in known:
         raise FetchError(f"{name} cannot be downloaded, its licence forbids it: `sepriors fetch {name} --from FOLDER`")
-    if name not in names:
-        raise FetchError(unknown("corpus", name, names))
+    if name not in known:
+        raise FetchError(unknown("corpus", name, known))
     root = _root(root)
     home = root / name
     with _lock(root, name):

@@ -36,15 +36,18 @@ def bench_set(
 ) -> list[Mixture]:
     """One batched `Mixture` (files, N) an SNR: 'white' (Gaussian noise) or 'real' (recordings, each class in turn).
 
-    Speakers take turns, so each has nearly as many files as the next; a speaker's short files are joined until they fill the
-    time. Speech and noise are of the given split. The same speech and the same noise stand at every SNR, so SNRs compare pairwise.
-    A test and a training set share no speaker and no noise recording. Raises CorpusError where the corpora have too little.
+    Speakers take turns, so each has nearly as many files as the next; a speaker's short files are joined until they
+    fill the time. Speech and noise are of the given split. The same speech and the same noise stand at every SNR, so
+    SNRs compare pairwise. A test and a training set share no speaker and no noise recording. Raises CorpusError where
+    the corpora have too little.
     """
     if name not in SNRS:
         raise CorpusError(unknown("bench set", name, SNRS))
     if domain not in DOMAINS:
         raise CorpusError(unknown("domain", domain, DOMAINS))
     length = round(seconds * SAMPLE_RATE)
+    if files < 1 or length < 1:
+        raise CorpusError(f"expected at least one file and one sample, got files={files}, seconds={seconds}")
     have = [c for c in DOMAINS[domain] if (corpora.table["corpus"] == c).any()]
     if not have:
         raise CorpusError(f"the {domain} bench set needs speech of {' or '.join(DOMAINS[domain])}; {corpora}")
@@ -67,7 +70,7 @@ def demo(
     batch = bench_set(corpora, "real", files=24, seconds=seconds, snrs=[snr_db], seed=seed)[0]
     index = 0
     if cls is not None:
-        classes = [key.split("+")[1].split("/")[1] for key in batch.key]
+        classes = [key.rpartition("+noise/")[2].split("/")[0] for key in batch.key]
         if cls not in classes:
             raise CorpusError(unknown("noise class", cls, classes))
         index = classes.index(cls)
@@ -85,7 +88,7 @@ def _white(length: int, seed: int, key: str) -> torch.Tensor:
 
 
 def _in_turn(rows: pd.DataFrame, field: str, seed: int) -> Iterator[tuple[str, Iterator[str]]]:
-    """(group, its paths) for ever: the groups of a field in turn, each group's shuffled paths going on where they stopped."""
+    """(group, its paths) for ever: the groups of a field in turn, each going on in its shuffled paths."""
     groups = {}
     for name, group in rows.groupby(field, sort=True):
         paths = sorted(group["path"])
@@ -98,9 +101,9 @@ def _excerpts(
     corpora: Corpora, rows: pd.DataFrame, files: int, length: int, seed: int
 ) -> list[tuple[str, torch.Tensor]]:
     """So many excerpts of speech, no file used twice."""
-    speakers, excerpts, dry = _in_turn(rows, "speaker", seed), [], set()
-    while len(excerpts) < files:
-        speaker, paths = next(speakers)
+    excerpts: list[tuple[str, torch.Tensor]] = []
+    dry: set[str] = set()
+    for speaker, paths in _in_turn(rows, "speaker", seed):
         pieces: list[torch.Tensor] = []
         first = ""
         while sum(map(len, pieces)) < length and (path := next(paths, None)):
@@ -110,19 +113,28 @@ def _excerpts(
             x = torch.cat(pieces)
             start = random.Random(_seed(seed, first)).randrange(len(x) - length + 1)
             excerpts.append((first, x[start : start + length]))
-        elif (dry := dry | {speaker}) >= set(rows["speaker"]):
-            have = f"only {len(excerpts)} from {len(rows)} files"
-            raise CorpusError(f"expected {files} excerpts of {length / SAMPLE_RATE:g} s of speech, got {have}")
-    return excerpts
+            if len(excerpts) == files:
+                return excerpts
+        else:
+            dry.add(speaker)
+            if dry == set(rows["speaker"]):
+                break
+    have = f"only {len(excerpts)} from {len(rows)} files"
+    raise CorpusError(f"expected {files} excerpts of {length / SAMPLE_RATE:g} s of speech, got {have}")
 
 
 def _noises(corpora: Corpora, split: str, files: int, length: int, seed: int) -> list[tuple[str, torch.Tensor]]:
-    """So many excerpts of noise: classes in turn, a class's recordings in turn, each cut at a place of its own; keys 'noise/CLASS/name'."""
+    """So many excerpts of noise: classes in turn, a class's recordings in turn, each cut at a place of its own.
+
+    Their keys are 'noise/CLASS/name'.
+    """
     rows = corpora.select(kind="noise", split=split)
-    recordings = {name: cycle(sorted(group["path"])) for name, group in rows.groupby("cls", sort=True)}
+    if rows.empty:
+        raise CorpusError(f"expected noise of the split {split}, got none; {corpora}")
+    recordings = {str(name): cycle(sorted(group["path"])) for name, group in rows.groupby("cls", sort=True)}
     noises = []
     for i, cls in zip(range(files), cycle(recordings), strict=False):
-        path = next(recordings[cls])
+        path: str = next(recordings[cls])
         x = corpora.read(path)
         x = x.repeat(-(-length // len(x)))  # a recording shorter than the excerpt goes round
         start = random.Random(_seed(seed, f"{path}:{i}")).randrange(len(x) - length + 1)

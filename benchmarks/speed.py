@@ -1,0 +1,91 @@
+"""Speed of what the book runs most, as real-time factors and as ratios within one run.
+
+    python benchmarks/speed.py [--threads 2] [--repeats 5]
+
+A number without its setting means little: each row names its batch; the allocator's thresholds and the threads are printed first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+import sepriors as sp
+from sepriors import gaussian, metrics
+
+SECONDS, RATE = 4, 16000
+
+
+def fastest(run: Callable[[], object], repeats: int) -> float:
+    """Seconds of the fastest of several runs, after one that does not count."""
+    run()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def numpy_nmf(x: np.ndarray, W_s: np.ndarray, rank: int, iterations: int) -> np.ndarray:
+    """The same 100 updates for one file, in plain NumPy: the floor that a batch has to beat."""
+    stft = sp.STFT(1024, 256)
+    X = stft(torch.from_numpy(x)).numpy()
+    P = np.abs(X) ** 2
+    rng = np.random.default_rng(0)
+    W_n, H_n = rng.random((P.shape[0], rank), np.float32) + 0.1, rng.random((rank, P.shape[1]), np.float32) + 0.5
+    H_s = rng.random((W_s.shape[1], P.shape[1]), np.float32)
+    V_s = W_s @ H_s
+    for _ in range(iterations):
+        B = 1 / (V_s + W_n @ H_n)
+        H_s *= np.sqrt((W_s.T @ (P * B * B)) / (W_s.T @ B))
+        V_s = W_s @ H_s
+        B = 1 / (V_s + W_n @ H_n)
+        W_n *= np.sqrt(((P * B * B) @ H_n.T) / (B @ H_n.T))
+        B = 1 / (V_s + W_n @ H_n)
+        H_n *= np.sqrt((W_n.T @ (P * B * B)) / (W_n.T @ B))
+    Y = gaussian.wiener(torch.from_numpy(X), torch.from_numpy(V_s), torch.from_numpy(W_n @ H_n))
+    return stft.inverse(Y, len(x)).numpy()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=metrics.workers())
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    allocator = {k: v for k, v in os.environ.items() if k.startswith("MALLOC_")} or "default"
+    print(f"torch {torch.__version__}, {args.threads} threads, allocator {allocator}\n")
+
+    x = 0.1 * torch.randn(16, SECONDS * RATE, generator=torch.Generator().manual_seed(0))
+    W = sp.load("nmf-speech").tensors["W"]
+    rows: list[tuple[str, int, float, float | None]] = []
+
+    def row(name: str, batch: int, run: Callable[[], object], goal: float | None = None) -> float:
+        factor = fastest(run, args.repeats) / (batch * SECONDS)
+        rows.append((name, batch, factor, goal))
+        return factor
+
+    floor = row("IS-NMF 64 + 8, 100 updates, NumPy", 1, lambda: numpy_nmf(x[0].numpy(), W.numpy(), 8, 100))
+    for batch in (1, 4, 16):
+        ours = row("nmf (64 + 8, 100 updates)", batch, lambda b=batch: sp.enhance(x[:b], sp.make("nmf")), 0.015 if batch == 16 else None)
+    row("nmf-supervised (40 + 40, 257 bins)", 16, lambda: sp.enhance(x, sp.make("nmf-supervised")))
+    row("spp-wiener", 16, lambda: sp.enhance(x, sp.SPPWiener()))
+    noisy = x + 0.1 * torch.randn_like(x)
+    row("fwSNRseg", 1, lambda: metrics.fwsnrseg(x[0], noisy[0]), 0.0025)
+    for name in ("pesq_wb", "stoi", "dnsmos_ovr"):
+        row(name, 1, lambda n=name: [metrics._dnsmos.cache_clear(), metrics.score(x[0], noisy[0], RATE, [n])])
+
+    print(f"{'':38}{'batch':>6}{'real-time factor':>18}{'goal':>8}")
+    for name, batch, factor, goal in rows:
+        print(f"{name:38}{batch:6}{factor:18.4f}{'' if goal is None else f'{goal:8.4f}'}")
+    print(f"\nnmf in a batch of 16 against NumPy, one file: {floor / ours:.2f} times as fast")
+
+
+if __name__ == "__main__":
+    main()

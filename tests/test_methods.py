@@ -1,0 +1,198 @@
+"""Every method of the list keeps the same promises."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import speechlike
+
+from sepriors import ISNMF, METHODS, STFT, OracleWiener, SPPWiener, enhance, load, make, metrics, mix
+from sepriors.audio import AudioError
+from sepriors.methods import MethodError
+from sepriors.rng import generators
+
+RATE = 16000
+
+
+def noisy(batch=3, length=9000, snr=5.0, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return mix(speechlike(batch, length, seed), torch.randn(batch, length, generator=g), snr)
+
+
+@pytest.fixture(scope="module")
+def made():
+    """All methods, with few rounds: what holds after 8 of them holds after 100."""
+    few = {name: make(name) for name in METHODS}
+    return {name: replace(m, iterations=min(m.iterations, 8)) for name, m in few.items()}
+
+
+@pytest.fixture(params=METHODS)
+def method(request, made):
+    return made[request.param]
+
+
+def test_alone_or_in_company_to_the_last_bit(method):
+    x = noisy(4).noisy
+    together = enhance(x, method, seed=3)
+    for row, expected in zip(x, together, strict=True):
+        assert enhance(row, method, seed=3).equal(expected)
+        assert enhance(row[None], method, seed=3)[0].equal(expected)
+    assert enhance(x[1:3], method, seed=3).equal(together[1:3])
+    assert enhance(x.reshape(2, 2, -1), method, seed=3).equal(together.reshape(2, 2, -1))
+
+
+def test_a_seed_for_each_utterance(method):
+    x = noisy().noisy
+    got = enhance(x, method, seed=[5, 6, 7])
+    for row, seed, expected in zip(x, (5, 6, 7), got, strict=True):
+        assert enhance(row, method, seed=seed).equal(expected)
+    assert enhance(x, method, seed=[5, 6, 7]).equal(got)
+    with pytest.raises(ValueError, match="expected 3 seeds"):
+        enhance(x, method, seed=[1, 2])
+
+
+@pytest.mark.parametrize("length", [1, 2, 100, 255, 1023, 5000])
+def test_any_length_is_kept(method, length):
+    x = noisy(2, max(length, 4000)).noisy[:, :length]
+    got = enhance(x, method)
+    assert got.shape == x.shape
+    assert got.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dtype_and_device_come_from_the_signal(method, dtype):
+    got = enhance(noisy(1, 4000).noisy.to(dtype), method)
+    assert got.dtype == dtype
+    assert got.device.type == "cpu"
+    assert not got.requires_grad
+    assert not got.is_inference()
+
+
+def test_silence_stays_silent(method):
+    for dtype in (torch.float32, torch.float64):
+        assert not enhance(torch.zeros(2, 5000, dtype=dtype), method).any()
+    x = noisy(1, 12000).noisy
+    x[:, 4000:8000] = 0  # digital silence amid it
+    got = enhance(x, method)
+    assert got.isfinite().all()
+    assert got[:, 5100:6900].abs().max() == 0
+    assert got.square().mean() > 0.01 * x.square().mean()
+
+
+@pytest.mark.parametrize("gain", [1e-3, 10.0])
+def test_louder_in_louder_out(method, gain):
+    x = noisy().noisy.double()
+    torch.testing.assert_close(enhance(gain * x, method), gain * enhance(x, method), rtol=1e-3, atol=1e-4 * gain)
+
+
+def test_the_signal_is_not_written_to(method):
+    x = noisy().noisy
+    before = x.clone()
+    enhance(x, method)
+    assert x.equal(before)
+
+
+def test_steps_can_be_looked_at_one_by_one(method):
+    x = noisy(2, 4000).noisy
+    steps = list(method(x, generators=generators(0, 2)))
+    assert [s.iteration for s in steps] == list(range(method.iterations))
+    assert all(s.estimate().shape == x.shape for s in steps)
+    assert steps[-1].estimate().equal(enhance(x, method))
+
+
+def test_no_click_at_the_end_of_a_file(method):
+    """Whatever the length, the last samples are no louder than what went in."""
+    g = torch.Generator().manual_seed(0)
+    for extra in (0, 1, 127, 128, 200, 255):
+        x = 0.1 * torch.randn(4, 6144 + extra, generator=g)
+        assert enhance(x, method)[:, -32:].abs().max() < 0.45
+
+
+def test_noise_goes_down_and_speech_stays():
+    """The whole methods, on steady noise that suits them all: SI-SDR rises by 2 dB or more."""
+    m = noisy(4, 32000, snr=0.0)
+    for name in METHODS:
+        gain = metrics.si_sdr(m.clean, enhance(m.noisy, make(name))) - metrics.si_sdr(m.clean, m.noisy)
+        assert gain.mean() > 2, name
+
+
+def test_the_oracle_is_a_ceiling(made):
+    m = noisy(4, 32000, snr=0.0)
+    oracle = metrics.si_sdr(m.clean, enhance(m.noisy, OracleWiener.from_mixture(m)))
+    assert (oracle > metrics.si_sdr(m.clean, m.noisy) + 6).all()
+    for method in made.values():
+        assert (oracle > metrics.si_sdr(m.clean, enhance(m.noisy, method))).all()
+
+
+def test_the_oracle_of_clean_speech_and_of_noise():
+    m = noisy()
+    untouched = enhance(m.noisy, OracleWiener(m.noisy, torch.zeros_like(m.noisy)))
+    torch.testing.assert_close(untouched, m.noisy, atol=1e-6, rtol=0)
+    assert not enhance(m.noisy, OracleWiener(torch.zeros_like(m.noisy), m.noisy)).any()
+    s, n = OracleWiener(m.clean, m.noise), OracleWiener(m.noise, m.clean)
+    torch.testing.assert_close(enhance(m.noisy, s) + enhance(m.noisy, n), m.noisy, atol=1e-6, rtol=0)
+
+
+def test_more_rounds_fit_the_mixture_better():
+    x = noisy(2).noisy.double()
+    method = replace(make("nmf"), iterations=30)
+    P = method.stft(x).abs().square()
+    steps = list(method(x, generators=generators(0, 2)))
+    levels = [s.noise.variance.mean() / P.mean() for s in steps]
+    assert all(0 < float(level) < 2 for level in levels)
+    assert not steps[0].estimate().equal(steps[-1].estimate())
+
+
+def test_supervised_keeps_its_noise_bases():
+    W = load("nmf-noise-257").tensors["W"]
+    method = replace(make("nmf-supervised"), iterations=4)
+    for step in method(noisy(2).noisy, generators=generators(0, 2)):
+        torch.testing.assert_close(step.noise.W, W.expand(2, -1, -1))
+    learned = [s.noise.W for s in replace(method, noise_bases=None)(noisy(2).noisy, generators=generators(0, 2))]
+    assert learned[0].shape == (2, 257, 8)
+    assert not learned[0].equal(learned[-1])
+
+
+def test_bases_of_another_transform():
+    with pytest.raises(ValueError, match="power has F=257 but W has F=513; were they made with the same STFT"):
+        enhance(torch.randn(4000), ISNMF(load("nmf-speech").tensors["W"], stft=STFT(512, 128)))
+
+
+def test_the_floor_of_spp_is_a_floor():
+    x = 0.1 * torch.randn(2, 16000, generator=torch.Generator().manual_seed(0))
+    levels = [enhance(x, SPPWiener(floor_db=f))[:, 8000:].square().mean() for f in (-30.0, -20.0, -10.0)]
+    assert levels[0] < levels[1] < levels[2]
+    least = 20 * math.log10(10 ** (-10 / 10) / (1 + 10 ** (-10 / 10)))
+    assert 10 * math.log10(levels[2] / 0.01) > least - 1
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.zeros(0), "noisy: expected at least one sample"),
+        (torch.zeros(100, dtype=torch.int16), "noisy: expected floating-point samples"),
+        (torch.full((100,), math.nan), "noisy: expected finite samples"),
+        ([0.0], "noisy: expected a torch.Tensor"),
+    ],
+)
+def test_what_is_no_speech(x, message):
+    with pytest.raises(AudioError, match=message):
+        enhance(x, SPPWiener())
+
+
+def test_unknown_methods():
+    with pytest.raises(MethodError, match="unknown method 'nfm'; did you mean nmf"):
+        make("nfm")
+    with pytest.raises(MethodError, match="unknown method '%'; did you mean spp-wiener or nmf-supervised or nmf"):
+        make("%")
+
+
+def test_the_list():
+    for name, entry in METHODS.items():
+        assert entry.about
+        assert make(name).iterations >= 1
+        for card in entry.cards:
+            assert load(card).tensors
+    with pytest.raises(AttributeError):
+        make("nmf").rank = 3

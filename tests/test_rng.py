@@ -1,0 +1,54 @@
+"""Draws depend on the seed of their own utterance and on nothing else."""
+
+import numpy as np
+import pytest
+import torch
+
+from sepriors.rng import generators, rand, randn
+
+
+@pytest.mark.parametrize("draw", [rand, randn])
+def test_an_utterance_draws_alike_alone_and_in_company(draw):
+    like = torch.zeros(1, dtype=torch.float64)
+    together = draw((3, 5), generators([7, 8, 9], 3), like)
+    assert together.shape == (3, 3, 5)
+    assert together.dtype == torch.float64
+    for seed, row in zip((7, 8, 9), together, strict=True):
+        assert draw((3, 5), generators(seed, 1), like)[0].equal(row)
+    assert not together[0].equal(together[1])
+
+
+def test_the_distributions():
+    like = torch.zeros(1, dtype=torch.float64)
+    u, z = rand((100_000,), generators(0, 1), like), randn((100_000,), generators(0, 1), like)
+    assert u.min() >= 0
+    assert u.max() < 1
+    torch.testing.assert_close(u.mean(), torch.tensor(0.5, dtype=u.dtype), atol=5e-3, rtol=0)
+    torch.testing.assert_close(u.var(), torch.tensor(1 / 12, dtype=u.dtype), atol=2e-3, rtol=0)
+    torch.testing.assert_close(z.mean(), torch.tensor(0.0, dtype=u.dtype), atol=0.01, rtol=0)
+    torch.testing.assert_close(z.var(), torch.tensor(1.0, dtype=u.dtype), atol=0.02, rtol=0)
+
+
+def test_one_integer_seeds_all_alike_whatever_kind_of_integer():
+    a, b = randn((4,), generators(3, 2), torch.zeros(1))
+    assert a.equal(b)
+    assert a.equal(randn((4,), generators(np.int64(3), 1), torch.zeros(1))[0])
+    assert a.equal(randn((4,), generators((3,), 1), torch.zeros(1))[0])
+
+
+def test_a_global_seed_is_neither_used_nor_touched():
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    first = randn((4,), generators(1, 1), torch.zeros(1))
+    assert torch.random.get_rng_state().equal(before)
+    torch.manual_seed(1)
+    assert randn((4,), generators(1, 1), torch.zeros(1)).equal(first)
+
+
+def test_seeds_that_do_not_fit():
+    with pytest.raises(ValueError, match="expected 2 seeds, one an utterance, got 3"):
+        generators([1, 2, 3], 2)
+    for seed in (2**64, -(2**63) - 1):
+        with pytest.raises(ValueError, match="expected a seed of 64 bits"):
+            generators(seed, 1)
+    assert len(generators([-1, 2**64 - 1], 2)) == 2

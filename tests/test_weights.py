@@ -1,0 +1,139 @@
+"""Weights: whole, and the ones their card describes."""
+
+import os
+import shutil
+
+import pytest
+import torch
+
+from sepriors import load, weights
+from sepriors.weights import WeightsError
+
+CARDS = weights.cards()
+MEGABYTE = 2**20
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch):
+    """The shipped cards and weights in a folder that a test may spoil."""
+    shutil.copytree(weights.folder(), tmp_path / "cards")
+    monkeypatch.setattr(weights, "folder", lambda: tmp_path / "cards")
+    return tmp_path / "cards"
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    g = torch.Generator().manual_seed(0)
+    tensors = {
+        "W": torch.rand(5, 3, generator=g, dtype=torch.float64),
+        "turned": torch.rand(4, 6, generator=g).mT,
+        "count": torch.arange(3),
+        "one": torch.tensor(1.0),
+        "bits": torch.randn(2, generator=g).bfloat16(),
+    }
+    path = tmp_path / "deep" / "w.safetensors"
+    weights.save(path, tensors, {"n_fft": "512", "why": "é\n"})
+    got = load(path)
+    assert got.config == {"n_fft": "512", "why": "é\n"}
+    assert got.tensors.keys() == tensors.keys()
+    for name, x in tensors.items():
+        assert got.tensors[name].equal(x)
+        assert got.tensors[name].dtype == x.dtype
+    assert load(str(path)).tensors["W"].equal(tensors["W"])
+    weights.save(path, {"W": torch.zeros(1)}, {})
+    assert load(path).config == {}
+    assert [p.name for p in path.parent.iterdir()] == ["w.safetensors"]
+
+
+def test_the_rights_of_a_saved_file(tmp_path):
+    mask = os.umask(0o022)
+    try:
+        weights.save(tmp_path / "w.safetensors", {"W": torch.zeros(1)}, {})
+    finally:
+        os.umask(mask)
+    assert (tmp_path / "w.safetensors").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_save_that_fails_harms_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "w.safetensors"
+    weights.save(path, {"W": torch.ones(3)}, {})
+
+    def full(tensors, part, config):
+        part.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(weights.safetensors.torch, "save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        weights.save(path, {"W": torch.zeros(3)}, {})
+    assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
+    assert load(path).tensors["W"].equal(torch.ones(3))
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_a_shipped_card_tells_the_truth(name):
+    card, path = CARDS[name], weights.folder() / CARDS[name]["file"]
+    assert {"about", "licence", "corpus", "minutes", "train_seconds", "hardware", "seed", "command"} <= card.keys()
+    assert path.stat().st_size == card["bytes"] <= 8 * MEGABYTE
+    assert weights.sha256(path) == card["sha256"]
+    assert card["command"].startswith(f"sepriors train {name} ")
+    got = load(name)
+    assert {"n_fft", "hop", "sample_rate"} <= got.config.keys()
+    W = got.tensors["W"]
+    assert W.shape == (int(got.config["n_fft"]) // 2 + 1, int(got.config["rank"]))
+    assert W.isfinite().all()
+    assert (W >= 0).all()
+    torch.testing.assert_close(W.sum(0), torch.ones(W.shape[1]))
+
+
+def test_what_ships_is_small_and_has_a_card():
+    shipped = {p.name: p.stat().st_size for p in weights.folder().glob("*.safetensors")}
+    assert shipped.keys() == {card["file"] for card in CARDS.values()}
+    assert sum(shipped.values()) <= 40 * MEGABYTE
+
+
+def test_half_a_file(shelf, tmp_path):
+    name = next(iter(CARDS))
+    path = shelf / CARDS[name]["file"]
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(WeightsError, match=f"expected sha256 {CARDS[name]['sha256']}, got .*; train it again: sepriors"):
+        load(name)
+    for length in (0, 4, 100, len(whole) - 1):
+        half = tmp_path / "half.safetensors"
+        half.write_bytes(whole[:length])
+        with pytest.raises(WeightsError, match="expected a whole safetensors file"):
+            load(half)
+
+
+def test_other_bytes_and_no_file(shelf):
+    name = next(iter(CARDS))
+    path = shelf / CARDS[name]["file"]
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(WeightsError, match="expected sha256"):
+        load(name)
+    path.unlink()
+    with pytest.raises(WeightsError, match="no such weights"):
+        load(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nmf-speach", r"unknown weights 'nmf-speach'; did you mean nmf-speech"),
+        ("zzz", "unknown weights 'zzz'; did you mean nmf-noise-257 or"),
+        ("", "unknown weights ''; did you mean"),
+        ("missing.safetensors", "no such weights"),
+    ],
+)
+def test_unknown_names(name, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError, match=message):
+        load(name)
+
+
+def test_a_pickle_is_not_loaded(tmp_path):
+    path = tmp_path / "w.safetensors"
+    torch.save({"W": torch.zeros(3)}, path)
+    with pytest.raises(WeightsError, match="expected a whole safetensors file"):
+        load(path)
