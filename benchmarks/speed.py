@@ -2,7 +2,7 @@
 
     python benchmarks/speed.py [--threads 2] [--repeats 5]
 
-A number without its setting means little: each row names its batch; the allocator's thresholds and the threads are printed first.
+A number without its setting means little: each row names its batch; threads and allocator are printed first.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def main() -> None:
 
     floor = row("IS-NMF 64 + 8, 100 updates, NumPy", 1, lambda: numpy_nmf(x[0].numpy(), W.numpy(), 8, 100))
     for batch in (1, 4, 16):
-        ours = row("nmf (64 + 8, 100 updates)", batch, lambda b=batch: sp.enhance(x[:b], sp.make("nmf")), 0.015 if batch == 16 else None)
+        goal = 0.015 if batch == 16 else None
+        ours = row("nmf (64 + 8, 100 updates)", batch, lambda b=batch: sp.enhance(x[:b], sp.make("nmf")), goal)
     row("nmf-supervised (40 + 40, 257 bins)", 16, lambda: sp.enhance(x, sp.make("nmf-supervised")))
     row("spp-wiener", 16, lambda: sp.enhance(x, sp.SPPWiener()))
     noisy = x + 0.1 * torch.randn_like(x)

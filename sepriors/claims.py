@@ -154,17 +154,23 @@ class Ledger:
                 part.write_text(json.dumps(record, indent=1, default=float), "utf-8")  # NumPy's numbers, too
 
     def _repr_html_(self) -> str:
+        def measured(v: dict[str, Any]) -> str:
+            lines = [
+                f"{escape(e['label'])}: {e['value']:.3g} [{e['low']:.3g}, {e['high']:.3g}], n = {e['n']}".replace("-", "−")
+                for e in v["evidence"]
+            ]
+            items = "".join(f"<li>{line}</li>" for line in lines)
+            if len(lines) > 3:
+                return f"<details><summary>{len(lines)} measurements</summary><ul>{items}</ul></details>"
+            return f"<ul>{items}</ul>"
+
         def row(v: dict[str, Any]) -> str:
             claim = self.claims.get(v["id"], {"statement": "", "published": "see claims.toml"})
-            evidence = "<br>".join(
-                f"{escape(e['label'])} {e['value']:+.3g} [{e['low']:+.3g}, {e['high']:+.3g}] n={e['n']}"
-                for e in v["evidence"]
-            )
             why = f"<br><small>{escape(v['reason'])}</small>" if v["reason"] else ""
             cells = [v["id"], f"{escape(claim['statement'])} <small>({escape(claim['published'])})</small>"]
-            cells += [f"{evidence}<br><small>{escape(v['predicate'])}</small>", f"<strong>{v['verdict']}</strong>{why}"]
+            cells += [f"{measured(v)}<small>{escape(v['predicate'])}</small>", f"<strong>{v['verdict']}</strong>{why}"]
             return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
         head = "".join(f"<th>{h}</th>" for h in ("claim", "paper says", "we measured, 95 % interval", "verdict"))
-        rows = "".join(map(row, self.verdicts.values()))
+        rows = "".join(row(self.verdicts[id]) for id in sorted(self.verdicts))
         return f'<table class="dataframe claims"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'

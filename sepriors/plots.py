@@ -69,9 +69,8 @@ def spectrograms(
         for ax, (name, level) in zip(axes.flat, levels.items(), strict=False):
             seconds = level.shape[-1] * stft.hop / stft.sample_rate
             extent = (0.0, seconds, 0.0, stft.sample_rate / 2000)
-            image = ax.imshow(
-                (level - top).numpy(), origin="lower", aspect="auto", extent=extent, vmin=-range_db, vmax=0, cmap="magma"
-            )
+            place = {"origin": "lower", "aspect": "auto", "extent": extent}
+            image = ax.imshow((level - top).numpy(), vmin=-range_db, vmax=0, cmap="magma", **place)
             ax.set_title(name)
             ax.grid(False)
         for ax in axes[-1]:

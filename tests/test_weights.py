@@ -95,7 +95,8 @@ def test_half_a_file(shelf, tmp_path):
     path = shelf / CARDS[name]["file"]
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(WeightsError, match=f"expected sha256 {CARDS[name]['sha256']}, got .*; train it again: sepriors"):
+    promised = CARDS[name]["sha256"]
+    with pytest.raises(WeightsError, match=f"expected sha256 {promised}, got .*; train it again: sepriors train"):
         load(name)
     for length in (0, 4, 100, len(whole) - 1):
         half = tmp_path / "half.safetensors"

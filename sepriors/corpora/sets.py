@@ -67,13 +67,11 @@ def demo(
 ) -> Mixture:
     """One test utterance (N,) in real noise, of class `cls` if given, to hear and to try things on."""
     corpora = corpora or open_corpora()
-    batch = bench_set(corpora, "real", files=24, seconds=seconds, snrs=[snr_db], seed=seed)[0]
-    index = 0
-    if cls is not None:
-        classes = [key.rpartition("+noise/")[2].split("/")[0] for key in batch.key]
-        if cls not in classes:
-            raise CorpusError(unknown("noise class", cls, classes))
-        index = classes.index(cls)
+    classes = sorted(corpora.select(kind="noise", split="test")["cls"].unique())
+    if cls is not None and cls not in classes:
+        raise CorpusError(unknown("noise class", cls, classes))
+    index = classes.index(cls) if cls is not None else 0  # a bench set takes them in this order
+    batch = bench_set(corpora, "real", files=index + 1, seconds=seconds, snrs=[snr_db], seed=seed)[0]
     return Mixture(batch.noisy[index], batch.clean[index], batch.noise[index], snr_db, batch.key[index : index + 1])
 
 

@@ -1,0 +1,276 @@
+"""Methods × mixtures → one table, whose numbers can be traced and do not fall with one file."""
+
+import json
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import speechlike
+
+from sepriors import OracleWiener, SPPWiener, bench, enhance, mix
+from sepriors.claims import ClaimError, bootstrap
+from sepriors.em import Step
+
+METRICS = ("si_sdr", "fwsnrseg")
+
+
+class Halve:
+    """Half the input, and what it was asked for."""
+
+    iterations = 1
+
+    def __init__(self):
+        self.seeds, self.batches = [], []
+
+    def __call__(self, x, *, generators):
+        self.seeds += [g.initial_seed() for g in generators]
+        self.batches.append(len(x))
+        yield Step(0, None, lambda: x / 2)
+
+
+class SilentFirst:
+    """Silence for the first file, which no measure can score."""
+
+    iterations = 1
+
+    def __call__(self, x, *, generators):
+        gain = torch.ones(len(x), 1)
+        gain[0] = 0
+        yield Step(0, None, lambda: gain * x)
+
+
+@pytest.fixture(scope="module")
+def mixtures():
+    clean = speechlike(3, 16000)
+    noise = torch.randn(3, 16000, generator=torch.Generator().manual_seed(1))
+    return [mix(clean, noise, snr, ("a", "b", "c")) for snr in (0.0, 10.0)]
+
+
+@pytest.fixture(scope="module")
+def table(mixtures):
+    methods = {"spp": SPPWiener(), "half": Halve(), "silent": SilentFirst(), "oracle": OracleWiener.from_mixture}
+    return bench.records(bench.run(methods, mixtures, metrics=METRICS, seed=5))
+
+
+# ------------------------------------------------------------------------- records
+
+
+def test_the_records(table, mixtures):
+    assert len(table) == 2 * 5 * 3
+    assert list(table["method"].unique()) == ["noisy", "spp", "half", "silent", "oracle"]
+    assert list(table["file"][:3]) == ["a", "b", "c"]
+    assert list(table["seed"][:3]) == [5, 6, 7]
+    assert set(table.columns) == {"method", "snr_db", "file", "seed", *METRICS, "rtf", "peak_mb", "why"}
+    at = table.set_index(["method", "snr_db", "file"]).sort_index()
+    for m in mixtures:
+        np.testing.assert_allclose(at.loc[("noisy", m.snr_db), "si_sdr"], m.snr_db, atol=0.6)
+        np.testing.assert_allclose(at.loc[("half", m.snr_db), "si_sdr"], at.loc[("noisy", m.snr_db), "si_sdr"])
+        assert (at.loc[("oracle", m.snr_db), "si_sdr"] > at.loc[("spp", m.snr_db), "si_sdr"]).all()
+        assert math.isnan(at.loc[("silent", m.snr_db, "a"), "si_sdr"])
+        assert at.loc[("silent", m.snr_db, "a"), "why"] == (
+            "si_sdr: the estimate is silent; fwsnrseg: the estimate is silent"
+        )
+        assert at.loc[("silent", m.snr_db, "b"), "why"] == ""
+    assert (table.loc[table["method"] == "noisy", "rtf"] == 0).all()
+    assert (table.loc[table["method"] != "noisy", "rtf"] > 0).all()
+    assert (table.loc[table["method"] != "noisy", "peak_mb"] > 50).all()
+
+
+def test_a_row_is_what_one_gets_alone(table, mixtures):
+    alone = enhance(mixtures[0].noisy[1], SPPWiener(), seed=6)
+    row = table.query("method == 'spp' and snr_db == 0 and file == 'b'").iloc[0]
+    from sepriors.metrics import score
+
+    assert score(mixtures[0].clean[1], alone, names=METRICS).values == dict(row[list(METRICS)])
+
+
+def test_batches_and_seeds(monkeypatch, mixtures):
+    monkeypatch.setattr(bench, "BATCH", 2)
+    half = Halve()
+    frames = list(bench.run({"half": half}, mixtures[:1], metrics=["si_sdr"], seed=100))
+    assert half.batches == [2, 1]
+    assert half.seeds == [100, 101, 102]
+    assert [len(f) for f in frames] == [3, 3]
+
+
+def test_the_truth_is_told_batch_by_batch(monkeypatch, mixtures, table):
+    monkeypatch.setattr(bench, "BATCH", 2)
+    told = []
+
+    def oracle(mixture):
+        told.append(mixture.key)
+        return OracleWiener.from_mixture(mixture)
+
+    got = bench.records(bench.run({"oracle": oracle}, mixtures[:1], metrics=METRICS))
+    assert told == [("a", "b"), ("c",)]
+    expected = table.query("method == 'oracle' and snr_db == 0")
+    pd.testing.assert_frame_equal(
+        got.query("method == 'oracle'")[list(METRICS)].reset_index(drop=True),
+        expected[list(METRICS)].reset_index(drop=True),
+        atol=1e-4,
+    )
+
+
+def test_an_executor_changes_nothing(table, mixtures):
+    with ThreadPoolExecutor(2) as threads:
+        got = bench.records(bench.run({"spp": SPPWiener()}, mixtures, metrics=METRICS, seed=5, executor=threads))
+    expected = table[table["method"].isin(["noisy", "spp"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(got.drop(columns=["rtf", "peak_mb"]), expected.drop(columns=["rtf", "peak_mb"]))
+
+
+def test_it_can_be_stopped_and_asked_for_nonsense(mixtures):
+    frames = bench.run({"half": Halve()}, mixtures, metrics=["si_sdr"])
+    assert list(next(frames)["method"]) == ["noisy"] * 3
+    frames.close()
+    with pytest.raises(ValueError, match="unknown measure 'sisdr'; did you mean si_sdr"):
+        next(bench.run({}, mixtures, metrics=["sisdr"]))
+    one = mixtures[0]._replace(**{k: getattr(mixtures[0], k)[0] for k in ("noisy", "clean", "noise")})
+    with pytest.raises(ValueError, match=r"expected mixtures of many files \(files, N\), got shape \(16000,\)"):
+        next(bench.run({}, [one]))
+
+
+def test_files_without_a_name_are_numbered(mixtures):
+    frame = next(bench.run({}, [mixtures[0]._replace(key=())], metrics=["si_sdr"]))
+    assert list(frame["file"]) == ["0", "1", "2"]
+
+
+# --------------------------------------------------------------------- differences
+
+
+def toy_records():
+    """Two methods, two files, two ratios, chosen so that pairs differ by 1, 2, 3, 4."""
+    rows = []
+    for snr, file, noisy, gain in ((0, "a", 10, 1), (0, "b", 50, 2), (5, "a", 90, 3), (5, "b", 30, 4)):
+        rows.append({"method": "noisy", "snr_db": snr, "file": file, "m": noisy, "rtf": 0.0, "peak_mb": 1.0})
+        rows.append({"method": "up", "snr_db": snr, "file": file, "m": noisy + gain, "rtf": 0.5, "peak_mb": 2.0})
+    return pd.DataFrame(rows)
+
+
+def test_differences_are_paired():
+    table = toy_records().sample(frac=1, random_state=0)  # the order of rows does not matter
+    pairs = bench.paired(table, "m", "up")
+    assert dict(pairs) == {("a", 0): 1, ("a", 5): 3, ("b", 0): 2, ("b", 5): 4}
+    assert dict(bench.paired(table, "m", "noisy", "up")) == {k: -v for k, v in pairs.items()}
+    e = bench.difference(table, "m", "up")
+    assert (e.value, e.low, e.high, e.n) == (2.5, 2.0, 3.0, 2)  # files 2 and 3: their ratios are averaged first
+    assert e.label == "m up − noisy"
+    with pytest.raises(ValueError, match="unknown method 'down' in these records; there are noisy, up"):
+        bench.paired(table, "m", "down")
+
+
+def test_a_missing_value_leaves_its_pair_out():
+    table = toy_records()
+    table.loc[(table["method"] == "up") & (table["file"] == "a"), "m"] = np.nan
+    e = bench.difference(table, "m", "up")
+    assert (e.value, e.n) == (3.0, 1)
+    table.loc[(table["method"] == "noisy") & (table["file"] == "b"), "m"] = np.nan
+    with pytest.raises(ClaimError, match="m up − noisy: expected at least one finite value"):
+        bench.difference(table, "m", "up")
+    assert bench.summary(table, ["m"]).query("method == 'up'")["delta"].isna().all()  # but the table stands
+
+
+def test_the_summary(table):
+    got = bench.summary(table, METRICS).set_index(["method", "snr_db", "metric"])
+    assert len(got) == 5 * 2 * 2
+    for (method, snr, metric), row in got.iterrows():  # noqa: B007  the queries read it
+        values = table.query("method == @method and snr_db == @snr")[metric]
+        expected = bootstrap(values.to_numpy())
+        assert (row["value"], row["low"], row["high"], row["n"]) == expected[:4]
+        assert row["of"] == 3
+        assert row["n"] == (2 if method == "silent" else 3)
+        delta = values.to_numpy() - table.query("method == 'noisy' and snr_db == @snr")[metric].to_numpy()
+        assert row["delta"] == pytest.approx(np.nanmean(delta), abs=1e-9)
+        assert row["delta_low"] <= row["delta"] <= row["delta_high"]
+    assert (got.xs("noisy")["delta"] == 0).all()
+    assert (got.xs("spp")["rtf"] > 0).all()
+
+
+def test_a_method_that_fails_on_every_file(table):
+    broken = table.copy()
+    broken.loc[broken["method"] == "spp", "si_sdr"] = np.nan
+    row = bench.summary(broken, METRICS).query("method == 'spp' and metric == 'si_sdr'")
+    assert list(row["n"]) == [0, 0]
+    assert list(row["of"]) == [3, 3]
+    assert row[["value", "low", "high", "delta"]].isna().all(axis=None)
+    assert row["rtf"].gt(0).all()
+
+
+def test_a_summary_without_noisy_has_no_differences(table):
+    got = bench.summary(table[table["method"] == "spp"], METRICS)
+    assert got["delta"].isna().all()
+    assert got["value"].notna().all()
+
+
+# ---------------------------------------------------------------- cost, provenance
+
+
+def test_cost():
+    with bench.measured(0.001) as cost:
+        block = np.ones(25_000_000)  # 200 MB
+        held = block.sum()
+    low = cost()
+    assert held == 25_000_000
+    with bench.measured() as cost:
+        pass
+    assert cost().seconds < 0.5
+    assert low.peak_mb > 200
+    assert cost().peak_mb > 10  # a block too short for the watcher has a peak, too
+
+
+def test_cost_of_a_block_that_fails():
+    def fails():
+        with bench.measured() as cost:
+            costs.append(cost)
+            raise RuntimeError
+
+    costs = []
+    with pytest.raises(RuntimeError):
+        fails()
+    assert costs[0]().seconds >= 0
+
+
+def test_provenance():
+    facts = bench.provenance(corpus="people", seed=3)
+    assert facts["corpus"] == "people"
+    assert facts["seed"] == 3
+    assert facts["versions"].keys() == {"python", *bench.PACKAGES}
+    assert facts["versions"]["torch"] == torch.__version__
+    assert facts["hardware"].keys() == {"machine", "system", "cores", "cpu", "gpu"}
+    assert facts["hardware"]["cores"] >= 1
+    assert pd.Timestamp(facts["finished"]).tzinfo is not None
+    assert json.loads(json.dumps(facts)) == facts
+
+
+def test_the_commit(monkeypatch):
+    assert bench.commit()
+    monkeypatch.setenv("PATH", "")
+    assert bench.commit() == "unknown"
+
+
+def test_saving(tmp_path, table, monkeypatch):
+    path = tmp_path / "deep" / "bench.json"
+    bench.save(path, table, {"seed": 5, "folder": tmp_path})
+    assert [p.name for p in path.parent.iterdir()] == ["bench.json"]
+    got = json.loads(path.read_text(), parse_constant=pytest.fail)  # NaN is no JSON
+    assert got["seed"] == 5
+    assert got["folder"] == str(tmp_path)
+    assert len(got["records"]) == len(table)
+    assert got["records"][0]["si_sdr"] == pytest.approx(table["si_sdr"][0], abs=1e-6)
+    assert any(row["si_sdr"] is None for row in got["records"])
+
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        bench.save(path, table, {("no", "key"): 1})
+    assert [p.name for p in path.parent.iterdir()] == ["bench.json"]
+    assert path.read_bytes() == before
+
+
+def test_records_of_a_chapter(tmp_path, table, monkeypatch):
+    monkeypatch.delenv("SEPRIORS_BUILD", raising=False)
+    bench.keep("01", "white", table, {})
+    monkeypatch.setenv("SEPRIORS_BUILD", str(tmp_path))
+    bench.keep("01", "white", table, {"seed": 1})
+    assert json.loads((tmp_path / "records/01/bench-white.json").read_text())["seed"] == 1

@@ -1,0 +1,95 @@
+"""The built book in a browser: every page, light and dark, wide and narrow, from the disk with no network."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+HTML = Path(os.environ.get("SEPRIORS_BOOK_HTML", Path(__file__).parents[1] / "_build" / "smoke" / "_build" / "html"))
+PAGES = sorted(HTML.glob("book/*.html")) or [HTML / "book" / "intro.html"]
+CHAPTERS = [page for page in PAGES if page.name[:2].isdigit()]
+pytestmark = pytest.mark.browser
+
+CONTRAST = """() => {
+  const rgb = c => c.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map(v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+      .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+  const behind = e => { for (; e; e = e.parentElement) {
+      const c = rgb(getComputedStyle(e).backgroundColor); if (c.length < 4 || c[3] > .9) return c; } return [255, 255, 255]; };
+  return [...document.querySelectorAll('.bd-article p, .bd-article td, .sp-player button')].filter(e => e.innerText.trim())
+      .map(e => { const [a, b] = [light(rgb(getComputedStyle(e).color)), light(behind(e))].sort((x, y) => y - x);
+                  return [(a + .05) / (b + .05), e.innerText.slice(0, 40)]; }).filter(([ratio]) => ratio < 4.5);
+}"""
+
+
+@pytest.fixture
+def open_page(browser):
+    """Opens a page from the disk, offline; at the end no request may have left the machine and no script have failed."""
+    contexts, asked, wrong = [], [], []
+
+    def go(path, width=1280, theme="light"):
+        context = browser.new_context(viewport={"width": width, "height": 900}, offline=True)
+        context.add_init_script(f"localStorage.mode = localStorage.theme = '{theme}'")
+        contexts.append(context)
+        page = context.new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("requestfailed", lambda request: wrong.append(f"{request.url}: {request.failure}"))
+        page.goto(path.as_uri())
+        page.wait_for_load_state("load")
+        return page
+
+    yield go
+    for context in contexts:
+        context.close()
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert [text for text in wrong if "ERR_ABORTED" not in text] == []  # a media element gives up a range it no longer needs
+
+
+def test_there_are_pages():
+    assert (HTML / "book" / "intro.html").is_file(), f"no book in {HTML}; 'make smoke' builds it"
+    assert CHAPTERS, f"no chapter in {HTML}"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.stem)
+@pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")])
+def test_page_is_readable(open_page, path, width, theme):
+    page = open_page(path, width, theme)
+    assert page.evaluate("document.documentElement.dataset.theme") == theme
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
+    assert page.evaluate(CONTRAST) == []
+    assert page.evaluate("[...document.images].filter(i => !i.complete || !i.naturalWidth || !i.alt.trim()).map(i => i.src)") == []
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+def test_formulas_are_set_offline(open_page, path):
+    page = open_page(path)
+    page.wait_for_selector("mjx-container svg", timeout=20_000)
+    assert page.locator("mjx-merror").count() == 0
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+def test_every_player_of_a_chapter_plays_and_switches(open_page, path):
+    page = open_page(path)
+    players = page.locator(".sp-player")
+    assert players.count() >= 2
+    for i in range(players.count()):
+        player = players.nth(i)
+        player.scroll_into_view_if_needed()
+        player.focus()
+        page.keyboard.press("Space")
+        playing = f"document.querySelectorAll('.sp-player')[{i}].querySelector('audio').currentTime"
+        page.wait_for_function(f"{playing} > 0.1", timeout=20_000)
+        before = page.evaluate(playing)
+        page.keyboard.press("2")
+        assert player.get_by_role("radio").nth(1).get_attribute("aria-checked") == "true"
+        assert page.evaluate(playing) >= before - 0.05, "the switch lost the playhead"
+        page.keyboard.press("Space")
+
+
+def test_ledger_lists_every_claim(open_page):
+    from sepriors.claims import read_claims
+
+    page = open_page(HTML / "book" / "ledger.html")
+    shown = page.locator("table.ledger tbody tr td:first-child").all_inner_texts()
+    assert [text.strip() for text in shown] == list(read_claims(HTML.parents[1] / "_build" / "tree" / "book" / "claims.toml"))
