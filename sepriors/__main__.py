@@ -26,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     a = parser().parse_args(arguments)
     try:
         a.run(a)
+        sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output has seen enough; Python would complain once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError) as error:  # what a user can mend: bad input, a wrong name, a full disk
@@ -338,6 +339,8 @@ def _bench(a: argparse.Namespace) -> None:
         table = bench.records(tqdm(frames, total=len(made) * (len(chosen) + 1), unit="row", disable=None))
     print(opened)
     print(plots.table(bench.summary(table, names), names).T.to_string())
+    print("\nover all SNRs, with 95 % intervals; Δ is against noisy")
+    print(bench.overview(table, names).T.to_string())
     if a.out:
         bench.save(a.out, table, bench.provenance(set=a.set, domain=a.domain, corpus=str(opened), seed=a.seed))
 

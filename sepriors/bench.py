@@ -173,6 +173,21 @@ def _bootstrap(values: pd.Series) -> Estimate:
     return bootstrap(values.to_numpy()) if values.notna().any() else Estimate(math.nan, math.nan, math.nan, 0)
 
 
+def overview(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """A row a method, over all SNRs: mean and difference to noisy of each measure with 95 % intervals, real-time factor, peak memory."""
+    rows = {}
+    for method, group in table.groupby("method", sort=False):
+        row: dict[str, Any] = {}
+        for metric in metrics:
+            if not group[metric].notna().any():
+                continue
+            row[metric] = str(bootstrap(group.groupby("file")[metric].mean().to_numpy()))
+            if method != NOISY:
+                row[f"Δ {metric}"] = str(difference(table, metric, str(method)))
+        rows[method] = {**row, "RTF": f"{group['rtf'].mean():.4f}", "peak MB": f"{group['peak_mb'].max():.0f}"}
+    return pd.DataFrame.from_dict(rows, orient="index").fillna("–")
+
+
 def provenance(**facts: Any) -> dict[str, Any]:
     """What a number needs to be believed: the caller's facts (corpus, seed, ...), commit, hardware, versions, time."""
     return {
@@ -192,14 +207,16 @@ def provenance(**facts: Any) -> dict[str, Any]:
 
 def commit() -> str:
     """The commit of the working tree, '+' where it has changes, or 'unknown' outside a checkout."""
-    where = Path(__file__).resolve().parent
+    here = Path(__file__).resolve()
+
+    def git(*command: str) -> str:
+        return subprocess.run(["git", *command], cwd=here.parent, capture_output=True, text=True).stdout.strip()
+
     try:
-        told = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=10"], cwd=where, capture_output=True, text=True
-        )
+        ours = git("ls-files", here.name)  # else it is installed inside the checkout of something else
+        return (ours and git("describe", "--always", "--dirty=+", "--abbrev=10")) or "unknown"
     except OSError:  # no git on this machine
         return "unknown"
-    return told.stdout.strip() or "unknown"
 
 
 def _cpu_name() -> str:

@@ -278,9 +278,16 @@ def workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def pool() -> ProcessPoolExecutor:
+class Pool(ProcessPoolExecutor):
+    """Processes that leave what still waits when the block is left by an error or Ctrl-C."""
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.shutdown(wait=True, cancel_futures=kind is not None)
+
+
+def pool() -> Pool:
     """A process for each core, with one torch thread each: more threads than cores slow each other many-fold."""
-    return ProcessPoolExecutor(workers(), multiprocessing.get_context("forkserver"), _start_worker)
+    return Pool(workers(), multiprocessing.get_context("forkserver"), _start_worker)
 
 
 def _start_worker() -> None:

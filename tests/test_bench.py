@@ -2,6 +2,7 @@
 
 import json
 import math
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -244,10 +245,29 @@ def test_provenance():
     assert json.loads(json.dumps(facts)) == facts
 
 
-def test_the_commit(monkeypatch):
+def test_the_commit(monkeypatch, tmp_path):
+    def git(*command):
+        who = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+        subprocess.run(["git", *who, *command], cwd=tmp_path, check=True, capture_output=True)
+
     assert bench.commit()
+    monkeypatch.setattr(bench, "__file__", str(tmp_path / "site-packages" / "bench.py"))
+    (tmp_path / "site-packages").mkdir()
+    (tmp_path / "site-packages" / "bench.py").touch()
+    (tmp_path / "theirs.py").touch()
+    assert bench.commit() == "unknown"  # no checkout
+    git("init")
+    git("add", "theirs.py")
+    git("commit", "-m", "theirs")
+    assert bench.commit() == "unknown"  # somebody else's, into which this was installed
+    git("add", ".")
+    git("commit", "-m", "ours")
+    clean = bench.commit()
+    assert len(clean) == 10
+    (tmp_path / "theirs.py").write_text("changed")
+    assert bench.commit() == clean + "+"
     monkeypatch.setenv("PATH", "")
-    assert bench.commit() == "unknown"
+    assert bench.commit() == "unknown"  # no git
 
 
 def test_saving(tmp_path, table, monkeypatch):
