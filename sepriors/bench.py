@@ -136,13 +136,19 @@ def paired(table: pd.DataFrame, metric: str, method: str, against: str = NOISY) 
     return wide[method] - wide[against]
 
 
+def estimate(by_file: pd.Series, label: str = "") -> Estimate:
+    """Mean over files, with an interval over the noise recordings behind them: the part of a file's key after '+'."""
+    recordings = [str(file).rsplit("+", 1)[-1] for file in by_file.index]
+    return bootstrap(by_file.to_numpy(), label, groups=recordings)
+
+
 def difference(table: pd.DataFrame, metric: str, method: str, against: str = NOISY, label: str = "") -> Estimate:
-    """Mean paired difference with its bootstrap interval over files.
+    """Mean paired difference with its bootstrap interval over noise recordings, see `estimate`.
 
     A file's SNRs are averaged first, since they share their luck. Raises ClaimError where no file has both values.
     """
     by_file = paired(table, metric, method, against).groupby("file").mean()
-    return bootstrap(by_file.to_numpy(), label or f"{metric} {method} − {against}")
+    return estimate(by_file, label or f"{metric} {method} − {against}")
 
 
 def summary(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
@@ -154,9 +160,10 @@ def summary(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     for (snr, method), group in table.groupby(["snr_db", "method"], sort=False):
         at_snr = table[table["snr_db"] == snr]
         for metric in metrics:
-            mean = _bootstrap(group[metric])
+            mean = _bootstrap(group.set_index("file")[metric])
             beside = NOISY in set(at_snr["method"])
-            delta = _bootstrap(paired(at_snr, metric, str(method)) if beside else pd.Series(dtype=float))
+            gain = paired(at_snr, metric, str(method)).droplevel("snr_db") if beside else pd.Series(dtype=float)
+            delta = _bootstrap(gain)
             rows.append(
                 {
                     "method": method, "snr_db": snr, "metric": metric, "value": mean.value, "low": mean.low,
@@ -170,22 +177,32 @@ def summary(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
 
 def _bootstrap(values: pd.Series) -> Estimate:
     """The mean and its interval, or NaN from no file: a row of a table must not stop the table."""
-    return bootstrap(values.to_numpy()) if values.notna().any() else Estimate(math.nan, math.nan, math.nan, 0)
+    return estimate(values) if values.notna().any() else Estimate(math.nan, math.nan, math.nan, 0)
 
 
 def overview(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    """A row a method, over all SNRs: mean and difference to noisy of each measure with 95 % intervals, real-time factor, peak memory."""
+    """A row a method, over all SNRs: each measure and its difference to noisy with 95 % intervals, RTF, peak memory.
+
+    A file counts if it has a value at every SNR; where some have not, '(n/of)' says how many do, '–' that none does.
+    """
     rows = {}
     for method, group in table.groupby("method", sort=False):
         row: dict[str, Any] = {}
         for metric in metrics:
-            if not group[metric].notna().any():
-                continue
-            row[metric] = str(bootstrap(group.groupby("file")[metric].mean().to_numpy()))
-            if method != NOISY:
-                row[f"Δ {metric}"] = str(difference(table, metric, str(method)))
+            row[metric] = _shown(group.set_index("file")[metric])
+            if method != NOISY and NOISY in set(table["method"]):
+                row[f"Δ {metric}"] = _shown(paired(table, metric, str(method)))
         rows[method] = {**row, "RTF": f"{group['rtf'].mean():.4f}", "peak MB": f"{group['peak_mb'].max():.0f}"}
     return pd.DataFrame.from_dict(rows, orient="index").fillna("–")
+
+
+def _shown(values: pd.Series) -> str:
+    """Mean and interval over files, each file's SNRs averaged, as people print it."""
+    by_file = values.groupby("file").agg(lambda x: x.mean(skipna=False))
+    estimate = _bootstrap(by_file)
+    if not estimate.n:
+        return "–"
+    return str(estimate) if estimate.n == len(by_file) else f"{estimate} ({estimate.n}/{len(by_file)})"
 
 
 def provenance(**facts: Any) -> dict[str, Any]:

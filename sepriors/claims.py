@@ -36,21 +36,36 @@ class ClaimError(ValueError):
 
 
 def bootstrap(
-    values: Sequence[float] | np.ndarray, label: str = "", *, resamples: int = 2000, seed: int = 0
+    values: Sequence[float] | np.ndarray,
+    label: str = "",
+    *,
+    groups: Sequence[str] | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> Estimate:
-    """Mean with its 95 % percentile bootstrap interval over files (Efron & Tibshirani, 1993, ch. 13).
+    """Mean with its 95 % percentile bootstrap interval (Efron & Tibshirani, 1993, ch. 13).
 
-    NaN is left out, and n says so. Raises ClaimError where no finite value is left.
+    Files are resampled; with `groups`, one name a file, whole groups are (Davison & Hinkley, 1997, § 3.8), since six
+    excerpts of one recording are not six recordings. A single group gives no interval: low and high are NaN. A value
+    that is NaN is left out, and n says so. Raises ClaimError where no finite value is left.
 
     >>> bootstrap([1.0, 1.0, 1.0])
     Estimate(value=1.0, low=1.0, high=1.0, n=3, label='')
+    >>> bootstrap([1.0, 2.0], groups=["street", "street"])
+    Estimate(value=1.5, low=nan, high=nan, n=2, label='')
     """
     x = np.asarray(values, dtype=float)
-    x = x[np.isfinite(x)]
-    if not len(x):
+    finite = np.isfinite(x)
+    if not finite.any():
         raise ClaimError(f"{label or 'evidence'}: expected at least one finite value, got none")
-    means = x[np.random.default_rng(seed).integers(len(x), size=(resamples, len(x)))].mean(1)
-    low, high = np.quantile(means, [0.025, 0.975])
+    names = np.arange(len(x)) if groups is None else np.asarray(groups)
+    _, place = np.unique(names[finite], return_inverse=True)
+    x = x[finite]
+    sums, counts = np.bincount(place, x), np.bincount(place)
+    if groups is not None and len(sums) == 1:
+        return Estimate(float(x.mean()), np.nan, np.nan, len(x), label)
+    drawn = np.random.default_rng(seed).integers(len(sums), size=(resamples, len(sums)))
+    low, high = np.quantile(sums[drawn].sum(1) / counts[drawn].sum(1), [0.025, 0.975])
     return Estimate(float(x.mean()), float(low), float(high), len(x), label)
 
 
@@ -139,7 +154,8 @@ class Ledger:
         self.verdicts[id] = {
             "id": id,
             "verdict": verdict,
-            "evidence": [e._asdict() for e in evidence],
+            # JSON has no NaN
+            "evidence": [{k: None if v != v else v for k, v in e._asdict().items()} for e in evidence],
             "predicate": f"every interval {bound}{' ' + unit if unit else ''}",
             "unit": unit,
             "reason": reason if verdict != "holds" else "",
@@ -155,10 +171,11 @@ class Ledger:
 
     def _repr_html_(self) -> str:
         def measured(v: dict[str, Any]) -> str:
-            lines = [
-                f"{escape(e['label'])}: {e['value']:.3g} [{e['low']:.3g}, {e['high']:.3g}], n = {e['n']}".replace("-", "−")
-                for e in v["evidence"]
-            ]
+            lines = []
+            for e in v["evidence"]:
+                interval = "no interval" if e["low"] is None else f"[{e['low']:.3g}, {e['high']:.3g}]"
+                figures = f"{e['value']:.3g} {interval}, n = {e['n']}".replace("-", "−")
+                lines.append(f"{escape(e['label'])}: {figures}")
             items = "".join(f"<li>{line}</li>" for line in lines)
             if len(lines) > 3:
                 return f"<details><summary>{len(lines)} measurements</summary><ul>{items}</ul></details>"

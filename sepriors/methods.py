@@ -65,7 +65,7 @@ class ISNMF:
     rank: int = 8
     iterations: int = 100
     speech_level: float = NMFE._field_defaults["level"]  # where the speech's activations start, see `em.NMFE`
-    at_once: int = 4  # utterances that `enhance` takes at once on a CPU: more fall out of its cache and are a third slower
+    at_once: int = 4  # utterances that `enhance` takes at once on a CPU: more fall out of its cache, a third slower
 
     def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
         X = self.stft(x)
@@ -157,8 +157,9 @@ def enhance(x: torch.Tensor, method: Method, seed: int | Sequence[int] = 0) -> t
     batch = x.reshape(-1, x.shape[-1])
     each = generators(seed, len(batch), x.device)
     size = getattr(method, "at_once", len(batch)) if x.device.type == "cpu" else len(batch)
+    parts = [slice(i, i + size) for i in range(0, len(batch), size)]
     with torch.inference_mode():
-        estimates = [_last(method(batch[i : i + size], generators=each[i : i + size])) for i in range(0, len(batch), size)]
+        estimates = [_last(method(batch[part], generators=each[part])) for part in parts]
     return torch.cat(estimates).reshape(x.shape).clone()
 
 

@@ -312,7 +312,7 @@ def score_many(
         return
     try:
         while chunk := list(islice(as_arrays, 256)):  # a bounded number of signals wait in the queue
-            yield from executor.map(_score_arrays, chunk, repeat(sample_rate), repeat(names), chunksize=4)
+            yield from executor.map(_score_arrays, chunk, repeat(sample_rate), repeat(names))
     except BrokenExecutor as error:
         raise MetricError(f"a process that measured died ({error}); is the memory full?") from error
 

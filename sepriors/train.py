@@ -60,7 +60,7 @@ def train(
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Train the bases of a card on the training split; returns the tensors and the facts for its card."""
     made = recipe(name)
-    P, facts = _white(made, seed) if made.kind == "white" else _spectra(made, corpora, seed, progress)
+    P, facts = _white(made, seed) if made.kind == "white" else spectra(made, corpora, seed, progress)
     start = time.perf_counter()
     model = nmf.init(P, made.rank, generators(seed, 1))
     for _ in tqdm(range(made.iterations), desc=name, disable=not progress):
@@ -68,8 +68,8 @@ def train(
     return {"W": model.W[0]}, {**facts, "train_seconds": round(time.perf_counter() - start, 1), "seed": seed}
 
 
-def _spectra(made: NMFRecipe, corpora: Corpora, seed: int, progress: bool) -> tuple[torch.Tensor, dict[str, Any]]:
-    """Power spectra (1, F, T) of training files in random order, until there are enough minutes of them."""
+def spectra(made: NMFRecipe, corpora: Corpora, seed: int, progress: bool) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Power spectra (1, F, T) of training files in random order, until there are enough minutes, and what they were."""
     rows = corpora.select(kind=made.kind, split="train", **made.select).sample(frac=1, random_state=seed)
     if rows.empty:
         raise CorpusError(f"expected training files of {dict(made.select) or made.kind}, got none; {corpora}")

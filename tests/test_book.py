@@ -15,8 +15,10 @@ CONTRAST = """() => {
   const light = ([r, g, b]) => [r, g, b].map(v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
       .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
   const behind = e => { for (; e; e = e.parentElement) {
-      const c = rgb(getComputedStyle(e).backgroundColor); if (c.length < 4 || c[3] > .9) return c; } return [255, 255, 255]; };
-  return [...document.querySelectorAll('.bd-article p, .bd-article td, .sp-player button')].filter(e => e.innerText.trim())
+      const c = rgb(getComputedStyle(e).backgroundColor); if (c.length < 4 || c[3] > .9) return c; }
+      return [255, 255, 255]; };
+  return [...document.querySelectorAll('.bd-article p, .bd-article td, .sp-player button')]
+      .filter(e => e.innerText.trim())
       .map(e => { const [a, b] = [light(rgb(getComputedStyle(e).color)), light(behind(e))].sort((x, y) => y - x);
                   return [(a + .05) / (b + .05), e.innerText.slice(0, 40)]; }).filter(([ratio]) => ratio < 4.5);
 }"""
@@ -24,7 +26,7 @@ CONTRAST = """() => {
 
 @pytest.fixture
 def open_page(browser):
-    """Opens a page from the disk, offline; at the end no request may have left the machine and no script have failed."""
+    """Opens a page from the disk, offline; in the end no request may have left the machine, no script have failed."""
     contexts, asked, wrong = [], [], []
 
     def go(path, width=1280, theme="light"):
@@ -43,7 +45,8 @@ def open_page(browser):
     for context in contexts:
         context.close()
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
-    assert [text for text in wrong if "ERR_ABORTED" not in text] == []  # a media element gives up a range it no longer needs
+    # a media element gives up a range that it no longer needs
+    assert [text for text in wrong if "ERR_ABORTED" not in text] == []
 
 
 def test_there_are_pages():
@@ -58,7 +61,8 @@ def test_page_is_readable(open_page, path, width, theme):
     assert page.evaluate("document.documentElement.dataset.theme") == theme
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
     assert page.evaluate(CONTRAST) == []
-    assert page.evaluate("[...document.images].filter(i => !i.complete || !i.naturalWidth || !i.alt.trim()).map(i => i.src)") == []
+    broken = "[...document.images].filter(i => !i.complete || !i.naturalWidth || !i.alt.trim()).map(i => i.src)"
+    assert page.evaluate(broken) == []
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
@@ -92,4 +96,4 @@ def test_ledger_lists_every_claim(open_page):
 
     page = open_page(HTML / "book" / "ledger.html")
     shown = page.locator("table.ledger tbody tr td:first-child").all_inner_texts()
-    assert [text.strip() for text in shown] == list(read_claims(HTML.parents[1] / "_build" / "tree" / "book" / "claims.toml"))
+    assert [text.strip() for text in shown] == list(read_claims(HTML.parent / "tree" / "book" / "claims.toml"))

@@ -15,7 +15,7 @@ CLAIMS = {
     "2a": {"id": "2a", "source": "x", "statement": "round", "published": "4", "chapter": "02"},
 }
 REAL = {"profile": "book", "is_real": True, "corpus": "people"}
-UP, DOWN, BOTH = Estimate(2, 1, 3, 9, "up"), Estimate(-2, -3, -1, 9, "down"), Estimate(0, -1, 1, 9, "both")
+UP, DOWN, BOTH = Estimate(2, 1, 3, 9, "si-sdr"), Estimate(-2, -3, -1, 9, "down"), Estimate(0, -1, 1, 9, "both")
 
 
 # ----------------------------------------------------------------------- intervals
@@ -51,6 +51,28 @@ def test_what_is_no_number_is_left_out_and_counted():
     for nothing in ([], [math.nan, math.inf]):
         with pytest.raises(ClaimError, match="delta: expected at least one finite value, got none"):
             bootstrap(nothing, "delta")
+
+
+def test_groups_are_drawn_whole():
+    """Excerpts of one recording are not so many recordings: the interval is that of the recordings' means."""
+    rng = np.random.default_rng(0)
+    means = rng.normal(0, 1, 30)
+    x, names = np.repeat(means, 6), np.repeat([f"recording {i}" for i in range(30)], 6)
+    grouped, alone, apart = bootstrap(x, groups=names), bootstrap(means), bootstrap(x)
+    assert grouped.value == pytest.approx(alone.value)
+    assert grouped.n == 180
+    assert grouped.high - grouped.low == pytest.approx(alone.high - alone.low, rel=0.1)
+    assert grouped.high - grouped.low > 2 * (apart.high - apart.low)
+    assert bootstrap(x, groups=[str(i) for i in range(180)]).low == pytest.approx(apart.low, abs=0.05)
+    assert bootstrap([*x, math.nan], groups=[*names, "gone"]) == grouped  # a group with no value is no group
+
+
+def test_one_group_has_no_interval_and_carries_no_verdict():
+    e = bootstrap([1.0, 2.0, 3.0], groups=["a", "a", "a"])
+    assert (e.value, e.n) == (2.0, 3)
+    assert math.isnan(e.low)
+    assert math.isnan(e.high)
+    assert judge([e], above=0) == judge([e], below=0) == "not judged"
 
 
 def test_how_an_estimate_reads():
@@ -118,7 +140,9 @@ def test_a_chapter_judges_its_claims():
         "an interval holds the bound: undecided on 9 files. More files would tell."
     )
     html = ledger._repr_html_()
-    for text in ("up &amp; up", "&lt;2&gt;", "<strong>fails</strong>", "because", "[1, 3]", "every interval below 0"):
+    for text in ("up &amp; up", "&lt;2&gt;", "<strong>fails</strong>", "because"):
+        assert text in html
+    for text in ("si-sdr: 2 [1, 3], n = 9", "down: −2 [−3, −1], n = 9"):
         assert text in html
 
 

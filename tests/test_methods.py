@@ -35,13 +35,13 @@ def method(request, made):
 
 
 def test_alone_or_in_company_to_the_last_bit(method):
-    x = noisy(4).noisy
+    x = noisy(6).noisy  # more than a method takes at once
     together = enhance(x, method, seed=3)
     for row, expected in zip(x, together, strict=True):
         assert enhance(row, method, seed=3).equal(expected)
         assert enhance(row[None], method, seed=3)[0].equal(expected)
     assert enhance(x[1:3], method, seed=3).equal(together[1:3])
-    assert enhance(x.reshape(2, 2, -1), method, seed=3).equal(together.reshape(2, 2, -1))
+    assert enhance(x.reshape(2, 3, -1), method, seed=3).equal(together.reshape(2, 3, -1))
 
 
 def test_a_seed_for_each_utterance(method):

@@ -55,7 +55,7 @@ def test_only_training_files_and_only_loud_frames_of_speech(toy):
 
     watched = Watched(toy.root, toy.table, "folder")
     made = train.RECIPES["nmf-speech"]
-    P, facts = train._spectra(made, watched, 0, False)
+    P, facts = train.spectra(made, watched, 0, False)
     assert len(read) == facts["files"] == 6
     assert all(path.startswith("speech/train/") for path in read)
     assert P.shape[-1] < 6 * made.stft(torch.zeros(32000)).shape[-1]
@@ -65,9 +65,9 @@ def test_only_training_files_and_only_loud_frames_of_speech(toy):
 
 def test_minutes_are_a_limit_but_one_file_is_always_taken(toy):
     made = train.replace(train.RECIPES["nmf-speech"], minutes=5 / 60)
-    assert train._spectra(made, toy, 0, False)[1]["files"] == 2  # of 2 s each
+    assert train.spectra(made, toy, 0, False)[1]["files"] == 2  # of 2 s each
     made = train.replace(made, minutes=1 / 60)
-    assert train._spectra(made, toy, 0, False)[1]["files"] == 1
+    assert train.spectra(made, toy, 0, False)[1]["files"] == 1
 
 
 def test_white_noise_is_at_several_powers():
