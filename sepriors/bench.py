@@ -192,7 +192,7 @@ def overview(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
             row[metric] = _shown(group.set_index("file")[metric])
             if method != NOISY and NOISY in set(table["method"]):
                 row[f"Δ {metric}"] = _shown(paired(table, metric, str(method)))
-        rows[method] = {**row, "RTF": f"{group['rtf'].mean():.4f}", "peak MB": f"{group['peak_mb'].max():.0f}"}
+        rows[method] = {**row, "RTF": f"{group['rtf'].mean():.4f}", "process peak MB": f"{group['peak_mb'].max():.0f}"}
     return pd.DataFrame.from_dict(rows, orient="index").fillna("–")
 
 

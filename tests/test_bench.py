@@ -208,7 +208,7 @@ def test_a_summary_without_noisy_has_no_differences(table):
 def test_the_overview(table):
     got = bench.overview(table, METRICS)
     assert list(got.index) == ["noisy", "spp", "half", "silent", "oracle"]
-    assert list(got.columns) == ["si_sdr", "fwsnrseg", "RTF", "peak MB", "Δ si_sdr", "Δ fwsnrseg"]
+    assert list(got.columns) == ["si_sdr", "fwsnrseg", "RTF", "process peak MB", "Δ si_sdr", "Δ fwsnrseg"]
     by_file = table.query("method == 'spp'").groupby("file")["si_sdr"].mean()
     assert got.loc["spp", "si_sdr"] == str(bootstrap(by_file.to_numpy()))
     assert got.loc["spp", "Δ si_sdr"] == str(bench.difference(table, "si_sdr", "spp"))
@@ -220,7 +220,7 @@ def test_the_overview(table):
     broken.loc[broken["method"] == "half", "si_sdr"] = np.nan
     assert (bench.overview(broken, METRICS).loc[["spp", "half"], ["si_sdr", "Δ si_sdr"]] == "–").all(axis=None)
     alone = bench.overview(table[table["method"] == "spp"], METRICS)
-    assert list(alone.columns) == ["si_sdr", "fwsnrseg", "RTF", "peak MB"]
+    assert list(alone.columns) == ["si_sdr", "fwsnrseg", "RTF", "process peak MB"]
 
 
 # ---------------------------------------------------------------- cost, provenance
