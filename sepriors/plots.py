@@ -54,7 +54,7 @@ def spectrograms(
     top = max(float(level.max()) for level in levels.values())
     columns = min(columns, len(levels))
     rows = -(-len(levels) // columns)
-    with plt.rc_context(STYLE | {"figure.dpi": 80, "savefig.dpi": 80}):  # noise compresses badly: keep it few pixels
+    with plt.rc_context(STYLE | {"figure.dpi": 72, "savefig.dpi": 72}):  # noise compresses badly: few pixels,
         figure, axes = plt.subplots(
             rows,
             columns,
@@ -69,8 +69,9 @@ def spectrograms(
         for ax, (name, level) in zip(axes.flat, levels.items(), strict=False):
             seconds = level.shape[-1] * stft.hop / stft.sample_rate
             extent = (0.0, seconds, 0.0, stft.sample_rate / 2000)
+            # and steps of 3 dB, fewer than the eye tells on this scale
             place = {"origin": "lower", "aspect": "auto", "extent": extent}
-            image = ax.imshow((level - top).numpy(), vmin=-range_db, vmax=0, cmap="magma", **place)
+            image = ax.imshow(3 * ((level - top) / 3).round().numpy(), vmin=-range_db, vmax=0, cmap="magma", **place)
             ax.set_title(name)
             ax.grid(False)
         for ax in axes[-1]:
