@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 import os
 import tomllib
 from collections.abc import Mapping
@@ -46,9 +47,14 @@ def sha256(path: Path) -> str:
 
 
 def save(path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor], config: Mapping[str, str]) -> None:
-    """Write tensors with their configuration, whole or not at all."""
+    """Write tensors with their configuration, whole or not at all; the same content gives the same bytes.
+
+    The configuration is one JSON text in the metadata: safetensors writes several entries in random order, which would
+    change the sha256 from one training to the next.
+    """
     with whole(path) as part:
-        safetensors.torch.save_file({k: v.contiguous() for k, v in tensors.items()}, part, dict(config))
+        metadata = {"config": json.dumps(dict(config), sort_keys=True)}
+        safetensors.torch.save_file({k: v.contiguous() for k, v in tensors.items()}, part, metadata)
 
 
 def load(name: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> Weights:
@@ -77,6 +83,7 @@ def load(name: str | os.PathLike[str], *, device: torch.device | str = "cpu") ->
         raise WeightsError(f"{path}: no such weights")
     try:
         with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
-            return Weights({key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {})  # noqa: SIM118
+            config = json.loads((file.metadata() or {}).get("config", "{}"))
+            return Weights({key: file.get_tensor(key) for key in file.keys()}, config)  # noqa: SIM118
     except safetensors.SafetensorError as error:
         raise WeightsError(f"{path}: expected a whole safetensors file, got {error}") from error

@@ -138,3 +138,14 @@ def test_a_pickle_is_not_loaded(tmp_path):
     torch.save({"W": torch.zeros(3)}, path)
     with pytest.raises(WeightsError, match="expected a whole safetensors file"):
         load(path)
+
+
+def test_the_same_content_gives_the_same_bytes(tmp_path):
+    """Else no training could reproduce the sha256 of its card."""
+    config = dict.fromkeys("abcdefgh", "1")
+    digests = set()
+    for i in range(8):
+        weights.save(tmp_path / f"{i}.safetensors", {"W": torch.ones(2, 3)}, config)
+        digests.add(weights.sha256(tmp_path / f"{i}.safetensors"))
+    assert len(digests) == 1
+    assert weights.load(tmp_path / "0.safetensors").config == config
