@@ -13,7 +13,8 @@ One alphabet, in the package as in the book:
 from importlib import import_module
 from typing import Any
 
-from .methods import ISNMF, METHODS, OracleWiener, SPPWiener, enhance, make
+from . import priors
+from .methods import ISNMF, METHODS, OracleWiener, SPPWiener, VarianceEM, enhance, make
 from .mixing import Mixture, mix
 from .stft import STFT
 from .weights import load

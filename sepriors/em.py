@@ -7,9 +7,11 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from . import gaussian, nmf
+from . import gaussian, mcmc, nmf
+from .latent import Latent
 from .nmf import NMF
-from .rng import Generators
+from .priors import VariancePrior
+from .rng import Generators, fork
 
 
 class Expectation(NamedTuple):
@@ -85,3 +87,132 @@ class NMFState(NamedTuple):
     P: torch.Tensor
     speech: NMF
     V_s: torch.Tensor
+
+
+class Decoder:
+    """Variances of a prior at some z, once for all that ask about the same z: a decoder is the dearest part of a round.
+
+    The M-step of a round, its gain, and the first gradient of the next round all look at the same draws. One draw after
+    the other, since the temporary arrays of one stay in a processor's cache and those of ten do not.
+    """
+
+    def __init__(self, prior: VariancePrior) -> None:
+        self.prior = prior
+        self._asked: torch.Tensor | None = None
+
+    def variance(self, z: torch.Tensor) -> torch.Tensor:
+        """V_s(z), (R, B, F, T)."""
+        if z is not self._asked:
+            with torch.inference_mode(False), torch.enable_grad():
+                self._leaves = [draw.detach().clone().requires_grad_() for draw in z]
+                self._log_V = [self.prior.log_variance(leaf) for leaf in self._leaves]
+            self._V = torch.stack([log_V.detach().exp() for log_V in self._log_V])
+            self._asked = z
+        return self._V
+
+    def pullback(self, z: torch.Tensor, slope: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """The gradient of sum(slope × log V_s(z)), (R, B, L, T), where `slope` makes of a draw's V_s an array like it."""
+        slopes = (slope(V) for V in self.variance(z))
+        triples = zip(self._log_V, self._leaves, slopes, strict=True)
+        return torch.stack([torch.autograd.grad(log_V, leaf, s, retain_graph=True)[0] for log_V, leaf, s in triples])
+
+
+class VariancePosterior(NamedTuple):
+    r"""What a sampler sees: $\log p(x \mid z) + \log p(z)$ with $x \sim \mathcal{N}_c(0, g V_s(z) + V_n)$, and its gradient.
+
+    P, V_n (B, F, T), gain (B, 1, T); z (R, B, L, T).
+    """
+
+    decoder: Decoder
+    P: torch.Tensor
+    V_n: torch.Tensor
+    gain: torch.Tensor
+
+    def variance(self, z: torch.Tensor) -> torch.Tensor:
+        """g V_s(z), (R, B, F, T)."""
+        return self.gain * self.decoder.variance(z)
+
+    def logp(self, z: torch.Tensor) -> torch.Tensor:
+        """Of each chain, so with the shape of `prior.log_prior`."""
+        log_prior = self.decoder.prior.log_prior(z)
+        likelihood = gaussian.log_likelihood(self.P, self.variance(z).add_(self.V_n), dim=-2)
+        return log_prior + (likelihood if likelihood.ndim == log_prior.ndim else likelihood.sum(-1))
+
+    def likelihood_score(self, z: torch.Tensor) -> torch.Tensor:
+        r"""$\nabla_z \log p(x \mid z) = \nabla_z \log V_s \cdot G (P / V_x - 1)$ with $G = g V_s / V_x$: no logarithm, no sum."""
+        V_n = self.V_n.clamp_min(gaussian.FLOOR)
+
+        def slope(V: torch.Tensor) -> torch.Tensor:
+            V_s = self.gain * V
+            V_x = V_s + V_n
+            return (self.P / V_x).sub_(1).mul_(V_s.div_(V_x))
+
+        return self.decoder.pullback(z, slope)
+
+    def score(self, z: torch.Tensor) -> torch.Tensor:
+        return self.likelihood_score(z) + mcmc.Density(self.decoder.prior.log_prior).score(z)
+
+
+class VarianceE(NamedTuple):
+    """E-step of a variance prior: some use of the posterior of its latent variables, and a gain for each frame.
+
+    The gain (Leglaive, Girin & Horaud, 2018, § 2.3) frees the prior of the level at which it was trained. It belongs to
+    the speech, so it is updated here, by the rule of the noise's activations (eq. 27).
+    """
+
+    prior: VariancePrior
+    latent: Latent
+    gain: bool = True
+    level: float = 1.0  # of the speech at the start
+
+    def start(self, X: torch.Tensor, generators: Generators) -> VarianceState:
+        P = X.abs().square()
+        latent = self.latent.start(self.prior, P, generators)
+        return VarianceState(P, Decoder(self.prior), latent, torch.full_like(P[:, :1], self.level), generators)
+
+    def __call__(
+        self, X: torch.Tensor, V_n: torch.Tensor, state: VarianceState
+    ) -> tuple[VarianceState, Expectation]:
+        P, decoder, latent, gain, generators = state
+        posterior = VariancePosterior(decoder, P, V_n, gain)
+        draws, latent = self.latent(posterior, latent, generators)
+        V_s = posterior.variance(draws)
+        if self.gain:
+            change = update_gain(P, V_s, V_n)
+            gain, V_s = gain * change, V_s.mul_(change)
+        state = VarianceState(P, decoder, latent, gain, generators)
+        return state, Expectation(P.expand(len(draws), *P.shape), V_s, lambda: self._estimate(X, V_n, state))
+
+    def _estimate(self, X: torch.Tensor, V_n: torch.Tensor, state: VarianceState) -> torch.Tensor:
+        """The Wiener filter averaged over the posterior; its draws leave the generators where they are."""
+        posterior = VariancePosterior(Decoder(self.prior), state.P, V_n, state.gain)
+        draws = self.latent.final(posterior, state.latent, fork(state.generators))
+        return sum(gaussian.wiener(X, posterior.variance(z), V_n) for z in draws.split(1))[0] / len(draws)
+
+
+class VarianceState(NamedTuple):
+    """The mixture's power (B, F, T), the prior's decoder, the latent variables' state, the gains (B, 1, T), the generators."""
+
+    P: torch.Tensor
+    decoder: Decoder
+    latent: Any
+    gain: torch.Tensor
+    generators: Generators
+
+
+def update_gain(P: torch.Tensor, V_s: torch.Tensor, V_n: torch.Tensor, floor: float = gaussian.FLOOR) -> torch.Tensor:
+    r"""The factor by which each frame's gain changes, which never lowers the likelihood of the draws.
+
+    Majorise-minimise, as for an NMF with one activation a frame (Leglaive, Girin & Horaud, 2018, eq. 27), V_s with the gain
+    in it: $\Big( \sum_{rf} P V_s V_x^{-2} / \sum_{rf} V_s V_x^{-1} \Big)^{1/2}$.
+
+    P, V_n (B, F, T), V_s (R, B, F, T) -> (B, 1, T). A silent frame's gain falls and stops above zero.
+    """
+    up, down = torch.zeros_like(P[:, :1]), torch.zeros_like(P[:, :1])
+    V_n = V_n.clamp_min(floor)
+    for V in V_s:  # a draw at a time, in cache
+        V_x = V + V_n
+        G = V / V_x
+        down += G.sum(-2, keepdim=True)
+        up += G.mul_(P).div_(V_x).sum(-2, keepdim=True)
+    return (up.clamp_min(floor) / down.clamp_min(floor)).sqrt()

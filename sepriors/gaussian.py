@@ -25,14 +25,17 @@ def is_divergence(P: torch.Tensor, V: torch.Tensor, floor: float = FLOOR) -> tor
     return (ratio - ratio.log() - 1).sum((-2, -1))
 
 
-def log_likelihood(P: torch.Tensor, V: torch.Tensor, floor: float = FLOOR) -> torch.Tensor:
+def log_likelihood(
+    P: torch.Tensor, V: torch.Tensor, floor: float = FLOOR, dim: int | tuple[int, ...] = (-2, -1)
+) -> torch.Tensor:
     r"""Log-likelihood $-\sum_{ft} \log \pi V + P/V$ of $x \sim \mathcal{N}_c(0, V)$ with $P = |x|^2$, nats.
 
-    P power (..., F, T), V variance (..., F, T) -> (...), floored as in `is_divergence`. Up to the
+    P power (..., F, T), V variance (..., F, T) -> (...), or with `dim=-2` of each frame (..., T); floored as in
+    `is_divergence`. Up to the
     constant $\sum_{ft} 1 + \log \pi P$ it is minus `is_divergence` (Févotte et al., 2009, theorem 1).
     """
     V = V.clamp_min(floor)
-    return -(math.log(math.pi) + V.log() + P.clamp_min(floor) / V).sum((-2, -1))
+    return -(math.log(math.pi) + V.log() + P.clamp_min(floor) / V).sum(dim)
 
 
 def wiener(X: torch.Tensor, V_s: torch.Tensor, V_n: torch.Tensor, floor: float = FLOOR) -> torch.Tensor:

@@ -13,8 +13,11 @@ import torch
 
 from . import gaussian, nmf, spp
 from .audio import check
-from .em import NMFE, Step, em
+from .em import NMFE, Step, VarianceE, em
+from .latent import MCMC, Latent, PointEstimate, Variational
+from .mcmc import Langevin, RandomWalk
 from .mixing import Mixture
+from .priors import VariancePrior
 from .rng import Generators, generators
 from .stft import STFT
 from .weights import load
@@ -77,6 +80,35 @@ class ISNMF:
 
 
 @dataclass(frozen=True, eq=False)
+class VarianceEM:
+    """Expectation-maximisation with a variance prior and a noise NMF (`vae-mcem`, `vae-ldem`, `vae-peem`, `vae-vem`).
+
+    Leglaive, Girin & Horaud (2018). What `latent` does with the posterior is all that these methods differ in. Each
+    mixture is scaled to a peak of 1, as the speech was that the prior has seen. Without `noise_bases` the noise's bases
+    are learned from the mixture itself, `rank` of them; with them only the activations are (Shi et al., 2021).
+    """
+
+    prior: VariancePrior
+    latent: Latent
+    rank: int = 8
+    iterations: int = 100
+    noise_bases: torch.Tensor | None = None  # (F, K) or None
+    gain: bool = True
+    level: float = 1.0
+    at_once: int = 4  # utterances that `enhance` takes at once on a CPU
+
+    def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
+        stft = self.prior.stft
+        peak = x.abs().amax(-1, keepdim=True).clamp_min(1e-8)  # silence stays silence
+        X = stft(x / peak)
+        W_n = None if self.noise_bases is None else self.noise_bases.to(x)
+        noise = nmf.init(X.abs().square(), self.rank, generators, W_n)
+        speech = VarianceE(self.prior, self.latent, self.gain, self.level)
+        for step in em(X, speech, noise, iterations=self.iterations, generators=generators, bases=W_n is None):
+            yield step._replace(estimate=partial(_scaled, step.estimate, stft, x.shape[-1], peak))
+
+
+@dataclass(frozen=True, eq=False)
 class OracleWiener:
     """Wiener filter that is told the periodograms of speech and noise: a ceiling, for the chapters only."""
 
@@ -103,6 +135,10 @@ def _in_time(rounds: Iterator[Step], stft: STFT, length: int) -> Iterator[Step]:
 
 def _waveform(spectrum: Callable[[], torch.Tensor], stft: STFT, length: int) -> torch.Tensor:
     return stft.inverse(spectrum(), length)
+
+
+def _scaled(spectrum: Callable[[], torch.Tensor], stft: STFT, length: int, peak: torch.Tensor) -> torch.Tensor:
+    return peak * stft.inverse(spectrum(), length)
 
 
 class Entry(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -68,11 +69,11 @@ def update(
         F, F_W = power.shape[-2], model.W.shape[-2]
         raise ValueError(f"power has F={F} but W has F={F_W}; were they made with the same STFT?")
     if bases:
-        model = update_bases(model, power, _total(model, power, offset), floor=floor)
-    return update_activations(model, power, _total(model, power, offset), floor=floor)
+        model = update_bases(model, power, _totals(model, power, offset), floor=floor)
+    return update_activations(model, power, _totals(model, power, offset), floor=floor)
 
 
-def update_bases(model: NMF, power: torch.Tensor, V: torch.Tensor, *, floor: float = FLOOR) -> NMF:
+def update_bases(model: NMF, power: torch.Tensor, V: Iterable[torch.Tensor], *, floor: float = FLOOR) -> NMF:
     """The update of W alone, given the variance V = O + WH (R, ..., F, T), which is overwritten; columns sum to 1."""
     W, H = model
     A, B = _ratios(power, V, floor)
@@ -82,24 +83,32 @@ def update_bases(model: NMF, power: torch.Tensor, V: torch.Tensor, *, floor: flo
     return NMF(W / scale, H * scale.mT)
 
 
-def update_activations(model: NMF, power: torch.Tensor, V: torch.Tensor, *, floor: float = FLOOR) -> NMF:
+def update_activations(model: NMF, power: torch.Tensor, V: Iterable[torch.Tensor], *, floor: float = FLOOR) -> NMF:
     """The update of H alone, given the variance V = O + WH (R, ..., F, T), which is overwritten."""
     W, H = model
     A, B = _ratios(power, V, floor)
     return NMF(W, (H * ((W.mT @ A) / (W.mT @ B)).sqrt()).clamp_min(floor))
 
 
-def _total(model: NMF, power: torch.Tensor, offset: torch.Tensor | None) -> torch.Tensor:
-    """O + WH (R, ..., F, T), in memory of its own."""
-    V = model.variance.expand_as(power)
-    return V.add_(offset) if offset is not None and len(power) == 1 else V + (0 if offset is None else offset)
+def _totals(model: NMF, power: torch.Tensor, offset: torch.Tensor | None) -> Iterator[torch.Tensor]:
+    """O_r + WH (..., F, T) for each draw in turn, in memory of its own."""
+    WH = model.variance
+    for r in range(len(power)):
+        yield WH.clone() if offset is None else WH + offset[r]
 
 
-def _ratios(power: torch.Tensor, V: torch.Tensor, floor: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sums over draws of P / V² and 1 / V: memory-bound, the largest cost of the book's NMF, so V gives its memory."""
-    B = V.reciprocal_().clamp_max_(1 / floor)
-    A = torch.mul(B, B).mul_(power)
-    return (A[0], B[0]) if len(power) == 1 else (A.sum(0), B.sum(0))
+def _ratios(power: torch.Tensor, V: Iterable[torch.Tensor], floor: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sums over draws of P / V² and 1 / V: memory-bound, the largest cost of the book's NMF.
+
+    So V gives its memory, and one draw follows the other: its arrays stay in cache.
+    """
+    total: list[torch.Tensor] = []
+    for P_r, V_r in zip(power, V, strict=True):
+        B = V_r.reciprocal_().clamp_max_(1 / floor)
+        A = torch.mul(B, B).mul_(P_r)
+        total = [total[0].add_(A), total[1].add_(B)] if total else [A, B]
+    A, B = total
+    return A, B
 
 
 def fit(P: torch.Tensor, rank: int, *, iterations: int, generators: Generators) -> NMF:

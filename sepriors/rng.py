@@ -40,3 +40,26 @@ def randn(shape: Sequence[int], generators: Generators, like: torch.Tensor) -> t
     """Standard normal draws (B, *shape), row b from generator b, with the dtype and device of `like`."""
     draws = [torch.randn(*shape, generator=g, dtype=like.dtype, device=like.device) for g in generators]
     return torch.stack(draws)
+
+
+def randn_like(x: torch.Tensor, generators: Generators, dim: int = 0) -> torch.Tensor:
+    """Standard normal draws like x, the utterance at place b of dimension `dim` from generator b.
+
+    >>> randn_like(torch.zeros(10, 2, 3), generators(0, 2), dim=1).shape
+    torch.Size([10, 2, 3])
+    """
+    return torch.stack(randn(_event(x, dim), generators, x).unbind(), dim)
+
+
+def rand_like(x: torch.Tensor, generators: Generators, dim: int = 0) -> torch.Tensor:
+    """Uniform draws in [0, 1) like x, the utterance at place b of dimension `dim` from generator b."""
+    return torch.stack(rand(_event(x, dim), generators, x).unbind(), dim)
+
+
+def _event(x: torch.Tensor, dim: int) -> list[int]:
+    return [size for place, size in enumerate(x.shape) if place != dim % x.ndim]
+
+
+def fork(generators: Generators) -> list[torch.Generator]:
+    """Generators that go on as these would, and leave these where they are."""
+    return [g.clone_state() for g in generators]

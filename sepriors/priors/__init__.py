@@ -1,0 +1,55 @@
+"""Generative priors, one family a file; they never see a sampler, nor a mixture.
+
+`load(name)` gives the prior of a card, ready to use.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Protocol
+
+import torch
+
+from sepriors import weights
+from sepriors.stft import STFT
+
+from .vae import VAE
+
+__all__ = ["VAE", "VariancePrior", "load"]
+
+
+class VariancePrior(Protocol):
+    """A prior of the variances of a local complex Gaussian, with latent variables z (..., L, T)."""
+
+    stft: STFT
+
+    def encode(self, P: torch.Tensor) -> torch.Tensor:
+        """A first guess of z (..., L, T) from the power spectrogram P (..., F, T) of a mixture."""
+        ...
+
+    def log_variance(self, z: torch.Tensor) -> torch.Tensor:
+        """log V_s (..., F, T)."""
+        ...
+
+    def log_prior(self, z: torch.Tensor) -> torch.Tensor:
+        """log p(z), nats; its shape says what moves as one: frames (..., T) or utterances (...,)."""
+        ...
+
+
+FAMILIES = {"vae": VAE}
+
+
+def load(name: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> VAE:
+    """The prior of a card, by its name, or of a safetensors file, by its path: frozen, in evaluation mode.
+
+    Raises WeightsError for unknown or damaged weights, and for weights that are no prior's.
+
+    >>> load("vae").stft
+    STFT(n_fft=1024, hop=256, sample_rate=16000)
+    """
+    found = weights.load(name, device=device)
+    family = found.config.get("family", "")
+    if family not in FAMILIES:
+        kinds = ", ".join(FAMILIES)
+        raise weights.WeightsError(f"{name}: expected the weights of a prior ({kinds}), got {family or 'no family'!r}")
+    return FAMILIES[family].from_weights(found).to(device).requires_grad_(False).eval()
