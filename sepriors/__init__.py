@@ -20,10 +20,13 @@ from .stft import STFT
 from .weights import load
 
 __version__ = "0.1.0"
-__all__ = ["ISNMF", "METHODS", "STFT", "Mixture", "OracleWiener", "SPPWiener", "enhance", "load", "make", "mix"]
+__all__ = [
+    "ISNMF", "METHODS", "STFT", "Mixture", "OracleWiener", "SPPWiener", "VarianceEM", "enhance", "load", "make", "mix",
+    "priors",
+]  # fmt: skip
 
 # Modules that bring pandas, matplotlib or a pool of processes with them are imported when first asked for: `sp.plots`.
-_LATER = ("bench", "claims", "corpora", "listen", "metrics", "plots", "train")
+_LATER = ("bench", "claims", "corpora", "impostors", "listen", "metrics", "plots", "train", "trust")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
 """Three uses of one posterior p(z | x): draw from it, fit a Gaussian to it, or climb to its mode.
 
-Each has `start(prior, P) -> state` and `step(target, state, generators) -> (draws, state)`, draws (R, B, L, T), and `final`,
-the draws that the estimate of the speech is averaged over.
+`start(prior, P, generators)` makes the state; a call moves it and gives draws (R, B, L, T) for the M-step; `final`
+gives the draws that the estimate of the speech is averaged over.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from . import mcmc
-from .priors import VariancePrior
+from .priors import EncodedPrior, VariancePrior
+from .priors.vae import Posterior
 from .rng import Generators, randn_like
 
 
 class Latent(Protocol):
     """One use of the posterior of the latent variables, round after round."""
 
-    def start(self, prior: VariancePrior, P: torch.Tensor, generators: Generators) -> Any: ...
+    def start(self, prior: Any, P: torch.Tensor, generators: Generators) -> Any: ...
 
     def __call__(self, target: mcmc.Target, state: Any, generators: Generators) -> tuple[torch.Tensor, Any]: ...
 
@@ -29,7 +30,7 @@ class MCMC(NamedTuple):
     """Draws by a Markov chain that goes on from round to round, from the encoder's mean (Leglaive et al., 2018, § 3.2).
 
     A round takes `steps` steps of `chains` chains a frame and keeps the last `keep` positions of each. The speech is
-    averaged over `final_keep` positions of a longer run, `final_steps`.
+    averaged over the last `final_keep` positions of a longer run, `final_steps`, of `final_times` as many chains.
     """
 
     kernel: mcmc.Kernel
@@ -39,10 +40,11 @@ class MCMC(NamedTuple):
     spread: float = 0.0  # variance about the encoder's mean at which the chains start
     final_steps: int = 0
     final_keep: int = 1
+    final_times: int = 1
 
     def start(self, prior: VariancePrior, P: torch.Tensor, generators: Generators) -> torch.Tensor:
         z = prior.encode(P).expand(self.chains, -1, -1, -1)
-        return z + self.spread**0.5 * randn_like(z, generators, dim=1)
+        return z + self.spread**0.5 * randn_like(z, generators, dim=1) if self.spread else z.clone()
 
     def __call__(
         self, target: mcmc.Target, state: torch.Tensor, generators: Generators
@@ -52,7 +54,8 @@ class MCMC(NamedTuple):
     def final(self, target: mcmc.Target, state: torch.Tensor, generators: Generators) -> torch.Tensor:
         if not self.final_steps:
             return state
-        return self._run(target, state, generators, self.final_steps, self.final_keep)[0]
+        states = state.repeat(self.final_times, 1, 1, 1)
+        return self._run(target, states, generators, self.final_steps, self.final_keep)[0]
 
     def _run(
         self, target: mcmc.Target, z: torch.Tensor, generators: Generators, steps: int, keep: int
@@ -66,42 +69,47 @@ class MCMC(NamedTuple):
 
 
 class PointEstimate(NamedTuple):
-    """The posterior's mode, by gradient ascent from the encoder's mean: `steps` of Adam a round (PEEM in Sadeghi & Serizel, 2023)."""
+    """The posterior's mode, by gradient ascent from the encoder's mean: PEEM of Sadeghi & Serizel (2023).
+
+    `steps` of Adam a round; nothing tells it how sure the posterior is.
+    """
 
     steps: int = 10
     learning_rate: float = 0.005
 
-    def start(self, prior: VariancePrior, P: torch.Tensor, generators: Generators) -> _Ascent:
+    def start(self, prior: VariancePrior, P: torch.Tensor, generators: Generators) -> _Mode:
         with torch.inference_mode(False):
-            z = prior.encode(P).unsqueeze(0).clone()
-            return _Ascent([z], torch.optim.Adam([z], self.learning_rate, maximize=True))
+            z = prior.encode(P.clone()).unsqueeze(0).clone()
+            return _Mode(z, _Ascent([z], torch.optim.Adam([z], self.learning_rate, maximize=True)))
 
-    def __call__(
-        self, target: mcmc.Target, state: _Ascent, generators: Generators
-    ) -> tuple[torch.Tensor, _Ascent]:
-        (z,) = state.variables
-        for _ in range(self.steps):
-            state.climb([target.score(z)])
-        return z.clone(), state
+    def __call__(self, target: mcmc.Target, state: _Mode, generators: Generators) -> tuple[torch.Tensor, _Mode]:
+        (climber,) = state.ascent.variables
+        for _ in range(self.steps):  # the optimiser moves it in place; whoever is asked sees a z of its own
+            state.ascent.climb([target.score(climber.clone())])
+        state = state._replace(z=climber.clone())
+        return state.z, state
 
-    def final(self, target: mcmc.Target, state: _Ascent, generators: Generators) -> torch.Tensor:
-        return state.variables[0].clone()
+    def final(self, target: mcmc.Target, state: _Mode, generators: Generators) -> torch.Tensor:
+        return state.z
 
 
 class Variational(NamedTuple):
-    """A Gaussian fitted by tuning the encoder on each utterance, `steps` of Adam a round (Leglaive et al., 2020, § 4)."""
+    """A Gaussian fitted by tuning the encoder on each utterance: VEM of Leglaive et al. (2020, § 4).
+
+    `steps` of Adam a round; the M-step sees `draws` draws, the estimate of the speech is averaged over `final_draws`.
+    """
 
     steps: int = 10
     learning_rate: float = 0.01
     draws: int = 1
     final_draws: int = 10
 
-    def start(self, prior: VariancePrior, P: torch.Tensor, generators: Generators) -> _Encoders:
+    def start(self, prior: EncodedPrior, P: torch.Tensor, generators: Generators) -> _Encoders:
         with torch.inference_mode(False):
             P = P.clone()
             tuned = {name: p.detach().expand(len(P), *p.shape).clone() for name, p in prior.encoder.named_parameters()}
             ascent = _Ascent(list(tuned.values()), torch.optim.Adam(tuned.values(), self.learning_rate, maximize=True))
-            return _Encoders(prior, P, tuned, ascent)
+            return _Encoders(prior, P, tuned, ascent, prior.posterior(P))
 
     def __call__(self, target: Any, state: _Encoders, generators: Generators) -> tuple[torch.Tensor, _Encoders]:
         with torch.inference_mode(False), torch.enable_grad():
@@ -113,15 +121,16 @@ class Variational(NamedTuple):
                 # its gradient is that of the evidence lower bound: the likelihood's, through z, less the divergence's
                 bound = (z * target.likelihood_score(z.detach()[None])[0].detach()).sum() - q.kl().sum()
                 state.ascent.climb(torch.autograd.grad(bound, list(state.parameters.values())))
+        with torch.no_grad():
+            state = state._replace(q=state.prior.posterior(state.P, state.parameters))
         return self._draw(state, generators, self.draws), state
 
     def final(self, target: mcmc.Target, state: _Encoders, generators: Generators) -> torch.Tensor:
         return self._draw(state, generators, self.final_draws)
 
     def _draw(self, state: _Encoders, generators: Generators, draws: int) -> torch.Tensor:
-        with torch.no_grad():
-            q = state.prior.posterior(state.P, state.parameters)
-            return q.sample(randn_like(q.mean.expand(draws, *q.mean.shape), generators, dim=1))
+        mean = state.q.mean
+        return state.q.sample(randn_like(mean.expand(draws, *mean.shape), generators, dim=1))
 
 
 class _Ascent(NamedTuple):
@@ -136,10 +145,18 @@ class _Ascent(NamedTuple):
         self.optimiser.step()
 
 
-class _Encoders(NamedTuple):
-    """The prior, the power (B, F, T) of the mixtures, and an encoder for each of them."""
+class _Mode(NamedTuple):
+    """Where the climb has come to, z (1, B, L, T), and the climber."""
 
-    prior: VariancePrior
+    z: torch.Tensor
+    ascent: _Ascent
+
+
+class _Encoders(NamedTuple):
+    """The prior, the power (B, F, T) of the mixtures, an encoder for each of them, and what it says now."""
+
+    prior: EncodedPrior
     P: torch.Tensor
     parameters: dict[str, torch.Tensor]
     ascent: _Ascent
+    q: Posterior

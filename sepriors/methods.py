@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from . import gaussian, nmf, spp
+from . import gaussian, nmf, priors, spp
 from .audio import check
 from .em import NMFE, Step, VarianceE, em
 from .latent import MCMC, Latent, PointEstimate, Variational
 from .mcmc import Langevin, RandomWalk
 from .mixing import Mixture
-from .priors import VariancePrior
 from .rng import Generators, generators
 from .stft import STFT
 from .weights import load
@@ -85,27 +85,49 @@ class VarianceEM:
 
     Leglaive, Girin & Horaud (2018). What `latent` does with the posterior is all that these methods differ in. Each
     mixture is scaled to a peak of 1, as the speech was that the prior has seen. Without `noise_bases` the noise's bases
-    are learned from the mixture itself, `rank` of them; with them only the activations are (Shi et al., 2021).
+    are learned from the mixture itself, `rank` of them; with them only the activations are (Shi et al., 2021, § 5.2).
     """
 
-    prior: VariancePrior
+    prior: Any  # a `VariancePrior` that is an `nn.Module`
     latent: Latent
     rank: int = 8
     iterations: int = 100
+    updates: int = 1  # of the noise in each round
     noise_bases: torch.Tensor | None = None  # (F, K) or None
-    gain: bool = True
-    level: float = 1.0
-    at_once: int = 4  # utterances that `enhance` takes at once on a CPU
+    gain: bool = True  # a gain for each frame, learned
+    level: float = VarianceE._field_defaults["level"]  # where it starts, see `em.VarianceE`
+    at_once: int = 2  # utterances that `enhance` takes at once on a CPU: more fall out of its cache
+
+    @classmethod
+    def mcem(cls, prior: Any, **choices: Any) -> VarianceEM:
+        """Metropolis-Hastings (Leglaive, Girin & Horaud, 2018), in fewer and longer steps than there."""
+        # Deviation: 6 steps a round for 40, one draw for 10, proposals in the shape of the posterior.
+        walk = RandomWalk(0.3, prior.posterior_shape())
+        return cls(prior, MCMC(walk, steps=6, final_steps=60, final_keep=20), **choices)
+
+    @classmethod
+    def ldem(cls, prior: Any, **choices: Any) -> VarianceEM:
+        """Langevin dynamics with ten parallel states and one step a round (Sadeghi & Serizel, 2023 and 2024)."""
+        # Deviation: steps in the shape of the posterior, a gain a frame; two of the states serve the rounds, where more
+        # change little, and all ten the estimate.
+        walk = Langevin(0.3, prior.posterior_shape())
+        return cls(prior, MCMC(walk, steps=1, chains=2, spread=0.01, final_steps=10, final_times=5), **choices)
 
     def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
-        stft = self.prior.stft
+        with torch.inference_mode(False):  # a copy that has gradients, with the signal's precision and place
+            prior = copy.deepcopy(self.prior).to(x)
+        stft = prior.stft
         peak = x.abs().amax(-1, keepdim=True).clamp_min(1e-8)  # silence stays silence
         X = stft(x / peak)
         W_n = None if self.noise_bases is None else self.noise_bases.to(x)
         noise = nmf.init(X.abs().square(), self.rank, generators, W_n)
-        speech = VarianceE(self.prior, self.latent, self.gain, self.level)
-        for step in em(X, speech, noise, iterations=self.iterations, generators=generators, bases=W_n is None):
-            yield step._replace(estimate=partial(_scaled, step.estimate, stft, x.shape[-1], peak))
+        speech = VarianceE(prior, self.latent, self.gain, self.level)
+        bases = W_n is None
+        rounds = em(
+            X, speech, noise, iterations=self.iterations, generators=generators, bases=bases, updates=self.updates
+        )
+        for step in _in_time(rounds, stft, x.shape[-1]):
+            yield step._replace(estimate=partial(_times, peak, step.estimate))
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,8 +159,8 @@ def _waveform(spectrum: Callable[[], torch.Tensor], stft: STFT, length: int) -> 
     return stft.inverse(spectrum(), length)
 
 
-def _scaled(spectrum: Callable[[], torch.Tensor], stft: STFT, length: int, peak: torch.Tensor) -> torch.Tensor:
-    return peak * stft.inverse(spectrum(), length)
+def _times(peak: torch.Tensor, waveform: Callable[[], torch.Tensor]) -> torch.Tensor:
+    return peak * waveform()
 
 
 class Entry(NamedTuple):
@@ -164,6 +186,26 @@ METHODS: dict[str, Entry] = {
         "IS-NMF, 64 trained bases of speech, 8 of noise learned from the mixture",
         ("nmf-speech",),
         lambda: ISNMF(_bases("nmf-speech")),
+    ),
+    "vae-mcem": Entry(
+        "VAE, posterior of its latent variables by Metropolis-Hastings, a gain a frame",
+        ("vae",),
+        lambda: VarianceEM.mcem(priors.load("vae")),
+    ),
+    "vae-ldem": Entry(
+        "VAE, posterior by Langevin dynamics, 10 parallel states",
+        ("vae",),
+        lambda: VarianceEM.ldem(priors.load("vae")),
+    ),
+    "vae-peem": Entry(
+        "VAE, posterior's mode by gradient ascent",
+        ("vae",),
+        lambda: VarianceEM(priors.load("vae"), PointEstimate(steps=3, learning_rate=0.01)),
+    ),
+    "vae-vem": Entry(
+        "VAE, posterior by tuning the encoder on each file",
+        ("vae",),
+        lambda: VarianceEM(priors.load("vae"), Variational(steps=2, learning_rate=0.002)),
     ),
 }
 

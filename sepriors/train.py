@@ -70,9 +70,10 @@ class VAERecipe:
     """A frame-wise VAE of the power spectra of a corpus, by the evidence lower bound (Kingma & Welling, 2014).
 
     Each file has a peak of 1, as the mixtures will have, and each frame is then raised or lowered at random by up to
-    `level_db`, since speech in a mixture is at no known level: worth .6 dB of SI-SDR on validation speakers and training
-    noises. Frames more than `range_db` below the loudest of their file are left out: with 45 dB the prior learns the
-    corpus's pauses, and takes a mixture's noise for them (4.5 dB of SI-SDR lost). Weights are averaged over steps.
+    `level_db`, since speech in a mixture is at no known level: worth .2 dB of SI-SDR on validation speakers and
+    training noises. Frames more than `range_db` below the loudest of their file are left out: with 45 dB the prior
+    learns the corpus's pauses, and takes a mixture's noise for them (4.5 dB of SI-SDR lost). Weights are averaged over
+    steps.
     """
 
     stft: STFT
@@ -95,7 +96,7 @@ class VAERecipe:
         return f"frame-wise VAE of {of}, {self.stft.bins} bins, {self.latent} latent variables"
 
     def learn(self, corpora: Corpora, seed: int, progress: bool) -> Learned:
-        """The VAE's parameters, in half precision, which moves its bound by less than a thousandth of a nat a frame."""
+        """The VAE's parameters, in half precision, which the bound hardly feels."""
         frames, facts = spectra(self, corpora, seed, progress, peak=True)
         (g,) = generators(seed + self.seed, 1)
         if self.background:
@@ -104,7 +105,7 @@ class VAERecipe:
             frames = torch.cat([noise, exchange_bins(frames, 1 / 3, g)])
             facts = {key: f"{noise_facts[key]} and {facts[key]}" for key in facts}
         valid = None
-        if not self.background and len(corpora.select(kind=self.kind, split="valid", **self.select)):
+        if not self.background and "valid" in set(corpora.select(kind=self.kind, **self.select)["split"]):
             valid = spectra(replace(self, minutes=math.inf), corpora, seed, False, peak=True, split="valid")[0]
         made = VAE(self.stft, self.latent, self.hidden)
         for p in made.parameters():  # as torch would, from our own generator
@@ -125,7 +126,7 @@ def fit_vae(
     generator: torch.Generator,
     progress: bool = True,
 ) -> tuple[VAE, list[float]]:
-    """Adam on the evidence lower bound of the frames (N, F); the averaged VAE, and the bound on `valid`, five epochs apart."""
+    """Adam on the bound of the frames (N, F): the averaged VAE, and the bound on `valid` after every five epochs."""
     averaged = VAE(made.stft, made.latent, made.hidden)
     averaged.load_state_dict(made.state_dict())
     steps = recipe.epochs * (len(frames) // recipe.batch)
@@ -145,8 +146,8 @@ def fit_vae(
         optimiser.step()
         schedule.step()
         with torch.no_grad():  # a plain mean of the first thousand steps, then of about the last thousand
-            pairs = list(averaged.parameters()), list(made.parameters())
-            torch._foreach_lerp_(*pairs, max(1e-3, 1 / step))
+            weight = max(1e-3, 1 / step)
+            torch._foreach_lerp_(list(averaged.parameters()), list(made.parameters()), weight)
         if valid is not None and step % (steps // max(1, recipe.epochs // 5)) == 0:
             curve.append(mean_elbo(averaged, valid))
             bar.set_postfix(valid_elbo=f"{curve[-1]:.1f}")
@@ -172,7 +173,7 @@ def _batches(frames: torch.Tensor, recipe: VAERecipe, generator: torch.Generator
 def exchange_bins(P: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:
     """Spectra (N, F) in which a share of the bins has the power of another bin of the same frame, drawn at random.
 
-    What a background model learns from besides noise (Ren et al., 2019, § 3): all of speech's levels, little of its shape.
+    What a background model learns from besides noise (Ren et al., 2019, § 3): all of speech's levels, not its shape.
     """
     elsewhere = torch.randint(P.shape[-1], P.shape, generator=generator)
     return torch.where(torch.rand(P.shape, generator=generator) < share, P.gather(-1, elsewhere), P)
@@ -274,9 +275,9 @@ def write_card(
 def _licence(made: Recipe, corpora: Corpora) -> str:
     if made.kind == "white":
         return "MIT"
-    rows = corpora.select(kind=made.kind, split="train", **made.select)["licence"]
+    rows = list(corpora.select(kind=made.kind, split="train", **made.select)["licence"])
     if getattr(made, "background", False):
-        rows = [*rows, *corpora.select(kind="noise", split="train")["licence"]]
+        rows += [*corpora.select(kind="noise", split="train")["licence"]]
     return f"weights MIT; trained on {', '.join(sorted(set(rows)))}"
 
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from browser import browser  # noqa: F401
 
-from sepriors import audio
+from sepriors import STFT, audio
 from sepriors.corpora import FIELDS, Corpora, open_corpora, write_manifest
+from sepriors.priors import VAE
 
 torch.set_num_threads(1)
 
@@ -36,6 +37,15 @@ def speechlike(batch: int, length: int, seed: int = 0) -> torch.Tensor:
     voice = sum(torch.sin(2 * torch.pi * k * pitch * t + k) / k for k in range(1, 20))
     syllables = torch.sin(2 * torch.pi * (3 + torch.rand(batch, 1, generator=g)) * t).clamp_min(0)
     return 0.1 * voice * syllables + 1e-4 * torch.randn(batch, length, generator=g)
+
+
+def drawn_vae(latent: int = 3, hidden: int = 8, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> VAE:
+    """A small VAE with parameters drawn at random, frozen: every latent variable matters, and none is in its place."""
+    g = torch.Generator().manual_seed(seed)
+    made = VAE(STFT(16, 8), latent, hidden).to(dtype)
+    for p in made.parameters():
+        p.data = torch.randn(p.shape, generator=g, dtype=torch.float64).to(dtype) / max(1, p.shape[-1]) ** 0.5
+    return made.requires_grad_(False).eval()
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,14 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from conftest import drawn_vae
 
 from sepriors import gaussian, nmf
-from sepriors.em import NMFE, Expectation, Step, em
-from sepriors.gaussian import is_divergence
-from sepriors.rng import generators
+from sepriors.em import NMFE, Decoder, Expectation, Step, VarianceE, VariancePosterior, em, update_gain
+from sepriors.gaussian import is_divergence, log_likelihood
+from sepriors.latent import MCMC
+from sepriors.mcmc import Langevin, RandomWalk
+from sepriors.rng import fork, generators
 
 B, F, T = 2, 20, 30
 
@@ -147,3 +150,204 @@ def test_a_step_is_data():
     step = Step(0, None, lambda: torch.zeros(1))
     assert step._replace(iteration=1).iteration == 1
     assert step.estimate().equal(torch.zeros(1))
+
+
+# ------------------------------------------------------------- variance priors
+
+
+def drawn(seed, *shape):
+    """Positive, over some orders of magnitude, as spectra are."""
+    return (2 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)).exp()
+
+
+def likelihood(P, V_s, V_n):
+    """Of all draws together, a value for each frame."""
+    return log_likelihood(P, V_s + V_n, dim=-2).sum(0)
+
+
+@pytest.mark.parametrize("draws", [1, 2, 7])
+@pytest.mark.parametrize("level", [1e-9, 1e-3, 1.0, 1e6])
+def test_a_gain_never_lowers_the_likelihood_of_the_draws(draws, level):
+    """From any start, step after step."""
+    for seed in range(20):
+        P, V_n, V_s = drawn(seed, B, F, T), drawn(seed + 50, B, F, T), level * drawn(seed + 99, draws, B, F, T)
+        last = likelihood(P, V_s, V_n)
+        for _ in range(15):
+            kept = [x.clone() for x in (P, V_s, V_n)]
+            change = update_gain(P, V_s, V_n)
+            assert all(x.equal(k) for x, k in zip((P, V_s, V_n), kept, strict=True))
+            V_s = change * V_s
+            now = likelihood(P, V_s, V_n)
+            assert (now - last >= -1e-12 * last.abs()).all()
+            last = now
+
+
+def test_a_gain_is_found_exactly():
+    """Without noise the update leads to the gain that made the power: at once where it is one draw's."""
+    V_s, gain = drawn(0, 1, B, F, T), drawn(1, B, 1, T)
+    torch.testing.assert_close(update_gain(gain**2 * V_s[0], V_s, torch.zeros(B, F, T).double()), gain)
+    V_n = drawn(2, B, F, T)
+    P = gain * V_s[0] + V_n  # the mean power: the true gain is the likeliest
+    found = torch.ones(B, 1, T).double()
+    for _ in range(3000):
+        found = found * update_gain(P, found * V_s, V_n)
+    torch.testing.assert_close(found * V_s[0] + V_n, P, rtol=1e-3, atol=0)
+
+
+def test_a_gain_is_the_formula():
+    """Against sums written out one by one."""
+    P, V_s, V_n = drawn(0, 1, 4, 3), drawn(1, 2, 1, 4, 3), drawn(2, 1, 4, 3)
+    got = update_gain(P, V_s, V_n)
+    for t in range(3):
+        up = down = 0.0
+        for r in range(2):
+            for f in range(4):
+                V_x = V_s[r, 0, f, t] + V_n[0, f, t]
+                up += P[0, f, t] * V_s[r, 0, f, t] / V_x**2
+                down += V_s[r, 0, f, t] / V_x
+        torch.testing.assert_close(got[0, 0, t], (up / down) ** 0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("noise", [0.0, 1e-14, 1.0])
+def test_the_gain_of_a_silent_frame_falls_and_stops_above_zero(dtype, noise):
+    P, V = torch.zeros(B, F, T, dtype=dtype), drawn(0, 2, B, F, T).to(dtype)
+    V_n, gain = torch.full_like(P, noise), torch.ones(B, 1, T, dtype=dtype)
+    for _ in range(200):
+        change = update_gain(P, gain * V, V_n)
+        assert change.isfinite().all()
+        assert (change <= 1).all()
+        gain = gain * change
+    assert (gain > 0).all()
+    assert (gain * V).max() < 1e-9 * max(noise, 1e-3)
+
+
+def small(T, seed=0):
+    """A posterior of the small VAE with drawn mixtures, and some z (R, B, L, T)."""
+    made = drawn_vae()
+    F = made.stft.bins
+    z = torch.randn(4, B, made.latent, T, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    V_n, gain = drawn(seed + 1, B, F, T), drawn(seed + 2, B, 1, T)
+    return VariancePosterior(Decoder(made), drawn(seed, B, F, T), V_n, gain), z
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_the_score_of_a_posterior_is_the_slope_of_its_density(inference):
+    target, z = small(7)
+    with torch.inference_mode(inference):
+        inside = VariancePosterior(target.decoder, *(x.clone() for x in target[1:]))
+        z_inside = z.clone()
+        of_likelihood, of_all = inside.likelihood_score(z_inside), inside.score(z_inside)
+    leaf = z.clone().requires_grad_()
+    V_x = target.gain * target.decoder.prior.log_variance(leaf).exp() + target.V_n
+    (expected,) = torch.autograd.grad(log_likelihood(target.P, V_x).sum(), leaf)
+    assert expected.abs().min() > 1e-6
+    torch.testing.assert_close(of_likelihood, expected)
+    torch.testing.assert_close(of_all, expected - z)  # the slope of a standard normal is -z
+
+
+def test_the_density_of_a_posterior():
+    target, z = small(7)
+    got = target.logp(z)
+    assert got.shape == (4, B, 7)
+    prior = -0.5 * z.square().sum(-2)
+    for r in range(4):
+        V_x = target.gain * target.decoder.prior.log_variance(z[r]).exp() + target.V_n
+        torch.testing.assert_close((got - prior)[r].diff(), log_likelihood(target.P, V_x, dim=-2).diff())
+
+
+def test_the_density_of_a_prior_whose_chains_are_utterances():
+    """The prior's shape decides what the likelihood is summed over."""
+    target, z = small(7)
+    frames = target.logp(z)
+    made = target.decoder.prior
+    made.log_prior = lambda z: type(made).log_prior(made, z).sum(-1)
+    whole = target.logp(z)
+    assert whole.shape == (4, B)
+    torch.testing.assert_close(whole, frames.sum(-1))
+    torch.testing.assert_close(target.score(z), small(7)[0].score(z))
+
+
+def test_a_decoder_that_remembers_says_what_a_fresh_one_says():
+    target, z = small(5)
+    made, other = target.decoder.prior, z + 1
+    calls = []
+
+    class Counted(type(made)):
+        def log_variance(self, z):
+            calls.append(z)
+            return super().log_variance(z)
+
+    made.__class__ = Counted
+    decoder = Decoder(made)
+
+    def slope(V):
+        return V.sqrt()
+
+    for asked in (z, z, other, z, z.clone(), z[:2], z):
+        assert decoder.variance(asked).equal(Decoder(made).variance(asked))
+        for _ in range(2):  # the graph is kept
+            assert decoder.pullback(asked, slope).equal(Decoder(made).pullback(asked, slope))
+    calls.clear()
+    decoder.variance(other)
+    for _ in range(3):
+        decoder.variance(other)
+        decoder.pullback(other, slope)
+    assert len(calls) == len(other)
+    torch.testing.assert_close(decoder.variance(z), made.log_variance(z).exp())
+
+
+def test_draws_do_not_feel_each_other():
+    target, z = small(5)
+    for r in range(len(z)):
+        alone = small(5)[0]
+        assert alone.logp(z[r : r + 1])[0].equal(target.logp(z)[r])
+        assert alone.score(z[r : r + 1])[0].equal(target.score(z)[r])
+
+
+@pytest.mark.parametrize("gain", [True, False])
+def test_what_a_variance_prior_tells_the_loop(gain):
+    """Power, offset and gain of a round against the same written out."""
+    made, X = drawn_vae(), torch.polar(drawn(0, B, 9, 12).sqrt(), drawn(1, B, 9, 12))
+    V_n, use = drawn(2, B, 9, 12), MCMC(RandomWalk(0.1), steps=4, keep=3, final_steps=6, final_keep=2)
+    estep = VarianceE(made, use, gain=gain, level=0.5)
+    g = generators([3, 4], B)
+    state = estep.start(X, g)
+    assert state.gain.equal(torch.full((B, 1, 12), 0.5).double())
+    before = VariancePosterior(Decoder(made), X.abs().square(), V_n, state.gain)
+    draws, _ = use(before, state.latent, fork(g))
+    V = made.log_variance(draws).exp()
+    expected = 0.5 * (update_gain(X.abs().square(), 0.5 * V, V_n) if gain else torch.ones(B, 1, 12).double())
+    new, e = estep(X, V_n, state)
+    assert new.latent.equal(draws[-1:])
+    assert e.power.equal(X.abs().square().expand(3, -1, -1, -1))
+    torch.testing.assert_close(new.gain, expected)
+    torch.testing.assert_close(e.offset, expected * V)
+    assert state.gain.equal(torch.full((B, 1, 12), 0.5).double())  # the old state is left as it was
+    after = VariancePosterior(Decoder(made), X.abs().square(), V_n, expected)
+    final = use.final(after, new.latent, fork(g))
+    assert len(final) == 2
+    wanted = sum(gaussian.wiener(X, expected * made.log_variance(z).exp(), V_n) for z in final) / 2
+    torch.testing.assert_close(e.estimate(), wanted)
+
+
+def test_a_prior_that_is_right_beats_the_wiener_filter_that_has_none():
+    """Speech and noise as the model says: the estimate comes near the oracle's that knows every variance."""
+    made = drawn_vae()
+    made.decoder["out"].weight.mul_(3)
+    g = torch.Generator().manual_seed(0)
+    z = torch.randn(B, made.latent, 200, generator=g, dtype=torch.float64)
+    V_s = made.log_variance(z).exp()
+    V_n = V_s.mean() * torch.ones(B, made.stft.bins, 200).double()
+    S, N = (V.sqrt() * torch.randn(V.shape, generator=g, dtype=torch.complex128) for V in (V_s, V_n))
+    estep = VarianceE(made, MCMC(Langevin(0.05), steps=20, chains=20, spread=1.0), gain=False, level=1.0)
+    state = estep.start(S + N, generators(0, B))
+    for _ in range(4):
+        state, e = estep(S + N, V_n, state)
+
+    def error(estimate):
+        return float((estimate - S).abs().square().mean())
+
+    oracle = error(gaussian.wiener(S + N, V_s, V_n))
+    blind = error(gaussian.wiener(S + N, V_s.mean((0, 2), keepdim=True).expand_as(V_s), V_n))
+    assert oracle < error(e.estimate()) < oracle + 0.5 * (blind - oracle)

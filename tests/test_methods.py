@@ -8,10 +8,12 @@ import pytest
 import torch
 from conftest import speechlike
 
-from sepriors import ISNMF, METHODS, STFT, OracleWiener, SPPWiener, enhance, load, make, metrics, mix
+from sepriors import ISNMF, METHODS, STFT, OracleWiener, SPPWiener, enhance, load, make, metrics, mix, priors
 from sepriors.audio import AudioError
 from sepriors.corpora import bench_set, open_corpora
-from sepriors.methods import MethodError
+from sepriors.latent import MCMC
+from sepriors.mcmc import RandomWalk
+from sepriors.methods import MethodError, VarianceEM
 from sepriors.rng import generators
 
 DATA = os.environ.get("SEPRIORS_DATA")
@@ -80,6 +82,32 @@ def test_silence_stays_silent(method):
     assert got.isfinite().all()
     assert got[:, 5100:6900].abs().max() == 0
     assert got.square().mean() > 0.01 * x.square().mean()
+
+
+def test_a_silent_utterance_spoils_no_other(method):
+    x = noisy(3, 4000).noisy
+    x[1] = 0
+    got = enhance(x, method)
+    assert not got[1].any()
+    assert got[0].equal(enhance(x[0], method))
+    assert got[2].equal(enhance(x[2], method))
+
+
+def test_a_click_in_silence_and_a_clipped_signal_stay_finite(method):
+    x = torch.zeros(3, 6000)
+    x[0, 3000] = 1
+    x[1] = torch.sin(torch.arange(6000) * 0.1).mul(100).clamp(-1, 1)
+    x[2] = 1e-30 * torch.sin(torch.arange(6000) * 0.1)
+    got = enhance(x, method)
+    assert got.isfinite().all()
+    assert (got.abs().amax(-1) <= 1.5 * x.abs().amax(-1)).all()
+
+
+@pytest.mark.parametrize("gain", [2.0**-10, 2.0**7])
+@pytest.mark.parametrize("name", [name for name in METHODS if name.startswith("vae-")])
+def test_a_variance_prior_sees_every_mixture_at_one_level(made, name, gain):
+    x = noisy(2, 4000).noisy
+    assert enhance(gain * x, made[name]).equal(gain * enhance(x, made[name]))
 
 
 @pytest.mark.parametrize("gain", [1e-3, 10.0])
@@ -164,6 +192,25 @@ def test_bases_of_another_transform():
         enhance(torch.randn(4000), ISNMF(load("nmf-speech").tensors["W"], stft=STFT(512, 128)))
 
 
+def test_a_variance_prior_and_noise_bases_of_another_transform():
+    latent = MCMC(RandomWalk(), steps=1)
+    wrong = VarianceEM(priors.load("vae"), latent, iterations=2, noise_bases=load("nmf-noise-257").tensors["W"])
+    with pytest.raises(ValueError, match="power has F=513 but W has F=257; were they made with the same STFT"):
+        enhance(torch.randn(4000), wrong)
+
+
+def test_a_variance_prior_keeps_the_noise_bases_it_is_given():
+    W, x = load("nmf-noise-257").tensors["W"], noisy(2, 4000).noisy
+    method = VarianceEM(priors.load("vae-257"), MCMC(RandomWalk(), steps=1), iterations=3, noise_bases=W)
+    steps = list(method(x, generators=generators(0, 2)))
+    for step in steps:
+        torch.testing.assert_close(step.noise.W, W.expand(2, -1, -1))
+    assert not steps[-1].noise.H.equal(steps[0].noise.H)
+    learned = list(replace(method, noise_bases=None, rank=5)(x, generators=generators(0, 2)))
+    assert learned[0].noise.W.shape == (2, 257, 5)
+    assert not learned[-1].noise.W.equal(learned[0].noise.W)
+
+
 def test_the_floor_of_spp_is_a_floor():
     x = 0.1 * torch.randn(2, 16000, generator=torch.Generator().manual_seed(0))
     levels = [enhance(x, SPPWiener(floor_db=f))[:, 8000:].square().mean() for f in (-30.0, -20.0, -10.0)]
@@ -178,12 +225,14 @@ def test_the_floor_of_spp_is_a_floor():
         (torch.zeros(0), "noisy: expected at least one sample"),
         (torch.zeros(100, dtype=torch.int16), "noisy: expected floating-point samples"),
         (torch.full((100,), math.nan), "noisy: expected finite samples"),
+        (torch.full((2, 100), math.inf), "noisy: expected finite samples"),
         ([0.0], "noisy: expected a torch.Tensor"),
+        ([torch.zeros(5), torch.zeros(6)], "noisy: expected a torch.Tensor"),
     ],
 )
-def test_what_is_no_speech(x, message):
+def test_what_is_no_speech(method, x, message):
     with pytest.raises(AudioError, match=message):
-        enhance(x, SPPWiener())
+        enhance(x, method)
 
 
 def test_unknown_methods():

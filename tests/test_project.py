@@ -36,6 +36,13 @@ def texts():
             yield path, content.decode()
 
 
+def test_every_package_is_installed():
+    """Else a clone works, and what pip makes of it does not."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    there = {".".join(path.relative_to(ROOT).parent.parts) for path in (ROOT / "sepriors").rglob("__init__.py")}
+    assert set(listed) == there
+
+
 def test_every_use_of_the_address_agrees():
     """An address is ours if its owner or its name is: a fork that renames one of them must rename it everywhere."""
     found = 0

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sepriors.rng import generators, rand, randn
+from sepriors.rng import fork, generators, rand, rand_like, randn, randn_like
 
 
 @pytest.mark.parametrize("draw", [rand, randn])
@@ -16,6 +16,29 @@ def test_an_utterance_draws_alike_alone_and_in_company(draw):
     for seed, row in zip((7, 8, 9), together, strict=True):
         assert draw((3, 5), generators(seed, 1), like)[0].equal(row)
     assert not together[0].equal(together[1])
+
+
+@pytest.mark.parametrize(("like", "draw"), [(rand_like, rand), (randn_like, randn)])
+@pytest.mark.parametrize("dim", [0, 1, -3])
+def test_draws_like_a_tensor_follow_the_generators_along_one_dimension(like, draw, dim):
+    x = torch.zeros(4, 3, 2, 5, dtype=torch.float64)
+    got = like(x, generators(range(x.shape[dim]), x.shape[dim]), dim=dim)
+    assert got.shape == x.shape
+    assert got.dtype == x.dtype
+    event = [n for i, n in enumerate(x.shape) if i != dim % 4]
+    for b in range(x.shape[dim]):
+        assert got.select(dim, b).equal(draw(event, generators(b, 1), x)[0])
+
+
+def test_a_fork_goes_on_and_leaves_the_original_where_it_is():
+    like = torch.zeros(1)
+    g = generators([1, 2], 2)
+    randn((3,), g, like)
+    twins = fork(g)
+    first = randn((4,), twins, like)
+    assert randn((4,), fork(g), like).equal(first)
+    assert randn((4,), g, like).equal(first)
+    assert not randn((4,), g, like).equal(first)
 
 
 def test_the_distributions():

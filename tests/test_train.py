@@ -1,7 +1,10 @@
 """Training again gives the same weights, with a card that tells the truth."""
 
+import math
 import tomllib
+from dataclasses import replace
 from importlib import resources
+from itertools import pairwise
 
 import pytest
 import torch
@@ -9,7 +12,11 @@ import torch
 from sepriors import STFT, nmf, train, weights
 from sepriors.corpora import Corpora, CorpusError
 from sepriors.gaussian import is_divergence
+from sepriors.priors import VAE
 from sepriors.rng import generators
+
+NMFS = [name for name, made in train.RECIPES.items() if isinstance(made, train.NMFRecipe)]
+VAES = [name for name, made in train.RECIPES.items() if isinstance(made, train.VAERecipe)]
 
 
 @pytest.fixture(autouse=True)
@@ -17,16 +24,45 @@ def _quick(monkeypatch):
     monkeypatch.setattr(train, "RECIPES", {name: train.quick(made) for name, made in train.RECIPES.items()})
 
 
+class Watched(Corpora):
+    """A corpus that keeps a list of what was read."""
+
+    def __init__(self, *about):
+        super().__init__(*about)
+        self.seen = []
+
+    def read(self, row):
+        self.seen.append(row)
+        return super().read(row)
+
+
+@pytest.fixture
+def watched(toy):
+    return Watched(toy.root, toy.table, "folder")
+
+
 @pytest.mark.parametrize("name", train.RECIPES)
-def test_the_same_weights_twice(toy, name):
-    (first, facts), (second, _), (other, _) = (train.train(name, toy, seed=s, progress=False) for s in (0, 0, 1))
-    W = first["W"]
+def test_the_same_file_twice(toy, tmp_path, name):
+    """To the last byte, whatever the global seed; another seed, another file."""
+    files = []
+    for i, seed in enumerate((0, 0, 1)):
+        torch.manual_seed(i)
+        learned = train.train(name, toy, seed=seed, progress=False)
+        assert learned.facts["seed"] == seed
+        files.append(tmp_path / f"{i}.safetensors")
+        weights.save(files[-1], learned.tensors, learned.config)
+    first, second, other = (path.read_bytes() for path in files)
+    assert first == second
+    assert first != other
+
+
+@pytest.mark.parametrize("name", NMFS)
+def test_bases(toy, name):
+    W, config, facts = train.train(name, toy, progress=False)
     made = train.RECIPES[name]
-    assert W.shape == (made.stft.bins, made.rank)
-    assert W.equal(second["W"])
-    assert not W.equal(other["W"])
-    torch.testing.assert_close(W.sum(0), torch.ones(made.rank))
-    assert facts["seed"] == 0
+    assert W["W"].shape == (made.stft.bins, made.rank)
+    torch.testing.assert_close(W["W"].sum(0), torch.ones(made.rank))
+    assert config["rank"] == str(made.rank)
     assert facts["minutes"] <= 0.5 or facts["files"] == 1
     assert facts["corpus"] == {"speech": "mini-librispeech", "noise": "noise", "white": "drawn white noise"}[made.kind]
 
@@ -36,37 +72,50 @@ def test_training_lowers_the_divergence(toy, monkeypatch):
     P = STFT(512, 128)(toy.read("speech/test/20-0.flac")).abs().square()[None]
     values = []
     for iterations in (1, 10, 40):
-        made = train.replace(train.RECIPES["nmf-speech-257"], iterations=iterations)
+        made = replace(train.RECIPES["nmf-speech-257"], iterations=iterations)
         monkeypatch.setitem(train.RECIPES, "nmf-speech-257", made)
-        model = nmf.init(P, 40, generators(0, 1), train.train("nmf-speech-257", toy, progress=False)[0]["W"])
+        model = nmf.init(P, 40, generators(0, 1), train.train("nmf-speech-257", toy, progress=False).tensors["W"])
         for _ in range(50):
             model = nmf.update(model, P[None], bases=False)
         values.append(float(is_divergence(P, model.variance)))
     assert values[0] > values[1] > values[2]
 
 
-def test_only_training_files_and_only_loud_frames_of_speech(toy):
-    read = []
-
-    class Watched(Corpora):
-        def read(self, row):
-            read.append(row)
-            return super().read(row)
-
-    watched = Watched(toy.root, toy.table, "folder")
+def test_only_training_files_and_only_loud_frames_of_speech(watched):
     made = train.RECIPES["nmf-speech"]
-    P, facts = train.spectra(made, watched, 0, False)
-    assert len(read) == facts["files"] == 6
-    assert all(path.startswith("speech/train/") for path in read)
-    assert P.shape[-1] < 6 * made.stft(torch.zeros(32000)).shape[-1]
-    level = 10 * P[0].sum(0).log10()
-    assert level.max() - level.min() < made.range_db + 10  # files differ in level, frames of one file by 20 dB at most
+    frames, facts = train.spectra(made, watched, 0, False)
+    assert len(watched.seen) == facts["files"] == 6
+    assert all(path.startswith("speech/train/") for path in watched.seen)
+    by_hand = []
+    for path in watched.seen:
+        P = made.stft(Corpora.read(watched, path)).abs().square()
+        level = 10 * P.sum(0).log10()
+        by_hand.append(P[:, level > level.max() - made.range_db].mT)
+        assert len(by_hand[-1]) < P.shape[-1]
+    assert frames.equal(torch.cat(by_hand))
+
+
+def test_a_peak_of_one_whatever_the_level_of_a_file(toy):
+    made = train.RECIPES["vae"]
+
+    class Soft(Corpora):
+        def read(self, row):
+            return 0.125 * super().read(row)
+
+    frames = train.spectra(made, toy, 0, False, peak=True)[0]
+    assert frames.equal(train.spectra(made, Soft(toy.root, toy.table, "folder"), 0, False, peak=True)[0])
+    x = toy.read("speech/valid/10-0.flac")
+    one = Corpora(toy.root, toy.table[toy.table["path"] == "speech/valid/10-0.flac"], "folder")
+    P = made.stft(x / x.abs().max()).abs().square().mT
+    got = train.spectra(made, one, 0, False, peak=True, split="valid")[0]
+    assert got.equal(P[10 * P.sum(-1).log10() > 10 * P.sum(-1).max().log10() - made.range_db])
+    assert 0 < len(got) < len(P)
 
 
 def test_minutes_are_a_limit_but_one_file_is_always_taken(toy):
-    made = train.replace(train.RECIPES["nmf-speech"], minutes=5 / 60)
+    made = replace(train.RECIPES["nmf-speech"], minutes=5 / 60)
     assert train.spectra(made, toy, 0, False)[1]["files"] == 2  # of 2 s each
-    made = train.replace(made, minutes=1 / 60)
+    made = replace(made, minutes=1 / 60)
     assert train.spectra(made, toy, 0, False)[1]["files"] == 1
 
 
@@ -96,7 +145,7 @@ def test_a_card_is_entered_and_read_again(toy, tmp_path, monkeypatch):
     shipped = tomllib.loads((resources.files("sepriors.cards") / "cards.toml").read_text("utf-8"))
     assert card.keys() == shipped["nmf-speech-257"].keys()
     got = weights.load("nmf-speech-257")
-    assert got.tensors["W"].equal(train.train("nmf-speech-257", toy, seed=3, progress=False)[0]["W"])
+    assert got.tensors["W"].equal(train.train("nmf-speech-257", toy, seed=3, progress=False).tensors["W"])
     assert got.config == {"n_fft": "512", "hop": "128", "sample_rate": "16000", "rank": "40"}
 
     train.write_card("nmf-white-257", toy, progress=False)
@@ -123,11 +172,197 @@ def test_unknown_names_and_corpora_without_the_data(toy):
     with pytest.raises(CorpusError, match="unknown kind 'noise'"):
         train.train("nmf-noise-257", bare, progress=False)
     late = Corpora(toy.root, toy.table[(toy.table["kind"] == "speech") | (toy.table["split"] == "test")], "folder")
-    with pytest.raises(CorpusError, match="expected training files of noise, got none"):
+    with pytest.raises(CorpusError, match="expected train files of noise, got none"):
         train.train("nmf-noise-257", late, progress=False)
 
 
 def test_every_shipped_card_has_a_recipe():
     assert weights.cards().keys() == train.RECIPES.keys()
     for name, made in train.RECIPES.items():
-        assert weights.cards()[name]["about"] == f"IS-NMF bases of {made.kind}, {made.rank} of {made.stft.bins} bins"
+        assert weights.cards()[name]["about"] == made.about
+    assert train.RECIPES["nmf-speech"].about == "IS-NMF bases of speech, 64 of 513 bins"
+    assert train.RECIPES["vae-257"].about == "frame-wise VAE of speech, 257 bins, 32 latent variables"
+
+
+# ------------------------------------------------------------- autoencoders
+
+
+def small(**changes):
+    return replace(train.VAERecipe(STFT(64, 32), latent=2, hidden=8, epochs=5, batch=16), **changes)
+
+
+def speech(toy, split="train", **changes):
+    return train.spectra(small(**changes), toy, 0, False, peak=True, split=split)[0]
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def fresh(kind=VAE):
+    made = kind(STFT(64, 32), 2, 8)
+    for i, p in enumerate(made.parameters()):
+        torch.nn.init.uniform_(p, -0.3, 0.3, generator=seeded(i))
+    return made
+
+
+@pytest.mark.parametrize("name", VAES)
+def test_a_vae(watched, name):
+    made = train.RECIPES[name]
+    learned = train.train(name, watched, progress=False)
+    got = VAE.from_weights(weights.Weights(learned.tensors, learned.config))
+    assert {p.dtype for p in learned.tensors.values()} == {torch.float16}
+    assert (got.stft, got.latent, got.hidden) == (made.stft, made.latent, made.hidden)
+    assert all(p.isfinite().all() for p in got.parameters())
+    splits = {path.split("/")[1] for path in watched.seen}
+    if made.background:
+        assert splits == {"train"}
+        assert learned.facts["corpus"] == "noise and mini-librispeech"
+        assert learned.facts["files"] == "2 and 6"
+        assert "valid_elbo" not in learned.facts
+    else:
+        assert splits == {"train", "valid"}
+        assert learned.facts["corpus"] == "mini-librispeech"
+        assert learned.facts["files"] == 6
+        frames = train.spectra(made, watched, 0, False, peak=True, split="valid")[0]
+        (bound,) = learned.facts["valid_elbo"]
+        assert abs(bound / train.mean_elbo(got, frames) - 1) < 1e-4  # what half precision takes
+
+
+def test_an_ensemble_has_one_recipe_and_many_seeds():
+    shipped = train.RECIPES["vae"]
+    for i in (1, 2, 3):
+        assert train.RECIPES[f"vae-seed{i}"] == replace(shipped, seed=i)
+
+
+def test_members_of_an_ensemble_differ(toy):
+    one, two = (train.train(name, toy, progress=False).tensors for name in ("vae-seed1", "vae-seed2"))
+    assert not any(one[name].equal(two[name]) for name in one)
+
+
+def test_training_raises_the_bound(toy):
+    """On speakers that it has not seen, epoch after epoch; the curve is that of the VAE it returns."""
+    frames, valid = speech(toy), speech(toy, "valid")
+    start = fresh()
+    untrained = train.mean_elbo(start, valid)
+    got, curve = train.fit_vae(start, frames, valid, small(epochs=25, batch=64), seeded(), progress=False)
+    assert len(curve) == 5
+    assert all(a + 10 < b for a, b in pairwise([untrained, *curve]))
+    assert curve[-1] == train.mean_elbo(got, valid)
+
+
+def test_the_first_of_all_averages_is_the_first_step(toy):
+    """And the start is forgotten: after two steps the average lies halfway between the two."""
+    frames = speech(toy)[:16]
+    states = []
+
+    class Kept(VAE):
+        def elbo(self, P, noise):
+            states.append([p.detach().clone() for p in self.parameters()])
+            return super().elbo(P, noise)
+
+    made = fresh(Kept)
+    got, curve = train.fit_vae(made, frames, None, small(epochs=2, learning_rate=10.0), seeded(), progress=False)
+    assert curve == []
+    assert len(states) == 2  # before the first and before the second step
+    for average, first, second in zip(got.parameters(), states[1], made.parameters(), strict=True):
+        torch.testing.assert_close(average, (first + second) / 2)
+        assert (first - second).abs().max() > 0.01
+
+
+def test_the_bound_of_a_frame_is_the_vaes(toy):
+    made, frames = fresh(), speech(toy)[:50]
+    noise = torch.randn(1, 1, 2, 50, generator=generators(0, 1)[0])
+    with torch.no_grad():
+        assert train.mean_elbo(made, frames) == float(made.elbo(frames.mT[None], noise).mean())
+    assert train.mean_elbo(made, frames) == train.mean_elbo(made, frames)
+
+
+def test_too_few_frames(toy):
+    with pytest.raises(CorpusError, match="expected a batch of 16 frames at least, got 15 frames"):
+        train.fit_vae(fresh(), speech(toy)[:15], None, small(), seeded(), progress=False)
+
+
+def test_a_corpus_without_validation_gives_no_curve(toy):
+    bare = Corpora(toy.root, toy.table[toy.table["split"] == "train"], "folder")
+    assert "valid_elbo" not in train.train("vae-257", bare, progress=False).facts
+
+
+def test_each_frame_is_at_a_level_of_its_own_within_bounds():
+    """Uniform in decibels; the shape of a spectrum stays, and each epoch draws again."""
+    frames = torch.rand(4000, 33, generator=seeded()) + 0.1
+    recipe = small(level_db=10.0, epochs=2, batch=2000)
+    levels = []
+    for P in train._batches(frames, recipe, seeded(1)):
+        shape = P[0] / P[0].sum(0)
+        rows = torch.cdist(shape.mT, frames / frames.sum(-1, keepdim=True)).argmin(-1)
+        torch.testing.assert_close(shape.mT, frames[rows] / frames[rows].sum(-1, keepdim=True))
+        levels.append(10 * (P[0].sum(0) / frames[rows].sum(-1)).log10())
+    levels = torch.cat(levels)
+    assert len(levels) == 8000
+    assert -10 <= levels.min() < -9.9
+    assert 9.9 < levels.max() <= 10
+    assert abs(levels.mean()) < 4 * 10 / math.sqrt(3 * 8000)
+    torch.testing.assert_close(levels.std(), torch.tensor(10 / math.sqrt(3)), rtol=0.02, atol=0)
+
+
+def test_an_epoch_takes_each_frame_once_and_leaves_out_what_fills_no_batch():
+    frames = torch.arange(1.0, 104.0)[:, None].expand(-1, 33)
+    batches = [P[0, 0] for P in train._batches(frames, small(level_db=0.0, epochs=2, batch=20), seeded())]
+    assert [len(b) for b in batches] == [20] * 10
+    first, second = torch.cat(batches[:5]), torch.cat(batches[5:])
+    for epoch in (first, second):
+        assert len(epoch.unique()) == 100
+    assert not first.equal(second)
+
+
+@pytest.mark.parametrize("share", [0.0, 1 / 3, 1.0])
+def test_a_share_of_the_bins_is_exchanged(share):
+    N, F = 500, 257
+    P = torch.rand(N, F, generator=seeded(), dtype=torch.float64)
+    kept = P.clone()
+    got = train.exchange_bins(P, share, seeded(1))
+    assert P.equal(kept)
+    expected = share * (1 - 1 / F)  # a bin may be exchanged for itself
+    assert abs(float((got != P).double().mean()) - expected) <= 4 * math.sqrt(expected * (1 - expected) / (N * F))
+    assert (got[:, :, None] == P[:, None]).any(-1).all()  # each from a bin of the same frame
+    assert (got != P).any(0).all() == (share > 0)
+
+
+def test_what_a_background_learns_from(toy, monkeypatch):
+    """All frames of noise, and as many of speech with a third of their bins exchanged."""
+    given = {}
+
+    def seen(made, frames, valid, *rest):
+        given["frames"], given["valid"] = frames, valid
+        return made, []
+
+    monkeypatch.setattr(train, "fit_vae", seen)
+    made = train.RECIPES["vae-background"]
+    made.learn(toy, 0, False)
+    noise = train.spectra(replace(made, kind="noise", select={}), toy, 0, False, peak=True)[0]
+    clean = train.spectra(made, toy, 0, False, peak=True)[0]
+    assert given["valid"] is None
+    assert given["frames"][: len(noise)].equal(noise)
+    speech = given["frames"][len(noise) :]
+    assert len(speech) == min(len(noise), len(clean))
+    origin = (speech[:, None] == clean).double().mean(-1)  # the share of bins that each has from each
+    assert (origin.amax(-1) - 2 / 3).abs().max() < 5 * math.sqrt(2 / 9 / made.stft.bins)
+    assert len(origin.argmax(-1).unique()) == len(speech)
+
+
+def test_the_cards_of_autoencoders(toy, tmp_path):
+    toy.table["licence"] = toy.table["kind"].map({"speech": "CC BY 4.0", "noise": "CC0"})
+    for name in ("vae-257", "vae-background"):
+        path = train.write_card(name, toy, folder=tmp_path, progress=False)
+        card = tomllib.loads((tmp_path / "cards.toml").read_text("utf-8"))[name]
+        assert card["sha256"] == weights.sha256(path)
+        shipped = tomllib.loads((resources.files("sepriors.cards") / "cards.toml").read_text("utf-8"))
+        assert card.keys() == shipped[name].keys()
+        if name == "vae-257":
+            assert card["licence"] == "weights MIT; trained on CC BY 4.0"
+            assert len(card["valid_elbo"]) == 1
+            assert isinstance(card["valid_elbo"][0], float)
+            assert len(shipped[name]["valid_elbo"]) == 20 // 5
+        else:
+            assert card["licence"] == "weights MIT; trained on CC BY 4.0, CC0"

@@ -250,8 +250,8 @@ def hardware() -> dict[str, Any]:
 
 
 def jobs_at_once(notebooks: int) -> int:
-    """As many as there are cores and memory for: two processes of two threads on two cores slow each other manifold."""
-    return max(1, min(notebooks, cores(), int(psutil.virtual_memory().available // MEMORY)))
+    """As many as there is memory for, with two cores each: chapters measure speed, and neighbours would disturb them."""
+    return max(1, min(notebooks, cores() // 2, int(psutil.virtual_memory().available // MEMORY)))
 
 
 def execute(

@@ -13,9 +13,9 @@ import torch
 from sepriors import weights
 from sepriors.stft import STFT
 
-from .vae import VAE
+from .vae import VAE, Posterior
 
-__all__ = ["VAE", "VariancePrior", "load"]
+__all__ = ["VAE", "EncodedPrior", "VariancePrior", "load"]
 
 
 class VariancePrior(Protocol):
@@ -36,6 +36,16 @@ class VariancePrior(Protocol):
         ...
 
 
+class EncodedPrior(VariancePrior, Protocol):
+    """A variance prior whose encoder is a distribution, and can be tuned: each utterance its own parameters."""
+
+    encoder: torch.nn.Module
+
+    def posterior(self, P: torch.Tensor, parameters: dict[str, torch.Tensor] | None = None) -> Posterior:
+        """q(z | s), by the encoder's own parameters or by these, (B, ...) each."""
+        ...
+
+
 FAMILIES = {"vae": VAE}
 
 
@@ -52,4 +62,8 @@ def load(name: str | os.PathLike[str], *, device: torch.device | str = "cpu") ->
     if family not in FAMILIES:
         kinds = ", ".join(FAMILIES)
         raise weights.WeightsError(f"{name}: expected the weights of a prior ({kinds}), got {family or 'no family'!r}")
-    return FAMILIES[family].from_weights(found).to(device).requires_grad_(False).eval()
+    try:
+        made = FAMILIES[family].from_weights(found)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise weights.WeightsError(f"{name}: expected a whole {family} with its sizes, got {error}") from error
+    return made.to(device).requires_grad_(False).eval()

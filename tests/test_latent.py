@@ -1,0 +1,334 @@
+"""Three uses of one posterior, each where the answer is known."""
+
+import math
+from typing import NamedTuple
+
+import pytest
+import torch
+from conftest import drawn_vae
+
+from sepriors import nmf
+from sepriors.em import Decoder, VarianceE, VariancePosterior, em
+from sepriors.gaussian import log_likelihood
+from sepriors.latent import MCMC, PointEstimate, Variational
+from sepriors.mcmc import Density, Langevin, RandomWalk
+from sepriors.priors import load
+from sepriors.rng import generators
+
+B, F, L = 2, 9, 3
+USES = {
+    "random walk": MCMC(RandomWalk(0.1), steps=3, final_steps=8, final_keep=5),
+    "langevin": MCMC(Langevin(0.02), steps=1, chains=4, spread=0.01),
+    "mode": PointEstimate(steps=3, learning_rate=0.05),
+    "variational": Variational(steps=2, draws=2, final_draws=4),
+}
+
+
+@pytest.fixture(params=USES)
+def use(request):
+    return USES[request.param]
+
+
+def normal(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def mixture(T, *, seed=0, dtype=torch.float64, made=None):
+    """A spectrum (B, F, T) that the small VAE made, in noise, and the variance of the noise."""
+    made = made or drawn_vae()
+    V_s = made.log_variance(normal(B, made.latent, T, seed=seed)).exp()
+    V_n = 0.1 * V_s.mean((-2, -1), keepdim=True) * normal(B, F, 1, seed=seed + 1).exp().expand(B, F, T)
+    X = (V_s + V_n).sqrt() * torch.view_as_complex(normal(B, F, T, 2, seed=seed + 2) / 2**0.5)
+    return X.to(torch.complex64 if dtype == torch.float32 else torch.complex128), V_n.to(dtype)
+
+
+def posterior(made, X, V_n, gain=1.0):
+    P = X.abs().square()
+    return VariancePosterior(Decoder(made), P, V_n, torch.full_like(P[:, :1], gain))
+
+
+class Standing(NamedTuple):
+    """A prior whose encoder says where to start, for targets that need no audio."""
+
+    first: torch.Tensor
+
+    def encode(self, P):
+        return self.first
+
+
+# ------------------------------------------------------------- chains
+
+
+@pytest.mark.parametrize(
+    ("kernel", "steps"), [(RandomWalk(1.0), 80), (Langevin(0.04), 600)], ids=["random walk", "langevin"]
+)
+def test_chains_recover_a_gaussian_posterior(kernel, steps):
+    """From a start far off; the bias of this Langevin step is half a per cent of the smaller deviation."""
+    T, mean, std = 2000, torch.tensor([[1.0], [-0.5]]).double(), torch.tensor([[1.0], [1.5]]).double()
+    target = Density(lambda z: -0.5 * ((z - mean) / std).square().sum(-2))
+    use = MCMC(kernel, steps=steps, chains=10)
+    g = generators(0, 1)
+    state = use.start(Standing(torch.full((1, 2, T), 2.0).double()), torch.zeros(1, F, T).double(), g)
+    draws, _ = use(target, state, g)
+    assert draws.shape == (10, 1, 2, T)
+    got = draws.movedim(-2, 0).reshape(2, -1)
+    torch.testing.assert_close(got.std(-1, keepdim=True) / std, torch.ones(2, 1).double(), atol=0.02, rtol=0)
+    assert ((got.mean(-1, keepdim=True) - mean).abs() < 0.03 * std).all()
+
+
+def exact(made, X, V_n):
+    """Mean and standard deviation of the posterior of one latent variable in the first frame, by a sum over a grid."""
+    z = torch.linspace(-8, 8, 4001, dtype=torch.float64)
+    V = made.log_variance(z[None]).exp() + V_n[0, :, :1]
+    p = (log_likelihood(X[0, :, :1].abs().square(), V, dim=-2) - z.square() / 2).softmax(-1)
+    mean = (p * z).sum()
+    return mean, (p * (z - mean).square()).sum().sqrt()
+
+
+@pytest.mark.parametrize(
+    ("kernel", "steps"), [(RandomWalk(0.5), 60), (Langevin(0.01), 250)], ids=["random walk", "langevin"]
+)
+def test_chains_recover_the_posterior_of_a_mixture(kernel, steps):
+    """A VAE with one latent variable; every frame is the same mixture, so each is an independent chain."""
+    made, T = drawn_vae(1), 2500
+    X, V_n = (x[:1, :, :1].expand(1, F, T) for x in mixture(1, made=made))
+    mean, std = exact(made, X, V_n)
+    use, g = MCMC(kernel, steps=steps, chains=8), generators(0, 1)
+    target = posterior(made, X, V_n)
+    draws, _ = use(target, use.start(made, target.P, g), g)
+    assert abs(draws.std() / std - 1) < 0.02
+    assert abs(draws.mean() - mean) < 0.03 * std
+    assert abs(made.encode(target.P).mean() - mean) > 0.3 * std  # the encoder alone does not know
+
+
+def test_chains_start_about_the_encoders_mean_and_go_on():
+    made = drawn_vae()
+    X, V_n = mixture(500)
+    target = posterior(made, X, V_n)
+    mean = made.encode(target.P)
+    assert MCMC(RandomWalk(), 1, chains=2).start(made, target.P, generators(0, B)).equal(mean.expand(2, -1, -1, -1))
+    spread = MCMC(RandomWalk(), 1, chains=20, spread=0.25).start(made, target.P, generators(0, B)) - mean
+    torch.testing.assert_close(spread.std(), torch.tensor(0.5).double(), atol=0.01, rtol=0)
+    use, g = MCMC(RandomWalk(0.1), steps=4, keep=3, chains=2), generators(0, B)
+    start = use.start(made, target.P, g)
+    draws, state = use(target, start, g)
+    assert draws.shape == (3 * 2, B, L, 500)
+    assert state.equal(draws[-2:])  # the last positions of the two chains
+    g = generators(0, B)
+    use.start(made, target.P, g)
+    steps = [MCMC(RandomWalk(0.1), steps=1, chains=2)] * 4
+    state = start
+    for one, kept in zip(steps, [None, draws[:2], draws[2:4], draws[4:]], strict=True):
+        got, state = one(target, state, g)
+        assert kept is None or got.equal(kept)
+
+
+def test_what_the_speech_is_averaged_over():
+    made = drawn_vae()
+    X, V_n = mixture(5)
+    target = posterior(made, X, V_n)
+    z = normal(2, B, L, 5)
+    longer = MCMC(RandomWalk(0.1), steps=1, chains=2, final_steps=9, final_keep=4)
+    draws = longer.final(target, z, generators(0, B))
+    assert draws.shape == (8, B, L, 5)
+    assert draws.equal(MCMC(RandomWalk(0.1), steps=9, keep=4)(target, z, generators(0, B))[0])
+    assert MCMC(RandomWalk(0.1), steps=1, chains=2).final(target, z, generators(0, B)).equal(z)
+
+
+# ------------------------------------------------------------- the mode
+
+
+def test_the_ascent_reaches_the_mode_of_a_log_concave_target():
+    """A quartic well, whose mode is not its mean's start; all draws are the same one."""
+    mode = torch.tensor([[1.0], [-0.5]]).double()
+    target = Density(lambda z: -((z - mode).square() + (z - mode).pow(4)).sum(-2))
+    use = PointEstimate(steps=50, learning_rate=0.05)
+    state = use.start(Standing(torch.zeros(B, 2, 4).double()), torch.zeros(B, F, 4).double(), generators(0, B))
+    for _ in range(20):
+        draws, state = use(target, state, generators(0, B))
+    assert draws.shape == (1, B, 2, 4)
+    torch.testing.assert_close(draws, mode.expand(1, B, 2, 4), atol=1e-6, rtol=0)
+    assert use.final(target, state, generators(1, B)).equal(draws)
+
+
+def test_the_ascent_reaches_the_mode_of_a_mixtures_posterior():
+    """Where the gradient vanishes, and the density is no lower than anywhere near."""
+    made = drawn_vae()
+    X, V_n = mixture(20)
+    target = posterior(made, X, V_n)
+    use, g = PointEstimate(steps=10, learning_rate=0.02), generators(0, B)
+    state = use.start(made, target.P, g)
+    before = target.logp(use.final(target, state, g))
+    for _ in range(100):
+        draws, state = use(target, state, g)
+    at = target.logp(draws)
+    assert (at > before).all()
+    assert target.score(draws).abs().max() < 1e-6
+    for seed in range(5):
+        assert (target.logp(draws + 1e-3 * normal(*draws.shape, seed=seed)) < at).all()
+
+
+def test_every_step_of_the_ascent_sees_the_gradient_where_it_is():
+    """Against Adam written out, with fresh gradients."""
+    made = drawn_vae()
+    X, V_n = mixture(4)
+    target = posterior(made, X, V_n)
+    use, g = PointEstimate(steps=7, learning_rate=0.1), generators(0, B)
+    draws, _ = use(target, use.start(made, target.P, g), g)
+    z = made.encode(target.P)[None]
+    m, v = torch.zeros_like(z), torch.zeros_like(z)
+    for i in range(1, 8):
+        score = posterior(made, X, V_n).score(z)
+        m, v = 0.9 * m + 0.1 * score, 0.999 * v + 0.001 * score.square()
+        z = z + 0.1 * (m / (1 - 0.9**i)) / ((v / (1 - 0.999**i)).sqrt() + 1e-8)
+    torch.testing.assert_close(draws, z)
+
+
+# ------------------------------------------------------------- a fitted Gaussian
+
+
+def bound(target, q, noise):
+    """The evidence lower bound of the mixture, (B,)."""
+    likelihood = log_likelihood(target.P, target.variance(q.sample(noise)) + target.V_n)
+    return likelihood.mean(0) - q.kl().sum(-1)
+
+
+def test_tuning_the_encoder_raises_the_bound_of_the_mixture():
+    made = drawn_vae()
+    kept = [p.clone() for p in made.parameters()]
+    X, V_n = mixture(30)
+    target = posterior(made, X, V_n)
+    use, g = Variational(steps=20), generators(0, B)
+    state = use.start(made, target.P, g)
+    noise = normal(200, B, L, 30)
+    values = [bound(target, made.posterior(target.P), noise)]
+    for _ in range(4):
+        _, state = use(target, state, g)
+        values.append(bound(target, made.posterior(target.P, state.parameters), noise))
+    values = torch.stack(values).detach()
+    assert (values.diff(dim=0) > 0).all()
+    assert all(p.equal(k) for p, k in zip(made.parameters(), kept, strict=True))  # the prior itself is left alone
+
+
+def test_tuning_finds_a_posterior_that_is_the_prior():
+    """A decoder deaf to z: the best Gaussian is the standard normal, its divergence 0."""
+    made = drawn_vae()
+    made.decoder["out"].weight.zero_()
+    X, V_n = mixture(6)
+    target = posterior(made, X, V_n)
+    use, g = Variational(steps=400), generators(0, B)
+    state = use.start(made, target.P, g)
+    assert made.posterior(target.P).kl().max() > 0.1
+    _, state = use(target, state, g)
+    assert made.posterior(target.P, state.parameters).kl().max() < 1e-3
+
+
+def test_tuning_comes_near_the_true_posterior():
+    """One latent variable: mean and spread of the fitted Gaussian against a sum over a grid."""
+    made = drawn_vae(1)
+    X, V_n = (x[:1, :, :1] for x in mixture(1, made=made))
+    mean, std = exact(made, X, V_n)
+    target = posterior(made, X, V_n)
+    use, g = Variational(steps=1500, learning_rate=0.003), generators(0, 1)
+    _, state = use(target, use.start(made, target.P, g), g)
+    q = made.posterior(target.P, {name: p.detach() for name, p in state.parameters.items()})
+    first = made.posterior(target.P)
+    assert abs(float(q.mean) - mean) < 0.1 * std < abs(float(first.mean) - mean)
+    assert abs(math.exp(0.5 * float(q.log_variance)) / std - 1) < 0.1
+
+
+def test_draws_of_the_fitted_gaussian():
+    made = drawn_vae()
+    X, V_n = mixture(5)
+    target = posterior(made, X, V_n)
+    use, g = Variational(steps=1, draws=3, final_draws=2000), generators(0, B)
+    draws, state = use(target, use.start(made, target.P, g), g)
+    assert draws.shape == (3, B, L, 5)
+    q = made.posterior(target.P, {name: p.detach() for name, p in state.parameters.items()})
+    final = (use.final(target, state, g) - q.mean) / (0.5 * q.log_variance).exp()
+    assert final.shape == (2000, B, L, 5)
+    assert not draws.requires_grad
+    assert not final.requires_grad
+    torch.testing.assert_close(final.var((0, 3)), torch.ones(B, L).double(), atol=0.06, rtol=0)
+    torch.testing.assert_close(final.mean((0, 3)), torch.zeros(B, L).double(), atol=0.04, rtol=0)
+
+
+# ------------------------------------------------------------- in the loop
+
+
+def rounds(use, iterations=5, *, batch=slice(None), seeds=(5, 6), look=False, made=None):
+    X = mixture(12, dtype=torch.float32)[0][batch]
+    made = made or drawn_vae(dtype=torch.float32)
+    g = generators(list(seeds), len(seeds))
+    noise = nmf.init(X.abs().square(), 2, g)
+    steps = []
+    with torch.inference_mode():
+        for step in em(X, VarianceE(made, use), noise, iterations=iterations, generators=g):
+            if look:
+                assert step.estimate().equal(step.estimate())
+            steps.append(step)
+        return steps[-1].noise, steps[-1].estimate()
+
+
+def test_looking_at_an_estimate_changes_nothing_after_it(use):
+    """Its draws are not those of the run."""
+    noise, speech = rounds(use)
+    looked_noise, looked_speech = rounds(use, look=True)
+    assert looked_noise.W.equal(noise.W)
+    assert looked_noise.H.equal(noise.H)
+    assert looked_speech.equal(speech)
+
+
+def test_an_estimate_is_of_its_round_whenever_it_is_asked_for(use):
+    X, made = mixture(12, dtype=torch.float32)[0], drawn_vae(dtype=torch.float32)
+
+    def run():
+        g = generators(0, B)
+        noise = nmf.init(X.abs().square(), 2, g)
+        return em(X, VarianceE(made, use), noise, iterations=4, generators=g)
+
+    with torch.inference_mode():
+        at_once = [step.estimate() for step in run()]
+        later = [step.estimate() for step in list(run())]
+    assert not at_once[0].equal(at_once[-1])
+    for a, b in zip(at_once, later, strict=True):
+        assert a.equal(b)
+
+
+def test_an_utterance_is_alike_alone_and_in_company(use):
+    noise, speech = rounds(use)
+    for b, seed in enumerate((5, 6)):
+        alone, estimate = rounds(use, batch=slice(b, b + 1), seeds=(seed,))
+        assert alone.W[0].equal(noise.W[b])
+        assert alone.H[0].equal(noise.H[b])
+        assert estimate[0].equal(speech[b])
+
+
+def test_another_seed_another_run(use):
+    assert rounds(use)[1].equal(rounds(use)[1])
+    assert not rounds(use)[1].equal(rounds(use, seeds=(5, 7))[1][:2])
+
+
+def test_gradients_are_as_the_caller_left_them(use):
+    X, V_n = mixture(4)
+    made = drawn_vae()
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            target, g = posterior(made, X, V_n), generators(0, B)
+            draws, state = use(target, use.start(made, target.P, g), g)
+            assert torch.is_grad_enabled() == grad
+            assert not draws.requires_grad
+            assert not use.final(target, state, g).requires_grad
+
+
+def test_the_shipped_prior_in_all_its_uses(use):
+    """Single precision, full size: everything stays finite."""
+    made = load("vae")
+    X = torch.view_as_complex(normal(1, 513, 4, 2, dtype=torch.float32))
+    target = posterior(made, X, torch.ones(1, 513, 4), 0.01)
+    g = generators(0, 1)
+    with torch.inference_mode():
+        draws, state = use(target, use.start(made, target.P, g), g)
+        assert draws.isfinite().all()
+        assert draws.shape[1:] == (1, made.latent, 4)
+        assert use.final(target, state, g).isfinite().all()
