@@ -77,6 +77,9 @@ def main() -> None:
         ours = row("nmf (64 + 8, 100 updates)", batch, lambda b=batch: sp.enhance(x[:b], sp.make("nmf")), goal)
     row("nmf-supervised (40 + 40, 257 bins)", 16, lambda: sp.enhance(x, sp.make("nmf-supervised")))
     row("spp-wiener", 16, lambda: sp.enhance(x, sp.SPPWiener()))
+    for name, goal in (("vae-mcem", 0.15), ("vae-ldem", 0.15), ("vae-peem", None), ("vae-vem", None)):
+        for batch in (1, 16):
+            row(name, batch, lambda b=batch, n=name: sp.enhance(x[:b], sp.make(n)), goal if batch == 16 else None)
     noisy = x + 0.1 * torch.randn_like(x)
     row("fwSNRseg", 1, lambda: metrics.fwsnrseg(x[0], noisy[0]), 0.0025)
     for name in ("pesq_wb", "stoi", "dnsmos_ovr"):
