@@ -108,8 +108,8 @@ class VarianceEM:
     @classmethod
     def ldem(cls, prior: Any, **choices: Any) -> VarianceEM:
         """Langevin dynamics with ten parallel states and one step a round (Sadeghi & Serizel, 2023 and 2024)."""
-        # Deviation: steps in the shape of a clean frame's posterior, stable wherever; a gain a frame; two of the states serve the rounds, where more
-        # change little, and all ten the estimate.
+        # Deviation: steps in the shape of a clean frame's posterior, stable wherever; a gain a frame; two of the states
+        # serve the rounds, where more change little, and all ten the estimate.
         walk = Langevin(0.5, prior.posterior_shape(share=1.0))
         return cls(prior, MCMC(walk, steps=1, chains=2, spread=0.01, final_steps=10, final_times=5), **choices)
 

@@ -250,7 +250,7 @@ def hardware() -> dict[str, Any]:
 
 
 def jobs_at_once(notebooks: int) -> int:
-    """As many as there is memory for, with two cores each: chapters measure speed, and neighbours would disturb them."""
+    """As there is memory for, with two cores each: chapters measure their speed, which neighbours would disturb."""
     return max(1, min(notebooks, cores() // 2, int(psutil.virtual_memory().available // MEMORY)))
 
 
