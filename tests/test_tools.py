@@ -25,7 +25,7 @@ from tools.execute import (
     key,
     parameters_of,
 )
-from tools.postprocess import machine_paths, make_offline, postprocess, scrub
+from tools.postprocess import lighten, machine_paths, make_offline, postprocess, scrub
 
 PARAMETERS = 'profile: str = "book"\ncorpus: str = "auto"\nseed: int = 0\ndevice: str = "auto"'
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -537,3 +537,12 @@ def test_the_chapters_are_in_the_order_of_the_contents():
     names = [path.name for path in chapters()]
     assert names == sorted(names)
     assert all(os.path.exists(ROOT / "book" / name) for name in names)
+
+
+def test_code_loses_the_marks_that_colour_nothing_and_no_letter(tmp_path):
+    page = tmp_path / "book" / "a.html"
+    page.parent.mkdir()
+    marked = '<span class="n">x</span><span class="w"> </span><span class="o">=</span><span class="mi">1</span>'
+    page.write_text(f"<pre>{marked}</pre>")
+    lighten(tmp_path)
+    assert page.read_text() == '<pre>x <span class="o">=</span><span class="mi">1</span></pre>'

@@ -61,6 +61,16 @@ def make_offline(html: Path) -> None:
         sheet.write_text(sheet.read_text().replace(f"url(../webfonts/{font.name})", embedded, 1))
 
 
+# Names, punctuation and blanks of code have the colour of the text around them, in either theme: half of a page's weight.
+COLOURLESS = re.compile(r'<span class="(?:n|p|w)">([^<]*)</span>')
+
+
+def lighten(html: Path) -> None:
+    """Take the marks from code that colour nothing."""
+    for page in html.rglob("*.html"):
+        page.write_text(COLOURLESS.sub(r"\1", page.read_text()))
+
+
 def machine_paths(tree: Path) -> dict[str, str]:
     """Folders of this machine, the longest first, and what stands for them on a page."""
     named = {str(tree.resolve()): "_build/tree", str(ROOT): ".", sys.prefix: ".venv", str(Path.home()): "~"}
