@@ -61,7 +61,7 @@ def make_offline(html: Path) -> None:
         sheet.write_text(sheet.read_text().replace(f"url(../webfonts/{font.name})", embedded, 1))
 
 
-# Names, punctuation and blanks of code have the colour of the text around them, in either theme: half of a page's weight.
+# Names, punctuation and blanks of code have the colour of the text, in either theme: half of a page's weight.
 COLOURLESS = re.compile(r'<span class="(?:n|p|w)">([^<]*)</span>')
 
 
