@@ -21,9 +21,9 @@ from .claims import ClaimError, Estimate
 def level_normalised(P: torch.Tensor, level: float = 1.0) -> torch.Tensor:
     r"""Power spectrograms (..., F, T) scaled to one mean power, so that a likelihood knows only of their shape.
 
-    A density carries the inverse of its argument's unit: scale a clip by $a$, and $\log p$ of each frame of F complex
-    bins moves by $-2 F \log a$ by the change of variables alone. `level` is best that of the speech which the model was
-    trained on. Silence stays as it is.
+    A density carries the inverse of its argument's unit: a model that moved with a clip scaled by $a$ would move
+    $\log p$ of each frame of F complex bins by $-2 F \log a$, and a fixed one comes close. `level` is best that of the
+    speech which the model was trained on. Silence stays as it is.
 
     >>> P = torch.rand(2, 3, 4)
     >>> torch.testing.assert_close(level_normalised(0.01 * P), level_normalised(P))
