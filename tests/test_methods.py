@@ -250,3 +250,11 @@ def test_the_list():
             assert load(card).tensors
     with pytest.raises(AttributeError):
         make("nmf").rank = 3
+
+
+@pytest.mark.parametrize("name", ["vae-mcem", "vae-ldem", "vae-peem", "vae-vem"])
+def test_a_method_made_in_inference_mode_still_has_its_gradients(name):
+    x = torch.randn(1, 4000, generator=torch.Generator().manual_seed(0))
+    expected = enhance(x, replace(make(name), iterations=3))
+    with torch.inference_mode():
+        assert enhance(x, replace(make(name), iterations=3)).equal(expected)

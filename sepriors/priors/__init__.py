@@ -57,6 +57,11 @@ def load(name: str | os.PathLike[str], *, device: torch.device | str = "cpu") ->
     >>> load("vae").stft
     STFT(n_fft=1024, hop=256, sample_rate=16000)
     """
+    with torch.inference_mode(False):  # samplers ask for gradients, wherever the prior was loaded
+        return _load(name, device)
+
+
+def _load(name: str | os.PathLike[str], device: torch.device | str) -> VAE:
     found = weights.load(name, device=device)
     family = found.config.get("family", "")
     if family not in FAMILIES:
