@@ -42,26 +42,18 @@ class EStep(Protocol):
 
 
 def em(
-    X: torch.Tensor,
-    estep: EStep,
-    noise: NMF,
-    *,
-    iterations: int,
-    generators: Any,
-    bases: bool = True,
-    updates: int = 1,
+    X: torch.Tensor, estep: EStep, noise: NMF, *, iterations: int, generators: Any, bases: bool = True
 ) -> Iterator[Step]:
     """Expectation-maximisation of the noise NMF around any speech prior; yields a `Step` a round.
 
-    X complex mixture (..., F, T); `bases=False` keeps the noise's W (a supervised noise model). An M-step is so many
-    `updates`: each goes part of the way uphill. The last round has an E-step only, so its estimate belongs to the noise
-    model that it carries.
+    X complex mixture (..., F, T); `bases=False` keeps the noise's W (a supervised noise model). The last round has an
+    E-step only, so its estimate belongs to the noise model that it carries.
     """
     state = estep.start(X, generators)
     for i in range(iterations):
         state, e = estep(X, noise.variance, state)  # E
         yield Step(i, noise, e.estimate)
-        for _ in range(updates if i < iterations - 1 else 0):
+        if i < iterations - 1:
             noise = nmf.update(noise, e.power, e.offset, bases=bases)  # M
 
 
@@ -224,7 +216,7 @@ def update_gain(P: torch.Tensor, V_s: torch.Tensor, V_n: torch.Tensor, floor: fl
     Majorise-minimise, as for an NMF with one activation a frame (Leglaive, Girin & Horaud, 2018, eq. 27), V_s with the
     gain in it: $\Big( \sum_{rf} P V_s V_x^{-2} / \sum_{rf} V_s V_x^{-1} \Big)^{1/2}$.
 
-    P, V_n (B, F, T), V_s (R, B, F, T) -> (B, 1, T). A silent frame's gain falls and stops above zero.
+    P, V_n (B, F, T), V_s (R, B, F, T) -> (B, 1, T). A silent frame's gain falls to zero.
     """
     up, down = torch.zeros_like(P[:, :1]), torch.zeros_like(P[:, :1])
     V_n = V_n.clamp_min(floor)

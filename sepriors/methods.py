@@ -92,7 +92,6 @@ class VarianceEM:
     latent: Latent
     rank: int = 8
     iterations: int = 100
-    updates: int = 1  # of the noise in each round
     noise_bases: torch.Tensor | None = None  # (F, K) or None
     gain: bool = True  # a gain for each frame, learned
     level: float = VarianceE._field_defaults["level"]  # where it starts, see `em.VarianceE`
@@ -122,10 +121,7 @@ class VarianceEM:
         W_n = None if self.noise_bases is None else self.noise_bases.to(x)
         noise = nmf.init(X.abs().square(), self.rank, generators, W_n)
         speech = VarianceE(prior, self.latent, self.gain, self.level)
-        bases = W_n is None
-        rounds = em(
-            X, speech, noise, iterations=self.iterations, generators=generators, bases=bases, updates=self.updates
-        )
+        rounds = em(X, speech, noise, iterations=self.iterations, generators=generators, bases=W_n is None)
         for step in _in_time(rounds, stft, x.shape[-1]):
             yield step._replace(estimate=partial(_times, peak, step.estimate))
 

@@ -8,7 +8,7 @@ import math
 import time
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,8 +61,8 @@ class NMFRecipe:
         model = nmf.init(P, self.rank, generators(seed, 1))
         for _ in tqdm(range(self.iterations), desc="updates", disable=not progress):
             model = nmf.update(model, P[None])
-        stft = {"n_fft": self.stft.n_fft, "hop": self.stft.hop, "sample_rate": self.stft.sample_rate}
-        return Learned({"W": model.W[0]}, {k: str(v) for k, v in {**stft, "rank": self.rank}.items()}, facts)
+        config = {**asdict(self.stft), "rank": self.rank}
+        return Learned({"W": model.W[0]}, {key: str(value) for key, value in config.items()}, facts)
 
 
 @dataclass(frozen=True)

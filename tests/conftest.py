@@ -1,5 +1,6 @@
 """What the tests share: float64 by default, one torch thread, a small corpus, and a browser."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from browser import browser  # noqa: F401
 
-from sepriors import STFT, audio
+from sepriors import STFT, audio, weights
 from sepriors.corpora import FIELDS, Corpora, open_corpora, write_manifest
 from sepriors.priors import VAE
 
@@ -22,6 +23,14 @@ def double():
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(before)
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The shipped cards and weights in a folder that a test may spoil."""
+    shutil.copytree(weights.folder(), tmp_path / "cards")
+    monkeypatch.setattr(weights, "folder", lambda: tmp_path / "cards")
+    return tmp_path / "cards"
 
 
 @pytest.fixture

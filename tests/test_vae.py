@@ -1,7 +1,6 @@
 """The bound never exceeds the evidence, and a VAE comes back from its file as it was."""
 
 import math
-import shutil
 
 import pytest
 import torch
@@ -192,14 +191,6 @@ def test_latent_variables_of_a_sample_are_standard_normal_however_smooth(smooth)
 
 
 # ------------------------------------------------------------- to a file and back
-
-
-@pytest.fixture
-def shelf(tmp_path, monkeypatch):
-    """The shipped cards and weights in a folder that a test may spoil."""
-    shutil.copytree(weights.folder(), tmp_path / "cards")
-    monkeypatch.setattr(weights, "folder", lambda: tmp_path / "cards")
-    return tmp_path / "cards"
 
 
 def test_a_vae_comes_back_from_its_file(tmp_path):

@@ -1,7 +1,6 @@
 """Weights: whole, and the ones their card describes."""
 
 import os
-import shutil
 
 import pytest
 import torch
@@ -11,14 +10,6 @@ from sepriors.weights import WeightsError
 
 CARDS = weights.cards()
 MEGABYTE = 2**20
-
-
-@pytest.fixture
-def shelf(tmp_path, monkeypatch):
-    """The shipped cards and weights in a folder that a test may spoil."""
-    shutil.copytree(weights.folder(), tmp_path / "cards")
-    monkeypatch.setattr(weights, "folder", lambda: tmp_path / "cards")
-    return tmp_path / "cards"
 
 
 def test_what_is_saved_is_loaded(tmp_path):

@@ -7,6 +7,7 @@ speech. Frames are columns, as everywhere in the package: power (..., F, T), lat
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import NamedTuple
 
 import torch
@@ -73,8 +74,7 @@ class VAE(nn.Module):
     @property
     def config(self) -> dict[str, str]:
         """What `from_weights` needs beside the tensors."""
-        stft = {"n_fft": self.stft.n_fft, "hop": self.stft.hop, "sample_rate": self.stft.sample_rate}
-        sizes = {**stft, "latent": self.latent, "hidden": self.hidden}
+        sizes = {**asdict(self.stft), "latent": self.latent, "hidden": self.hidden}
         return {"family": "vae", **{key: str(value) for key, value in sizes.items()}}
 
     def posterior(self, P: torch.Tensor, parameters: dict[str, torch.Tensor] | None = None) -> Posterior:
