@@ -105,7 +105,7 @@ class Langevin(NamedTuple):
     (Roberts & Stramer, 2002).
     """
 
-    step_size: float = 0.01  # η; the code of Sadeghi & Serizel (2023) writes η / 2 = .005
+    step_size: float | torch.Tensor = 0.01  # η; the code of Sadeghi & Serizel (2023) writes η / 2 = .005
     shape: torch.Tensor | None = None
 
     def start(self, target: Target, position: torch.Tensor) -> Chain:

@@ -8,11 +8,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 
-from . import gaussian, nmf, priors, spp
+from . import gaussian, nmf, priors, signals, spp
 from .audio import check
 from .em import NMFE, Step, VarianceE, em
 from .latent import MCMC, Latent, PointEstimate, Variational
@@ -113,8 +113,7 @@ class VarianceEM:
         return cls(prior, MCMC(walk, steps=1, chains=2, spread=0.01, final_steps=10, final_times=5), **choices)
 
     def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
-        with torch.inference_mode(False):  # a copy that has gradients, with the signal's precision and place
-            prior = copy.deepcopy(self.prior).to(x)
+        prior = _like(self.prior, x)
         stft = prior.stft
         peak = x.abs().amax(-1, keepdim=True).clamp_min(1e-8)  # silence stays silence
         X = stft(x / peak)
@@ -124,6 +123,130 @@ class VarianceEM:
         rounds = em(X, speech, noise, iterations=self.iterations, generators=generators, bases=W_n is None)
         for step in _in_time(rounds, stft, x.shape[-1]):
             yield step._replace(estimate=partial(_times, peak, step.estimate))
+
+
+class White(NamedTuple):
+    """A mixture as a flow wants it: speech at the level it has seen, whole windows; `back` undoes both."""
+
+    x: torch.Tensor  # (B, N')
+    variance: torch.Tensor  # of the white noise, (B,)
+    back: Callable[[torch.Tensor], torch.Tensor]
+
+
+def white(x: torch.Tensor, prior: Any, variance: torch.Tensor | None) -> White:
+    """Scale waveforms (B, N) so that their speech has the prior's level, the noise's variance (B,) known or estimated.
+
+    Raises ValueError for a variance that is not positive, or not one an utterance.
+    """
+    if variance is None:
+        variance = spp.white_variance(x)
+    elif variance.shape != x.shape[:1] or not bool((variance > 0).all()):
+        raise ValueError(f"expected a positive variance of the noise for each of {len(x)} files, got {variance}")
+    power = x.square().mean(-1)
+    speech = torch.maximum(power - variance, 0.01 * power).clamp_min(1e-12)  # silence stays silence
+    gain = prior.rms / speech.sqrt()
+    filled = signals.whole_windows(gain[:, None] * x, prior.window)
+    # a variance below a hundred-thousandth of full scale's would stop the climb on a needle's point
+    return White(filled, (gain.square() * variance).clamp_min(1e-10), lambda s: (s / gain[:, None])[..., : x.shape[-1]])
+
+
+@dataclass(frozen=True, eq=False)
+class FlowMAP:
+    """Climb to a mode of p(s | x) with an exact density of speech, the noise white (`flow-map`, `flow-map-oracle`).
+
+    Shi et al. (2021, § 4.2). It starts at the mixture and stops where its signal is as likely as clean speech, at
+    `prior.clean` nats a sample, or by the rule of `signals` that `stop` is. The noise's variance is estimated from the
+    signal, or is `variance` (B,), or follows from `weight`: that is how the paper's σ is to be read,
+    $1 / (2 \\sigma^2)$ at a speech power of 1e-3, and `PAPER` has its settings by SNR.
+    """
+
+    prior: Any  # a `SignalPrior` that is an `nn.Module`
+    variance: torch.Tensor | None = None
+    weight: float | None = None
+    iterations: int = 500
+    learning_rate: float = 5e-4
+    stop: signals.Stop | None = None
+    fast: bool = True  # couplings in bfloat16, see `signals.SignalPosterior`
+    at_once: int = 16
+
+    PAPER: ClassVar[dict[float, float]] = {-6: 100, 0: 200, 6: 2000, 9: 4000}
+
+    @classmethod
+    def oracle(cls, prior: Any, **choices: Any) -> Callable[[Mixture], FlowMAP]:
+        """`flow-map-oracle`: told the noise's true variance, by the bench, since no user could."""
+        return lambda mixture: cls(prior, variance=mixture.noise.square().mean(-1), **choices)
+
+    def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
+        prior = _like(self.prior, x)
+        variance = self.variance
+        if self.weight is not None:  # at the level where speech has the prior's power
+            noise = 0.5 / self.weight
+            variance = x.square().mean(-1).clamp_min(1e-12) * noise / (noise + prior.rms**2)
+        made = white(x, prior, variance)
+        target = signals.SignalPosterior(prior, made.x, made.variance, self.fast)
+        stop = self.stop or signals.clean_likelihood(prior.clean)
+        climb = signals.climb(target, steps=self.iterations - 1, learning_rate=self.learning_rate, stop=stop)
+        for i, now in enumerate(climb):
+            yield Step(i, None, partial(made.back, now.signal))
+
+
+@dataclass(frozen=True, eq=False)
+class FlowTweedie:
+    """The mean of p(s | x) in one step, by the gradient of a density of noisy speech (`flow-tweedie`).
+
+    Robbins (1956), Efron (2011, eq. 1.4). The noise is white, its variance estimated or given, as in `FlowMAP`.
+    """
+
+    prior: Any  # a `NoisyPrior` that is an `nn.Module`
+    variance: torch.Tensor | None = None
+    shifts: int = 4  # places of the first window over which it averages
+    fast: bool = True
+    at_once: int = 16
+    iterations: int = 1
+
+    def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
+        prior = _like(self.prior, x)
+        made = white(x, prior, self.variance)
+        mean = signals.denoise(prior, made.x, made.variance, shifts=self.shifts, fast=self.fast)
+        yield Step(0, None, partial(made.back, mean))
+
+
+@dataclass(frozen=True, eq=False)
+class FlowLangevin:
+    """The mean of p(s | x) over parallel chains, annealed from the mixture to clean speech (`flow-langevin`).
+
+    Jayaram & Thickstun (2020), with a family of flows that are told the noise. The noise is white, as in `FlowMAP`.
+    """
+
+    prior: Any  # a `NoisyPrior` that is an `nn.Module`
+    variance: torch.Tensor | None = None
+    chains: int = 5
+    iterations: int = 10  # levels of noise
+    steps: int = 4  # at each
+    least: float = 1e-3  # level of noise, where the chains end and one step of Tweedie's takes the rest
+    fast: bool = True
+    at_once: int = 4
+
+    def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
+        prior = _like(self.prior, x)
+        made = white(x, prior, self.variance)
+        walks = signals.anneal(
+            prior, made.x, made.variance, levels=self.iterations, steps=self.steps, chains=self.chains,
+            least=self.least, generators=generators, fast=self.fast,
+        )  # fmt: skip
+        for i, walk in enumerate(walks):
+            yield Step(i, None, partial(self._mean, prior, walk, made.back))
+
+    def _mean(self, prior: Any, walk: signals.Walk, back: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """Over the chains, each rid of the noise that it still has."""
+        means = [signals.denoise(prior, chain, walk.tau.square(), fast=self.fast) for chain in walk.signal]
+        return back(sum(means[1:], means[0]) / len(means))
+
+
+def _like(prior: Any, x: torch.Tensor) -> Any:
+    """A copy of a prior that has gradients, with the signal's precision and place."""
+    with torch.inference_mode(False):
+        return copy.deepcopy(prior).to(x)
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,6 +325,21 @@ METHODS: dict[str, Entry] = {
         "VAE, posterior by tuning the encoder on each file",
         ("vae",),
         lambda: VarianceEM(priors.load("vae"), Variational(steps=2, learning_rate=0.002)),
+    ),
+    "flow-map": Entry(
+        "WaveGlow, posterior's mode by gradient ascent, stopped at the likelihood of clean speech; white noise only",
+        ("waveglow",),
+        lambda: FlowMAP(priors.load("waveglow")),
+    ),
+    "flow-tweedie": Entry(
+        "WaveGlow of noisy speech, posterior's mean in one step; white noise only",
+        ("waveglow-noisy",),
+        lambda: FlowTweedie(priors.load("waveglow-noisy")),
+    ),
+    "flow-langevin": Entry(
+        "WaveGlow of noisy speech, posterior's mean by annealed Langevin dynamics, 5 chains; white noise only",
+        ("waveglow-noisy",),
+        lambda: FlowLangevin(priors.load("waveglow-noisy")),
     ),
 }
 

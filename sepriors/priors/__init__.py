@@ -6,16 +6,28 @@
 from __future__ import annotations
 
 import os
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from sepriors import weights
 from sepriors.stft import STFT
 
+from .maf import MAF
 from .vae import VAE, Posterior
+from .waveglow import Image, WaveGlow
 
-__all__ = ["VAE", "EncodedPrior", "VariancePrior", "load"]
+__all__ = [
+    "MAF",
+    "VAE",
+    "EncodedPrior",
+    "InvertiblePrior",
+    "NoisyPrior",
+    "SignalPrior",
+    "VariancePrior",
+    "WaveGlow",
+    "load",
+]
 
 
 class VariancePrior(Protocol):
@@ -46,10 +58,51 @@ class EncodedPrior(VariancePrior, Protocol):
         ...
 
 
-FAMILIES = {"vae": VAE}
+class SignalPrior(Protocol):
+    """A density of waveforms, whose lengths are multiples of `window` and whose level is about `rms`."""
+
+    @property
+    def window(self) -> int: ...
+
+    @property
+    def rms(self) -> float: ...
+
+    def log_prob(self, s: torch.Tensor) -> torch.Tensor:
+        """log p(s), nats: (B, N) -> (B,)."""
+        ...
 
 
-def load(name: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> VAE:
+@runtime_checkable
+class InvertiblePrior(Protocol):
+    """A flow: a density that is the image of a standard normal."""
+
+    def __call__(self, s: torch.Tensor) -> Image:
+        """Latent variables (B, N) of signals (B, N), and log |det| (B,)."""
+        ...
+
+    def inverse(self, z: torch.Tensor) -> torch.Tensor:
+        """The signals of latent variables."""
+        ...
+
+
+class NoisyPrior(Protocol):
+    """A family of densities: of speech in white noise of a known level, a standard deviation an utterance."""
+
+    @property
+    def window(self) -> int: ...
+
+    @property
+    def rms(self) -> float: ...
+
+    def log_prob(self, s: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """log p_σ(s), nats: (B, N), (B,) -> (B,)."""
+        ...
+
+
+FAMILIES: dict[str, Any] = {"vae": VAE, "waveglow": WaveGlow, "maf": MAF}
+
+
+def load(name: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> Any:
     """The prior of a card, by its name, or of a safetensors file, by its path: frozen, in evaluation mode.
 
     Raises WeightsError for unknown or damaged weights, and for weights that are no prior's.
@@ -61,7 +114,7 @@ def load(name: str | os.PathLike[str], *, device: torch.device | str = "cpu") ->
         return _load(name, device)
 
 
-def _load(name: str | os.PathLike[str], device: torch.device | str) -> VAE:
+def _load(name: str | os.PathLike[str], device: torch.device | str) -> Any:
     found = weights.load(name, device=device)
     family = found.config.get("family", "")
     if family not in FAMILIES:

@@ -1,0 +1,115 @@
+"""The one training loop: Adam, a falling learning rate, averaged weights, a validation curve, and resume."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import pickle
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from .audio import whole
+from .weights import WeightsError
+
+
+class Fitted(NamedTuple):
+    """The averaged model, its validation curve, and the seconds that training took, those before a resume included."""
+
+    model: Any
+    curve: list[float]
+    seconds: float
+
+
+def fit(
+    model: torch.nn.Module,
+    draw: Callable[[torch.Generator], torch.Tensor],
+    loss: Callable[[torch.nn.Module, torch.Tensor, torch.Generator], torch.Tensor],
+    *,
+    steps: int,
+    learning_rate: float,
+    generator: torch.Generator,
+    validate: Callable[[torch.nn.Module], float] | None = None,
+    validations: int = 20,
+    clip: float = math.inf,
+    bf16: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> Fitted:
+    """Minimise loss(model, batch, generator) over `steps` batches of `draw(generator)`.
+
+    Adam's rate rises over 500 steps and falls by a cosine to its hundredth; gradients are clipped to the norm `clip`.
+    The average is a plain mean of the first thousand steps, then of about the last thousand. `validate` sees the
+    average. With `checkpoint` the state is written there at each validation, and a run that finds one goes on from it,
+    to the same weights as if it had never stopped, provided that all that is random comes from the generator.
+
+    Raises WeightsError for a checkpoint that is damaged or of other sizes.
+    """
+    device = next(model.parameters()).device
+    averaged = copy.deepcopy(model)
+    optimiser = torch.optim.Adam(model.parameters(), learning_rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda i: min(1, (i + 1) / 500) * (0.505 + 0.495 * math.cos(math.pi * i / steps))
+    )
+    parts = {"model": model, "averaged": averaged, "optimiser": optimiser, "schedule": schedule}
+    done, curve, before = _resume(checkpoint, parts, generator, steps)
+    begun = time.perf_counter()
+    interval = max(1, steps // validations)
+    bar = tqdm(range(done + 1, steps + 1), initial=done, total=steps, desc="steps", disable=not progress)
+    for step in bar:
+        optimiser.zero_grad()
+        batch = draw(generator).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            cost = loss(model, batch, generator)
+        cost.backward()
+        if clip < math.inf:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip, error_if_nonfinite=True)
+        optimiser.step()
+        schedule.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), max(1e-3, 1 / step))
+        if step % interval == 0:
+            if validate is not None:
+                curve.append(validate(averaged))
+                bar.set_postfix(valid=f"{curve[-1]:.3f}")
+            if checkpoint is not None:
+                seconds = before + time.perf_counter() - begun
+                _save(
+                    Path(checkpoint),
+                    parts,
+                    generator,
+                    {"step": step, "steps": steps, "curve": curve, "seconds": seconds},
+                )
+    return Fitted(averaged, curve, before + time.perf_counter() - begun)
+
+
+def _save(path: Path, parts: dict[str, Any], generator: torch.Generator, facts: dict[str, Any]) -> None:
+    with whole(path) as part:
+        states = {name: made.state_dict() for name, made in parts.items()}
+        torch.save({**states, "generator": generator.get_state(), **facts}, part)
+
+
+def _resume(
+    path: str | os.PathLike[str] | None, parts: dict[str, Any], generator: torch.Generator, steps: int
+) -> tuple[int, list[float], float]:
+    """(steps done, curve, seconds spent), after what the checkpoint holds has been put back, if there is one."""
+    if path is None or not Path(path).is_file():
+        return 0, [], 0.0
+    again = f"delete {path} to start afresh"
+    try:
+        state = torch.load(path, weights_only=True)
+        if state["steps"] != steps:
+            raise WeightsError(f"{path}: expected a run of {steps} steps, got one of {state['steps']}; {again}")
+        for name, made in parts.items():
+            made.load_state_dict(state[name])
+        generator.set_state(state["generator"])
+    except (RuntimeError, KeyError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
+        if isinstance(error, WeightsError):
+            raise
+        raise WeightsError(f"{path}: expected a whole checkpoint of this recipe, got {error}; {again}") from error
+    return state["step"], state["curve"], state["seconds"]

@@ -1,0 +1,115 @@
+r"""Masked autoregressive flow: $z_d = \mu_d(x_{<d}) + e^{\alpha_d(x_{<d})} x_d$, block upon block.
+
+Papamakarios, Pavlakou & Murray (2017, § 3), by nflows. Points are windows of a signal: `features=2` is the toy of
+Shi et al. (2021, § 5.5), and a longer window makes a prior of speech in which no window knows of the next.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from nflows.transforms import CompositeTransform, MaskedAffineAutoregressiveTransform, ReversePermutation
+from torch import nn
+
+from sepriors.rng import Generators, randn
+from sepriors.weights import Weights
+
+from .waveglow import Image
+
+
+class MAF(nn.Module):
+    """The prior `maf`: so many autoregressive blocks, the order of the features reversed between them.
+
+    The base is a standard normal, or with `components` a mixture of so many Gaussians that is learned with the rest: a
+    normal base has one mode, and a continuous map must stretch it to reach two. `rms` is the level of what it learns.
+
+    >>> flow = MAF()
+    >>> points = torch.randn(500, 2)
+    >>> torch.testing.assert_close(flow.inverse(flow(points).z), points, atol=1e-3, rtol=0)
+    """
+
+    def __init__(
+        self, features: int = 2, blocks: int = 5, hidden: int = 64, components: int = 1, rms: float = 1.0,
+        clean: float = math.inf,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.clean = clean  # log-density of clean speech that it has not seen, nats a sample
+        self.window, self.blocks, self.hidden, self.components, self.rms = features, blocks, hidden, components, rms
+        parts: list[nn.Module] = []
+        for i in range(blocks):
+            parts += [ReversePermutation(features)] if i else []
+            parts.append(MaskedAffineAutoregressiveTransform(features, hidden, num_blocks=1, activation=torch.tanh))
+        self.transform = CompositeTransform(parts)
+        if components > 1:
+            self.weights = nn.Parameter(torch.zeros(components))
+            self.means = nn.Parameter(torch.zeros(components, features))
+            self.log_stds = nn.Parameter(torch.zeros(components, features))
+
+    @classmethod
+    def from_weights(cls, found: Weights) -> MAF:
+        """The flow of a file, its sizes from the file's configuration."""
+        c = {key: int(found.config[key]) for key in ("features", "blocks", "hidden", "components")}
+        made = cls(**c, rms=float(found.config["rms"]), clean=float(found.config["clean"]))
+        made.load_state_dict({name: tensor.to(made.state_dict()[name].dtype) for name, tensor in found.tensors.items()})
+        return made
+
+    @property
+    def config(self) -> dict[str, str]:
+        """What `from_weights` needs beside the tensors."""
+        sizes = {"features": self.window, "blocks": self.blocks, "hidden": self.hidden, "components": self.components}
+        return {
+            "family": "maf",
+            "rms": repr(self.rms),
+            "clean": repr(self.clean),
+            **{key: str(value) for key, value in sizes.items()},
+        }
+
+    def start(self, generator: torch.Generator) -> None:
+        """Parameters before training, from a generator: nflows takes torch's own."""
+        with torch.no_grad():
+            for name, p in self.transform.named_parameters():
+                bound = 1e-3 if "linear_layers.1" in name else 1 / math.sqrt(p.shape[-1] if p.ndim > 1 else self.hidden)
+                p.uniform_(-bound, bound, generator=generator)
+            if self.components > 1:
+                self.means.normal_(generator=generator)
+
+    def forward(self, s: torch.Tensor) -> Image:
+        """f⁻¹: windows side by side (..., N) -> latent variables (..., N) and log |det| (...), nats."""
+        points = s.reshape(-1, self.window) / self.rms
+        z, log_det = self.transform(points)
+        log_det = (log_det - self.window * math.log(self.rms)).reshape(*s.shape[:-1], -1).sum(-1)
+        return Image(z.reshape(s.shape), log_det)
+
+    def inverse(self, z: torch.Tensor) -> torch.Tensor:
+        """f: latent variables (..., N) -> windows side by side (..., N), a feature after the other."""
+        return self.rms * self.transform.inverse(z.reshape(-1, self.window))[0].reshape(z.shape)
+
+    def log_base(self, z: torch.Tensor) -> torch.Tensor:
+        """log-density of latent variables (..., D), nats, (...)."""
+        if self.components == 1:
+            return -0.5 * (z.square() + math.log(2 * math.pi)).sum(-1)
+        u = (z.unsqueeze(-2) - self.means) * (-self.log_stds).exp()
+        each = -0.5 * (u.square() + math.log(2 * math.pi)).sum(-1) - self.log_stds.sum(-1)
+        return torch.logsumexp(self.weights.log_softmax(-1) + each, -1)
+
+    def log_prob(self, s: torch.Tensor) -> torch.Tensor:
+        r"""$\log p(s)$, eq. (6), nats, the sum over its windows: (..., N) -> (...).
+
+        Raises ValueError for a length that the window does not divide.
+        """
+        if s.shape[-1] % self.window or not s.shape[-1]:
+            raise ValueError(f"expected a multiple of {self.window} samples, got N={s.shape[-1]}; fill up with zeros")
+        z, log_det = self(s)
+        return self.log_base(z.unflatten(-1, (-1, self.window))).sum(-1) + log_det
+
+    def sample(self, count: int, each: Generators) -> torch.Tensor:
+        """So many windows from each generator, (B, count × D)."""
+        like = next(self.parameters())
+        z = randn((count, self.window), each, like)
+        if self.components > 1:
+            odds = self.weights.softmax(-1).expand(len(each), -1)
+            draws = [torch.multinomial(row, count, replacement=True, generator=g) for row, g in zip(odds, each)]
+            k = torch.stack(draws)
+            z = self.means[k] + self.log_stds[k].exp() * z
+        return self.inverse(z.flatten(-2))
