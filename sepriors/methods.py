@@ -142,12 +142,14 @@ def white(x: torch.Tensor, prior: Any, variance: torch.Tensor | None) -> White:
         variance = spp.white_variance(x)
     elif variance.shape != x.shape[:1] or not bool((variance > 0).all()):
         raise ValueError(f"expected a positive variance of the noise for each of {len(x)} files, got {variance}")
-    power = x.square().mean(-1)
-    speech = torch.maximum(power - variance, 0.01 * power).clamp_min(1e-12)  # silence stays silence
-    gain = prior.rms / speech.sqrt()
-    filled = signals.whole_windows(gain[:, None] * x, prior.window)
-    # a variance below a hundred-thousandth of full scale's would stop the climb on a needle's point
-    return White(filled, (gain.square() * variance).clamp_min(1e-10), lambda s: (s / gain[:, None])[..., : x.shape[-1]])
+    with torch.inference_mode(False):  # gradients will pass by these
+        x, variance = x.clone(), variance.clone()
+        power = x.square().mean(-1)
+        speech = torch.maximum(power - variance, 0.01 * power).clamp_min(1e-12)  # silence stays silence
+        gain = prior.rms / speech.sqrt()
+        filled = signals.whole_windows(gain[:, None] * x, prior.window)
+        floored = (gain.square() * variance).clamp_min(1e-10)  # a signal without noise: -70 dB against the speech
+    return White(filled, floored, lambda s: (s / gain[:, None])[..., : x.shape[-1]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +169,7 @@ class FlowMAP:
     learning_rate: float = 5e-4
     stop: signals.Stop | None = None
     fast: bool = True  # couplings in bfloat16, see `signals.SignalPosterior`
-    at_once: int = 16
+    at_once: int = 4  # utterances that `enhance` takes at once on a CPU: they wait for the last of them to stop
 
     PAPER: ClassVar[dict[float, float]] = {-6: 100, 0: 200, 6: 2000, 9: 4000}
 
@@ -199,31 +201,35 @@ class FlowTweedie:
 
     prior: Any  # a `NoisyPrior` that is an `nn.Module`
     variance: torch.Tensor | None = None
-    shifts: int = 4  # places of the first window over which it averages
+    iterations: int = 8  # places of the first window over which it averages
     fast: bool = True
     at_once: int = 16
-    iterations: int = 1
 
     def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
         prior = _like(self.prior, x)
         made = white(x, prior, self.variance)
-        mean = signals.denoise(prior, made.x, made.variance, shifts=self.shifts, fast=self.fast)
-        yield Step(0, None, partial(made.back, mean))
+        total = torch.zeros_like(made.x)
+        for i in range(self.iterations):
+            offset = i * prior.window // self.iterations
+            total = total + signals.denoise(prior, made.x, made.variance, offset=offset, fast=self.fast)
+            yield Step(i, None, partial(made.back, total / (i + 1)))
 
 
 @dataclass(frozen=True, eq=False)
 class FlowLangevin:
     """The mean of p(s | x) over parallel chains, annealed from the mixture to clean speech (`flow-langevin`).
 
-    Jayaram & Thickstun (2020), with a family of flows that are told the noise. The noise is white, as in `FlowMAP`.
+    After Jayaram & Thickstun (2020), with a family of flows that are told the noise; how the chains move, and why not
+    as there, says `signals.anneal`. The noise is white, as in `FlowMAP`.
     """
 
     prior: Any  # a `NoisyPrior` that is an `nn.Module`
     variance: torch.Tensor | None = None
     chains: int = 5
     iterations: int = 10  # levels of noise
-    steps: int = 4  # at each
-    least: float = 1e-3  # level of noise, where the chains end and one step of Tweedie's takes the rest
+    least: float = 1e-3  # the last of them, at a speech power of 1e-3
+    descend: bool = True
+    steps: int = 0  # of plain Langevin dynamics at each level
     fast: bool = True
     at_once: int = 4
 
@@ -231,16 +237,17 @@ class FlowLangevin:
         prior = _like(self.prior, x)
         made = white(x, prior, self.variance)
         walks = signals.anneal(
-            prior, made.x, made.variance, levels=self.iterations, steps=self.steps, chains=self.chains,
-            least=self.least, generators=generators, fast=self.fast,
+            prior, made.x, made.variance, levels=self.iterations, chains=self.chains, least=self.least,
+            generators=generators, descend=self.descend, steps=self.steps, fast=self.fast,
         )  # fmt: skip
         for i, walk in enumerate(walks):
-            yield Step(i, None, partial(self._mean, prior, walk, made.back))
+            yield Step(i, None, partial(self._mean, walk.signal, made.back))
 
-    def _mean(self, prior: Any, walk: signals.Walk, back: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """Over the chains, each rid of the noise that it still has."""
-        means = [signals.denoise(prior, chain, walk.tau.square(), fast=self.fast) for chain in walk.signal]
-        return back(sum(means[1:], means[0]) / len(means))
+    def _mean(self, signal: torch.Tensor, back: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        total = torch.zeros_like(signal[0])
+        for chain in signal:  # not a mean over a stack: its last bit depends on the batch
+            total += chain
+        return back(total / len(signal))
 
 
 def _like(prior: Any, x: torch.Tensor) -> Any:

@@ -15,7 +15,7 @@ import torch
 
 from . import mcmc
 from .priors import InvertiblePrior, NoisyPrior, SignalPrior
-from .rng import Generators
+from .rng import Generators, randn_like
 
 
 class SignalPosterior(NamedTuple):
@@ -40,8 +40,9 @@ class SignalPosterior(NamedTuple):
 
     def log_likelihood(self, s: torch.Tensor) -> torch.Tensor:
         """log N(x − s; 0, σ² I), nats: (..., B, N) -> (..., B)."""
+        variance = self.variance.clone()  # one made in inference mode would not do for gradients
         residual = (self.x - s).square().sum(-1)
-        return -0.5 * (residual / self.variance + self.x.shape[-1] * (2 * math.pi * self.variance).log())
+        return -0.5 * (residual / variance + self.x.shape[-1] * (2 * math.pi * variance).log())
 
     def logp(self, s: torch.Tensor) -> torch.Tensor:
         return self.log_prior(s) + self.log_likelihood(s)
@@ -191,24 +192,19 @@ def _with_gradient(look: Callable[[torch.Tensor], Climb], u: torch.Tensor) -> tu
 
 
 def denoise(
-    prior: NoisyPrior, x: torch.Tensor, variance: torch.Tensor, *, shifts: int = 1, fast: bool = False
+    prior: NoisyPrior, x: torch.Tensor, variance: torch.Tensor, *, offset: int = 0, fast: bool = False
 ) -> torch.Tensor:
     r"""Posterior mean in one step, $\mathbb{E}[s \mid x] = x + \sigma^2 \nabla \log p_\sigma(x)$.
 
     Tweedie's formula (Efron, 2011, eq. 1.4): nothing to iterate, so nothing to stop. x (B, N), variance (B,) -> (B, N).
-    A mean over `shifts` places of the first window hides where the windows meet.
+    The first window begins at sample `offset`, the last goes round: a mean over offsets hides where windows meet.
     """
-    tau, total = variance.sqrt(), torch.zeros_like(x)
-    for k in range(shifts):
-        offset = k * prior.window // shifts
-        noisy = x.roll(offset, -1)
-        with torch.inference_mode(False), torch.enable_grad():
-            noisy = noisy.clone().requires_grad_()
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=fast and x.dtype == torch.float32):
-                log_p = prior.log_prob(noisy, tau)
-            (score,) = torch.autograd.grad(log_p.sum(), noisy)
-        total += (noisy.detach() + variance[:, None] * score).roll(-offset, -1)
-    return total / shifts
+    with torch.inference_mode(False), torch.enable_grad():
+        noisy = x.roll(-offset, -1).clone().requires_grad_()
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=fast and x.dtype == torch.float32):
+            log_p = prior.log_prob(noisy, variance.sqrt())
+        (score,) = torch.autograd.grad(log_p.sum(), noisy)
+    return x + variance[:, None] * score.roll(offset, -1)
 
 
 class Walk(NamedTuple):
@@ -224,32 +220,47 @@ def anneal(
     variance: torch.Tensor,
     *,
     levels: int,
-    steps: int,
     chains: int,
     least: float,
     generators: Generators,
+    descend: bool = True,
+    steps: int = 0,
     pace: float = 0.5,
     fast: bool = False,
 ) -> Iterator[Walk]:
-    r"""Langevin dynamics from the mixture towards clean speech, as the noise that is left falls from σ to `least`.
+    r"""Draws from p(s | x): noisy chains from the mixture to speech, their noise falling from σ to `least` by levels.
 
-    As Jayaram & Thickstun (2020) with a family of flows. A signal with noise τ in it has the posterior
-    $p_\tau(s)\, \mathcal{N}(x - s; 0, (\sigma^2 - \tau^2) I)$, if its noise is a part of the mixture's: exact at both
-    ends, since at τ = σ it is x itself. Steps are `pace` times $\tau^2 (1 - \tau^2 / \sigma^2)$, what the sharper of
-    the two allows.
+    A signal with noise τ left in it has the posterior $p_\tau(s)\, \mathcal{N}(x - s; 0, (\sigma^2 - \tau^2) I)$, if
+    its noise is a part of the mixture's. At τ = σ that is x itself. From τ to τ' < τ a chain goes by
+
+    $$ s' = \hat s + \rho\, (s - \hat s) + \tau' \sqrt{1 - \rho}\, \zeta, \qquad
+       \hat s = s + \tau^2 \nabla \log p_\tau(s), \quad \rho = \tau'^2 / \tau^2 $$
+
+    (Ho, Jain & Abbeel, 2020, eq. 7, without its scaling), which is how noise would have been left, were ŝ the speech:
+    Langevin dynamics with a drift that also lowers the noise, so that the flow always sees the level it is told. Then
+    `steps` of plain Langevin dynamics at that level. With `descend=False` these are all: the annealing of Jayaram &
+    Thickstun (2020, algorithm 1). Their size is `pace` times $\tau^2 (1 - \tau^2 / \sigma^2)$, what the sharper of
+    the two factors allows.
     """
-    positions = x.expand(chains, *x.shape).unsqueeze(2)
-    sigma = variance.sqrt()
-    least_tau = sigma.clamp_max(least)
+    position = x.repeat(chains, 1)
+    each = list(generators)
+    sigma, tau = variance.sqrt(), variance.sqrt()
     for i in range(1, levels + 1):
-        tau = sigma * (least_tau / sigma) ** (i / levels)
+        lower = sigma * (sigma.clamp_max(least) / sigma) ** (i / levels)
+        offset = 31 * i % prior.window  # windows meet elsewhere each time
+        if descend:
+            mean = denoise(prior, position, tau.square().repeat(chains), offset=offset, fast=fast)
+            share = (lower / tau).square().repeat(chains)[:, None]
+            noise = randn_like(position.unflatten(0, (chains, -1)), each, dim=1).flatten(0, 1)
+            position = mean + share * (position - mean) + lower.repeat(chains)[:, None] * (1 - share).sqrt() * noise
+        tau = lower
         rest = (variance - tau.square()).clamp_min(1e-3 * variance)
-        target = SignalPosterior(AtLevel(prior, tau), x, rest, fast)
-        step_size = pace * (tau.square() * rest / (tau.square() + rest))[:, None, None]
-        kernel = mcmc.Langevin(step_size)  # of each utterance
-        for chain in mcmc.sample(_Signals(target), kernel, positions, steps=steps, generators=generators):
-            positions = chain.position
-        yield Walk(tau, positions.squeeze(2))
+        target = _Signals(SignalPosterior(AtLevel(prior, tau), x, rest, fast))
+        kernel = mcmc.Langevin(pace * (tau.square() * rest / (tau.square() + rest))[:, None, None])
+        start = position.unflatten(0, (chains, 1, -1)).movedim(2, 1)
+        for chain in mcmc.sample(target, kernel, start, steps=steps, generators=each):
+            position = chain.position.squeeze(2).flatten(0, 1)
+        yield Walk(tau, position.unflatten(0, (chains, -1)))
 
 
 class _Signals(NamedTuple):

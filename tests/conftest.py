@@ -11,7 +11,7 @@ from browser import browser  # noqa: F401
 
 from sepriors import STFT, audio, weights
 from sepriors.corpora import FIELDS, Corpora, open_corpora, write_manifest
-from sepriors.priors import VAE
+from sepriors.priors import VAE, WaveGlow
 
 torch.set_num_threads(1)
 
@@ -55,6 +55,18 @@ def drawn_vae(latent: int = 3, hidden: int = 8, *, seed: int = 0, dtype: torch.d
     for p in made.parameters():
         p.data = torch.randn(p.shape, generator=g, dtype=torch.float64).to(dtype) / max(1, p.shape[-1]) ** 0.5
     return made.requires_grad_(False).eval()
+
+
+def drawn_flow(
+    hidden: int = 8, *, seed: int = 0, dtype: torch.dtype = torch.float64, away: float = 1.0, **choices
+) -> WaveGlow:
+    """A small WaveGlow, frozen, away from its start, where couplings do nothing and every block keeps volumes."""
+    g = torch.Generator().manual_seed(seed)
+    made = WaveGlow(hidden=hidden, **choices)
+    made.start(g)
+    for name, p in made.named_parameters():
+        p.data += away * (0.03 if "coupling" in name else 0.005) * torch.randn(p.shape, generator=g)
+    return made.to(dtype).requires_grad_(False).eval()
 
 
 @pytest.fixture(scope="session")

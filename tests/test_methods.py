@@ -6,15 +6,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import speechlike
+from conftest import drawn_flow, speechlike
 
-from sepriors import ISNMF, METHODS, STFT, OracleWiener, SPPWiener, enhance, load, make, metrics, mix, priors
+from sepriors import ISNMF, METHODS, STFT, OracleWiener, SPPWiener, bench, enhance, load, make, metrics, mix, priors
 from sepriors.audio import AudioError
 from sepriors.corpora import bench_set, open_corpora
 from sepriors.latent import MCMC
 from sepriors.mcmc import RandomWalk
-from sepriors.methods import MethodError, VarianceEM
+from sepriors.methods import FlowLangevin, FlowMAP, FlowTweedie, MethodError, VarianceEM, white
 from sepriors.rng import generators
+from sepriors.signals import denoise
+from sepriors.spp import white_variance
 
 DATA = os.environ.get("SEPRIORS_DATA")
 
@@ -258,3 +260,187 @@ def test_a_method_made_in_inference_mode_still_has_its_gradients(name):
     expected = enhance(x, replace(make(name), iterations=3))
     with torch.inference_mode():
         assert enhance(x, replace(make(name), iterations=3)).equal(expected)
+
+
+# ------------------------------------------------------------- flows, in white noise
+
+
+def flow_method(name, **choices):
+    """With an untrained flow, and few rounds."""
+    if name == "map":
+        return FlowMAP(drawn_flow(dtype=torch.float32), **{"iterations": 4} | choices)
+    told = drawn_flow(told=True, dtype=torch.float32, away=0.3)  # no walk is stable where a flow bends more
+    if name == "tweedie":
+        return FlowTweedie(told, **{"iterations": 3} | choices)
+    return FlowLangevin(told, **{"chains": 2, "iterations": 2, "steps": 1} | choices)
+
+
+FLOWS = ["map", "tweedie", "langevin"]
+
+
+class Hiss(torch.nn.Module):
+    """White signals in white noise: with this prior all methods are Wiener's."""
+
+    window, rms, clean = 80, 0.03, math.inf
+
+    def log_prob(self, s, noise=None):
+        v = torch.full_like(s[:, 0], self.rms**2) + (0 if noise is None else noise.square())
+        return -0.5 * (s.square().sum(-1) / v + s.shape[-1] * (2 * math.pi * v).log())
+
+
+def hiss(length):
+    """White mixtures at two levels, the noise's variance in them, and what Wiener makes of them, with its variance."""
+    x = torch.tensor([[1e-3], [3.0]]) * torch.randn(2, length, generator=torch.Generator().manual_seed(9)).double()
+    power = x.square().mean(-1)
+    variance = torch.tensor([0.2, 0.7]) * power
+    return x, variance, x * (1 - variance / power)[:, None], variance * (1 - variance / power)
+
+
+@pytest.mark.parametrize("length", [1000, 79])
+def test_with_a_gaussian_prior_a_flow_method_is_wieners(length):
+    x, variance, expected, _ = hiss(length)
+    torch.testing.assert_close(enhance(x, FlowTweedie(Hiss(), variance)), expected)
+    climbed = enhance(x, FlowMAP(Hiss(), variance, iterations=800))
+    assert ((climbed - expected).square().mean(-1) < 1e-6 * x.square().mean(-1)).all()
+
+
+@pytest.mark.parametrize("length", [1000, 79])
+def test_with_a_gaussian_prior_the_mean_of_many_chains_is_wieners(length):
+    x, variance, expected, spread = hiss(length)
+    method = FlowLangevin(Hiss(), variance, chains=40, iterations=60)
+    ratio = (enhance(x, method) - expected).square().mean(-1) / (spread / 40)
+    assert ((ratio - 1).abs() < 0.1 + 4 * (2 / length) ** 0.5).all()
+
+
+@pytest.mark.parametrize("length", [1, 79, 80, 81, 8000])
+@pytest.mark.parametrize("name", FLOWS)
+def test_a_flow_method_keeps_any_length(name, length):
+    x = noisy(2, 8000).noisy[:, -length:]
+    variance = 0.5 * x.square().mean(-1)  # less than all of it, which is what a short file's would be taken for
+    for dtype in (torch.float32, torch.float64):
+        got = enhance(x.to(dtype), flow_method(name, variance=variance))
+        assert got.shape == x.shape
+        assert got.dtype == dtype
+        assert got.isfinite().all()
+        assert not got.requires_grad
+        assert not got.equal(x.to(dtype))
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_a_flow_method_leaves_silence_alone(name):
+    x = torch.cat([torch.zeros(2, 1000), noisy(1, 1000).noisy])
+    got = enhance(x, flow_method(name))
+    assert got.isfinite().all()
+    assert got[2].equal(enhance(x[2], flow_method(name)))
+    assert not got[:2].any()
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_a_flow_method_alone_and_in_company(name):
+    x = noisy(6, 2000).noisy  # more than it takes at once
+    method = flow_method(name)
+    together = enhance(x, method, seed=3)
+    assert together.equal(enhance(x, method, seed=3))
+    for row, expected in zip(x, together):
+        assert enhance(row, method, seed=3).equal(expected)
+    assert (enhance(x[:1], method, seed=4).equal(together[:1])) == (name != "langevin")
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_louder_in_louder_out_of_a_flow_method(name):
+    x, method = noisy(2, 2000).noisy.double(), flow_method(name)
+    torch.testing.assert_close(enhance(2 * x, method), 2 * enhance(x, method))
+    torch.testing.assert_close(enhance(1e-3 * x, method), 1e-3 * enhance(x, method))
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_a_variance_for_each_file(name):
+    """Given or estimated, and cut as the batch is cut."""
+    x = noisy(6, 2000).noisy
+    given = flow_method(name, variance=white_variance(x))
+    torch.testing.assert_close(
+        enhance(x[:4], replace(given, variance=white_variance(x[:4]))), enhance(x[:4], flow_method(name))
+    )
+    assert not enhance(x[:4], replace(given, variance=2 * white_variance(x[:4]))).equal(
+        enhance(x[:4], flow_method(name))
+    )
+    assert enhance(x, given)[5].equal(enhance(x[5], replace(given, variance=white_variance(x[5:]))))
+
+
+@pytest.mark.parametrize("variance", [[0.0, 1.0], [-1.0, 1.0], [math.nan, 1.0], [1.0], [1.0] * 3, [[1.0], [1.0]], 1.0])
+@pytest.mark.parametrize("name", FLOWS)
+def test_a_variance_that_is_none(name, variance):
+    with pytest.raises(ValueError, match="expected a positive variance of the noise for each of 2 files, got"):
+        enhance(noisy(2, 4000).noisy, flow_method(name, variance=torch.tensor(variance)))
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_what_is_no_speech_to_a_flow(name):
+    with pytest.raises(AudioError, match="noisy: expected finite samples"):
+        enhance(torch.full((100,), math.nan), flow_method(name))
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_steps_of_a_flow_method(name):
+    x, method = noisy(2, 2000).noisy, flow_method(name)
+    steps = list(method(x, generators=generators(0, 2)))
+    assert [step.iteration for step in steps] == list(range(method.iterations))
+    assert steps[-1].estimate().equal(enhance(x, method))
+    with torch.inference_mode():  # where `enhance` makes its steps; and one that is made there
+        assert enhance(x, flow_method(name)).equal(steps[-1].estimate())
+        *_, last = flow_method(name)(x.clone(), generators=generators(0, 2))
+        assert last.estimate().equal(steps[-1].estimate())
+
+
+def test_a_mean_over_where_windows_begin():
+    x, told = noisy(2, 2000).noisy, drawn_flow(told=True, dtype=torch.float32, away=0.3)
+    made = white(x, told, None)
+    means = [denoise(told, made.x, made.variance, offset=offset, fast=True) for offset in (0, 20, 40, 60)]
+    steps = list(FlowTweedie(told, iterations=4)(x, generators=generators(0, 2)))
+    for i, step in enumerate(steps, start=1):
+        torch.testing.assert_close(step.estimate(), made.back(sum(means[:i]) / i))
+    assert not means[0].allclose(means[1])
+
+
+def test_the_speech_of_a_mixture_at_the_level_that_a_flow_has_seen():
+    m, prior = mix(0.1 * torch.randn(3, 4001).double(), torch.randn(3, 4001).double(), 5.0), Hiss()
+    made = white(m.noisy, prior, m.noise.square().mean(-1))
+    gain = prior.rms / (m.noisy.square().mean(-1) - m.noise.square().mean(-1)).sqrt()
+    torch.testing.assert_close(made.x[:, :4001], gain[:, None] * m.noisy)
+    torch.testing.assert_close(made.variance, gain.square() * m.noise.square().mean(-1))
+    assert made.x.shape == (3, 4080)
+    torch.testing.assert_close(made.back(made.x), m.noisy)
+
+
+@pytest.mark.parametrize("weight", FlowMAP.PAPER.values())
+def test_the_weight_of_the_paper(weight):
+    """1 / (2 σ²) where speech has the prior's power: what the posterior has for σ², whatever the mixture's level."""
+    seen = []
+    stop = lambda target, now: seen.append(target) or torch.ones_like(now.logp, dtype=torch.bool)  # noqa: E731
+    x = torch.tensor([[1e-3], [3.0]]) * noisy(2, 4000).noisy.double()
+    prior = Hiss()
+    assert enhance(x, FlowMAP(prior, weight=weight, stop=stop)).allclose(x)
+    assert len(seen) == 1
+    torch.testing.assert_close(seen[0].variance, torch.full((2,), 0.5 / weight).double())
+    speech = seen[0].x.square().mean(-1) - seen[0].variance
+    torch.testing.assert_close(speech, torch.full((2,), prior.rms**2).double(), rtol=1e-2, atol=0)
+
+
+def test_a_climb_stops_at_the_likelihood_of_clean_speech():
+    prior, x = Hiss(), noisy(2, 4000).noisy
+    prior.clean = -math.inf
+    assert enhance(x, FlowMAP(prior)).allclose(x)
+    assert len(list(FlowMAP(prior)(x, generators=generators(0, 2)))) == 1
+    never = FlowMAP(prior, iterations=7, stop=lambda target, now: torch.zeros(2, dtype=torch.bool))
+    assert len(list(never(x, generators=generators(0, 2)))) == 7
+
+
+def test_a_climb_that_is_told_the_noise():
+    m = noisy(6, 2000)
+    method = FlowMAP.oracle(drawn_flow(dtype=torch.float32), iterations=3)
+    assert method(m).variance.equal(m.noise.square().mean(-1))
+    assert method(m).iterations == 3
+    (table,) = list(bench.run({"oracle": method}, [m], metrics=["si_sdr"]))[1:]
+    alone = [enhance(m.noisy[b : b + 1], method(m._replace(noise=m.noise[b : b + 1]))) for b in range(6)]
+    expected = metrics.si_sdr(m.clean, torch.cat(alone))
+    torch.testing.assert_close(torch.tensor(table["si_sdr"].to_list()), expected, rtol=1e-5, atol=1e-5)

@@ -8,14 +8,17 @@ from itertools import pairwise
 
 import pytest
 import torch
+from conftest import drawn_flow
 
 from sepriors import STFT, nmf, train, weights
 from sepriors.corpora import Corpora, CorpusError
 from sepriors.gaussian import is_divergence
-from sepriors.priors import VAE
+from sepriors.priors import MAF, VAE, WaveGlow
 from sepriors.rng import generators
 
+SHIPPED = dict(train.RECIPES)  # whole; the tests below have them quick
 NMFS = [name for name, made in train.RECIPES.items() if isinstance(made, train.NMFRecipe)]
+FLOWS = [name for name, made in train.RECIPES.items() if isinstance(made, train.FlowRecipe)]
 VAES = [name for name, made in train.RECIPES.items() if isinstance(made, train.VAERecipe)]
 
 
@@ -178,7 +181,7 @@ def test_unknown_names_and_corpora_without_the_data(toy):
 
 def test_every_shipped_card_has_a_recipe():
     assert weights.cards().keys() == train.RECIPES.keys()
-    for name, made in train.RECIPES.items():
+    for name, made in SHIPPED.items():
         assert weights.cards()[name]["about"] == made.about
     assert train.RECIPES["nmf-speech"].about == "IS-NMF bases of speech, 64 of 513 bins"
     assert train.RECIPES["vae-257"].about == "frame-wise VAE of speech, 257 bins, 32 latent variables"
@@ -366,3 +369,161 @@ def test_the_cards_of_autoencoders(toy, tmp_path):
             assert len(shipped[name]["valid_elbo"]) == 20 // 5
         else:
             assert card["licence"] == "weights MIT; trained on CC BY 4.0, CC0"
+
+
+# ------------------------------------------------------------- flows
+
+
+class Told(torch.nn.Module):
+    """A density that keeps what it was asked about."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def log_prob(self, s, *noise):
+        self.asked.append((s, *noise))
+        return 2.0 * s.shape[-1] * torch.arange(len(s))
+
+
+class BrokenOff(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_a_flow(watched, name):
+    made = train.RECIPES[name]
+    learned = train.train(name, watched, progress=False)
+    family = {"waveglow": WaveGlow, "maf": MAF}[made.family]
+    got = family.from_weights(weights.Weights(learned.tensors, learned.config))
+    assert got.window == 80
+    assert got.hidden == made.hidden
+    assert got.rms == WaveGlow.rms
+    if family is WaveGlow:
+        assert (got.context, got.mu, got.told) == (made.context, made.mu, made.noise is not None)
+    assert {p.dtype for p in learned.tensors.values() if p.is_floating_point()} == {torch.float16}
+    assert all(p.isfinite().all() for p in got.parameters())
+    assert {path.split("/")[1] for path in watched.seen} == {"train", "valid"}
+    assert learned.facts["corpus"] == "mini-librispeech"
+    assert learned.facts["files"] == 6
+    curve = learned.facts["valid_nats_per_sample"]
+    assert len(curve) == made.steps
+    if made.noise:
+        assert got.clean == math.inf
+    else:  # of the same segments, but for what half precision takes
+        assert abs(got.clean - curve[-1]) < 5e-3
+
+
+def test_training_raises_the_density_of_speech(toy, monkeypatch):
+    made = replace(train.RECIPES["waveglow"], steps=40, learning_rate=0.1)  # of which a tenth: the rate rises slowly
+    monkeypatch.setitem(train.RECIPES, "waveglow", made)
+    curve = train.train("waveglow", toy, progress=False).facts["valid_nats_per_sample"]
+    assert len(curve) == 20
+    assert curve[-1] > curve[0] + 0.1
+
+
+def test_a_flow_goes_on_from_its_checkpoint(toy, tmp_path, monkeypatch):
+    """To the same bytes; and who trains a card need not know of it."""
+    whole = train.write_card("waveglow", toy, folder=tmp_path / "whole", progress=False)
+    steps = []
+
+    def validate(self, model, s):
+        steps.append(len(steps))
+        if len(steps) == 3:
+            raise BrokenOff
+        return exact(self, model, s)
+
+    exact = train.FlowRecipe.validate
+    with monkeypatch.context() as patched:
+        patched.setattr(train.FlowRecipe, "validate", validate)
+        with pytest.raises(BrokenOff):
+            train.write_card("waveglow", toy, folder=tmp_path / "broken", progress=False)
+    assert [path.name for path in (tmp_path / "broken").iterdir()] == ["waveglow.checkpoint"]
+    with monkeypatch.context() as patched:
+        patched.setattr(train.FlowRecipe, "validate", lambda *args: steps.append(len(steps)) or exact(*args))
+        path = train.write_card("waveglow", toy, folder=tmp_path / "broken", progress=False)
+    assert steps == [0, 1, 2, 3, 4]  # step 3 once more, then step 4
+    assert path.read_bytes() == whole.read_bytes()
+    assert sorted(path.name for path in path.parent.iterdir()) == ["cards.toml", "waveglow.safetensors"]
+    first, second = (tomllib.loads((p.parent / "cards.toml").read_text("utf-8"))["waveglow"] for p in (whole, path))
+    times = {"train_seconds": 0}
+    assert first | times == second | times
+    assert len(first["valid_nats_per_sample"]) == 4
+    assert all(isinstance(value, float) for value in first["valid_nats_per_sample"])
+    assert first["command"] == "sepriors train waveglow --force"
+
+
+def test_segments_are_pieces_of_files_at_one_level(watched):
+    """A power of 1e-3 for each file, plus half a bit of dither either way; training files alone."""
+    made = replace(train.RECIPES["waveglow"], seconds=2.0, batch=40)  # as long as the files
+    draw, facts = train.segments(made, watched, 0, False)
+    assert set(watched.seen) == {f"speech/train/{s}-{i}.flac" for s in (0, 1) for i in range(3)}
+    assert facts["minutes"] == 0.2
+    s = draw(seeded())
+    assert s.shape == (40, 32000)
+    files = torch.stack([Corpora.read(watched, path) for path in watched.seen])
+    gains = WaveGlow.rms / files.square().mean(-1, keepdim=True).sqrt()
+    rows = torch.cdist(s, gains * files).argmin(-1)
+    assert len(rows.unique()) == 6
+    dither = (s - gains[rows] * files[rows]) / gains[rows] * 2**15
+    assert 0.49 < dither.abs().max() < 0.51
+    assert abs(dither.double().mean()) < 4 * math.sqrt(1 / 12 / dither.numel()) + 1e-5
+    assert draw(seeded()).equal(s)
+    assert not draw(seeded(1)).equal(s)
+
+
+def test_segments_start_anywhere(toy):
+    class Ramp(Corpora):
+        def read(self, row):
+            return torch.arange(32000.0)
+
+    made = replace(train.RECIPES["waveglow"], seconds=0.5, batch=500)
+    s = train.segments(made, Ramp(toy.root, toy.table, "folder"), 0, False)[0](seeded())
+    s = s / WaveGlow.rms * float(torch.arange(32000.0).double().square().mean().sqrt())  # the ramp's own level
+    assert s.shape == (500, 8000)
+    torch.testing.assert_close(s - s[:, :1], torch.arange(8000.0).expand(500, -1), atol=0.05, rtol=0)
+    start = s[:, 0]
+    assert start.min() < 24000 * 0.02
+    assert 24000 * 0.98 < start.max() < 24001
+    assert abs(start.mean() - 12000) < 4 * 24000 / math.sqrt(12 * 500)
+
+
+def test_files_that_are_too_short_for_a_segment(toy):
+    with pytest.raises(CorpusError, match=r"expected train files of 2\.5 s at least, got none of 6"):
+        train.segments(replace(train.RECIPES["waveglow"], seconds=2.5), toy, 0, False)
+
+
+def test_the_density_of_clean_speech_is_a_mean_over_samples():
+    model, s = Told(), torch.randn(3, 160, generator=seeded())
+    assert train.FlowRecipe().density(model, s, seeded()) == 2.0  # of 0, 2 and 4
+    assert model.asked[0][0].equal(s)
+    assert len(model.asked[0]) == 1
+
+
+def test_the_density_of_noisy_speech_is_asked_with_the_noise_that_is_added():
+    model, s = Told(), torch.zeros(4000, 400)
+    made = train.FlowRecipe(noise=(1e-3, 0.1))
+    made.density(model, s, seeded())
+    ((noisy, tau),) = model.asked
+    torch.testing.assert_close(
+        noisy.square().mean(-1).sqrt() / tau, torch.ones(4000), atol=5 * (0.5 / 400) ** 0.5, rtol=0
+    )
+    level = tau.log10()
+    assert -3 <= level.min() < -2.99
+    assert -1.01 < level.max() <= -1
+    assert abs(level.mean() + 2) < 4 * 2 / math.sqrt(12 * 4000)
+    torch.testing.assert_close(level.std(), torch.tensor(2 / math.sqrt(12)), rtol=0.03, atol=0)
+    assert made.validate(model, s) == made.validate(model, s)
+    assert model.asked[1][0].equal(model.asked[2][0])
+
+
+def test_a_finished_flow_is_asked_in_half_precision():
+    """What its file holds is what its likelihood of clean speech is of."""
+    flow, s = drawn_flow(dtype=torch.float32, away=3), WaveGlow.rms * torch.randn(4, 160, generator=seeded())
+    tensors, config = train.finished(flow, s)
+    got = WaveGlow.from_weights(weights.Weights(tensors, config))
+    assert got.clean == round(float(got.log_prob(s).detach().mean()) / 160, 3)
+    assert abs(got.clean - float(flow.log_prob(s).mean()) / 160) > 0.01
+    assert got.hidden == flow.hidden
+    assert flow.clean == math.inf  # what was given stays
+    assert train.finished(drawn_flow(told=True, dtype=torch.float32), s)[1]["clean"] == "inf"

@@ -6,7 +6,9 @@ Shi et al. (2021, § 5.5), and a longer window makes a prior of speech in which 
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Sequence
 
 import torch
 from nflows.transforms import CompositeTransform, MaskedAffineAutoregressiveTransform, ReversePermutation
@@ -113,3 +115,45 @@ class MAF(nn.Module):
             k = torch.stack(draws)
             z = self.means[k] + self.log_stds[k].exp() * z
         return self.inverse(z.flatten(-2))
+
+
+class Ensemble(nn.Module):
+    """So many MAFs of one shape, trained and asked at once, each with parameters and points of its own.
+
+    >>> Ensemble([MAF(), MAF()]).log_prob(torch.randn(2, 500, 2)).shape
+    torch.Size([2, 500])
+    """
+
+    def __init__(self, flows: Sequence[MAF]) -> None:
+        super().__init__()
+        stacked, self._fixed = torch.func.stack_module_state([_Density(flow) for flow in flows])
+        self._names, self._one = list(stacked), [_Density(copy.deepcopy(flows[0]))]  # a list hides its parameters
+        self.stacked = nn.ParameterList(stacked.values())
+
+    def log_prob(self, points: torch.Tensor) -> torch.Tensor:
+        """log-density of the points (E, n, D) by the flow of each, nats: (E, n)."""
+
+        def one(parameters: dict, fixed: dict, x: torch.Tensor) -> torch.Tensor:
+            return torch.func.functional_call(self._one[0], (parameters, fixed), (x,))
+
+        parameters = dict(zip(self._names, self.stacked, strict=True))
+        return torch.func.vmap(one)(parameters, self._fixed, points)
+
+    def flows(self) -> list[MAF]:
+        """The flows, one by one."""
+        made = [copy.deepcopy(self._one[0]) for _ in self.stacked[0]]
+        for i, density in enumerate(made):
+            own = {name: p.detach()[i] for name, p in zip(self._names, self.stacked, strict=True)}
+            density.load_state_dict(own | {name: b[i] for name, b in self._fixed.items()})
+        return [density.flow for density in made]
+
+
+class _Density(nn.Module):
+    """A flow whose `forward` is its log-density, as `functional_call` wants it."""
+
+    def __init__(self, flow: MAF) -> None:
+        super().__init__()
+        self.flow = flow
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.flow.log_prob(x)

@@ -1,0 +1,226 @@
+"""A run that was broken off ends as if it had not been, and a checkpoint is whole or refused."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from sepriors import fitting
+from sepriors.fitting import fit
+from sepriors.weights import WeightsError
+
+
+class Broken(Exception):
+    pass
+
+
+def line(size=3):
+    made = torch.nn.Linear(size, size, dtype=torch.float64)
+    for p in made.parameters():
+        torch.nn.init.constant_(p, 0.5)
+    return made
+
+
+def run(checkpoint=None, *, steps=20, broken=None, size=3, seed=0, fresh=None, **choices):
+    """A short fit whose points and loss are drawn; `broken` off as soon as so many batches have been drawn."""
+    made, left = fresh or line(size), broken
+
+    def draw(g):
+        nonlocal left
+        if left is not None:
+            left -= 1
+            if left < 0:
+                raise Broken
+        return torch.randn(4, size, generator=g, dtype=torch.float64)
+
+    def loss(model, x, g):
+        return (model(x) - torch.randn(4, size, generator=g, dtype=torch.float64)).square().mean()
+
+    choices = {"validate": lambda model: float(model.weight.detach().sum()), "validations": 5} | choices
+    generator = torch.Generator().manual_seed(seed)
+    return fit(made, draw, loss, steps=steps, learning_rate=10.0, generator=generator, checkpoint=checkpoint,
+               progress=False, **choices)  # fmt: skip
+
+
+def flat(made):
+    return torch.nn.utils.parameters_to_vector(made.parameters()).detach()
+
+
+# ------------------------------------------------------------- resume
+
+
+@pytest.mark.parametrize("breaks", [[1], [4], [5], [11], [18], [9, 2, 5]])
+def test_a_broken_run_ends_as_an_unbroken_one(tmp_path, breaks):
+    """To the last bit, wherever it breaks: 4 steps lie between checkpoints, and what comes after one is done again."""
+    path, whole = tmp_path / "new" / "run.checkpoint", run()
+    for broken in breaks:
+        with pytest.raises(Broken):
+            run(path, broken=broken)
+    got = run(path, seed=1 if path.is_file() else 0)  # the generator goes on from the checkpoint's state
+    assert flat(got.model).equal(flat(whole.model))
+    assert got.curve == whole.curve
+    assert len(set(got.curve)) == 5
+
+
+def test_what_was_done_is_not_done_again(tmp_path):
+    path = tmp_path / "run.checkpoint"
+    with pytest.raises(Broken):
+        run(path, broken=11)  # the last checkpoint is that of step 8
+    with pytest.raises(Broken):
+        run(path, broken=11)  # goes on to step 19, which makes that of step 16
+    state = torch.load(path, weights_only=True)
+    assert (state["step"], state["steps"], len(state["curve"])) == (16, 20, 4)
+    first = run(path)
+    again = run(path, broken=0)  # done: it draws no more
+    assert flat(again.model).equal(flat(first.model))
+    assert again.curve == first.curve
+    assert again.seconds > torch.load(path, weights_only=True)["seconds"] > state["seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    "other", [0.0, 0.001, 0.1, 0.5, 0.999, b"no checkpoint\n", b"\0" * 100, [1, 2], {}, {"steps": 20}]
+)
+def test_a_damaged_checkpoint(tmp_path, other):
+    """Cut off after that share of its bytes, or something else."""
+    path = tmp_path / "run.checkpoint"
+    run(path)
+    data = path.read_bytes()
+    if isinstance(other, list | dict):
+        torch.save(other, path)
+    else:
+        path.write_bytes(data[: int(other * len(data))] if isinstance(other, float) else other)
+    with pytest.raises(WeightsError, match=r"(?s)run\.checkpoint: expected a whole checkpoint.*delete .* to start"):
+        run(path)
+
+
+def test_a_checkpoint_of_another_run(tmp_path):
+    path = tmp_path / "run.checkpoint"
+    run(path)
+    with pytest.raises(WeightsError, match=r"run\.checkpoint: expected a run of 24 steps, got one of 20; delete"):
+        run(path, steps=24)
+    with pytest.raises(WeightsError, match=r"(?s)expected a whole checkpoint of this recipe, got .*size mismatch"):
+        run(path, size=4)
+    with pytest.raises(WeightsError, match="expected a whole checkpoint of this recipe"):
+        run(path, fresh=torch.nn.Sequential(line()), validate=None)
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "run.checkpoint"
+    with pytest.raises(Broken):
+        run(path, broken=5)
+    before = path.read_bytes()
+
+    def half(state, file):
+        file.write_bytes(before[: len(before) // 2])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fitting.torch, "save", half)
+        with pytest.raises(OSError, match="No space left"):
+            run(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+    assert flat(run(path).model).equal(flat(run().model))
+
+
+# ------------------------------------------------------------- what it does
+
+
+def walk(steps, learning_rate=1.0):
+    """Where one parameter goes whose gradient is always 1, after each step; and what the fit returns."""
+    made, places = torch.nn.ParameterList([torch.zeros((), dtype=torch.float64)]), []
+
+    def loss(model, x, g):
+        places.append(float(model[0].detach()))
+        return model[0].clone()
+
+    fitted = fit(
+        made, lambda g: torch.zeros(1), loss, steps=steps, learning_rate=learning_rate, generator=torch.Generator(),
+        validate=lambda model: float(model[0].detach()), validations=steps, progress=False,
+    )  # fmt: skip
+    return [*places[1:], float(made[0].detach())], fitted
+
+
+def test_the_rate_rises_over_500_steps_and_falls_by_a_cosine_to_its_hundredth():
+    """Adam's step is its rate where the gradient is constant."""
+    places, _ = walk(2000)
+    rates = [a - b for a, b in pairwise([0.0, *places])]
+    for i in (0, 1, 100, 499, 500, 1000, 1500, 1999):
+        exact = min(1, (i + 1) / 500) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * i / 2000)))
+        assert rates[i] == pytest.approx(exact, rel=1e-6)
+    assert rates[-1] == pytest.approx(0.01, rel=1e-3)
+
+
+def test_the_average():
+    """A plain mean of a thousand steps, without the start; then each step weighs a thousandth. `validate` sees it."""
+    places, fitted = walk(1200)
+    for n in (1, 2, 10, 1000):
+        assert fitted.curve[n - 1] == pytest.approx(sum(places[:n]) / n)
+    for n in range(1000, 1200):
+        assert fitted.curve[n] == pytest.approx(0.999 * fitted.curve[n - 1] + 0.001 * places[n])
+    assert float(fitted.model[0].detach()) == fitted.curve[-1]
+
+
+@pytest.mark.parametrize(("steps", "validations", "expected"), [(20, 5, 5), (20, 20, 20), (3, 20, 3), (7, 1, 1)])
+def test_the_curve(steps, validations, expected):
+    seen = []
+    fitted = run(steps=steps, validations=validations, validate=lambda model: seen.append(flat(model)) or len(seen))
+    assert fitted.curve == list(range(1, expected + 1))
+    assert seen[-1].equal(flat(fitted.model))
+    assert run(steps=steps, validate=None).curve == []
+
+
+def test_gradients_are_clipped():
+    """Those of norm 1 and those of norm 1000 count alike; without `clip` they do not."""
+
+    def trained(factor, clip):
+        made = line()
+
+        def loss(model, x, g):
+            loud = factor ** float(torch.rand((), generator=g) < 0.5)
+            return loud * (model.weight * x).sum() / x.norm()
+
+        fitted = fit(
+            made, lambda g: torch.randn(3, 3, generator=g, dtype=torch.float64), loss, steps=20, learning_rate=1.0,
+            generator=torch.Generator().manual_seed(0), clip=clip, progress=False,
+        )  # fmt: skip
+        return fitted.model.weight.detach()
+
+    torch.testing.assert_close(trained(1000.0, 0.5), trained(1.0, 0.5), rtol=1e-4, atol=0)
+    assert not torch.allclose(trained(1000.0, math.inf), trained(1.0, math.inf), rtol=1e-2)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite(tmp_path, value):
+    """It stops the run where clipping is asked for, and the checkpoint before it stays."""
+    path, count = tmp_path / "run.checkpoint", [0]
+
+    def loss(model, x, g):
+        count[0] += 1
+        return model(x).sum() * (value if count[0] == 6 else 1)
+
+    with pytest.raises(RuntimeError, match="non-finite"):
+        fit(
+            line(), lambda g: torch.ones(1, 3, dtype=torch.float64), loss, steps=20, learning_rate=1.0, clip=1.0,
+            generator=torch.Generator(), validations=5, checkpoint=path, progress=False,
+        )  # fmt: skip
+    state = torch.load(path, weights_only=True)
+    assert state["step"] == 4
+    assert all(p.isfinite().all() for p in state["model"].values())
+
+
+def test_the_model_may_compute_in_half_precision():
+    kinds = []
+
+    def loss(model, x, g):
+        kinds.append(model(x).dtype)
+        return model(x).sum()
+
+    for bf16 in (False, True):
+        made = fit(
+            torch.nn.Linear(3, 3), lambda g: torch.ones(1, 3), loss, steps=1, learning_rate=1.0,
+            generator=torch.Generator(), bf16=bf16, progress=False,
+        ).model  # fmt: skip
+        assert made.weight.dtype == torch.float32
+    assert kinds == [torch.float32, torch.bfloat16]
