@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 import sepriors as sp
-from sepriors import gaussian, metrics
+from sepriors import gaussian, metrics, signals
 
 SECONDS, RATE = 4, 16000
 
@@ -53,6 +53,12 @@ def numpy_nmf(x: np.ndarray, W_s: np.ndarray, rank: int, iterations: int) -> np.
     return stft.inverse(Y, len(x)).numpy()
 
 
+def one_step_of_map(x: torch.Tensor, fast: bool) -> Callable[[], object]:
+    """The gradient of the posterior at x: nearly all that a step of `signals.climb` costs."""
+    target = signals.SignalPosterior(sp.priors.load("waveglow"), 0.3 * x, torch.full((len(x),), 1e-3), fast)
+    return lambda: target.score(target.x)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=metrics.workers())
@@ -80,6 +86,13 @@ def main() -> None:
     for name, goal in (("vae-mcem", 0.15), ("vae-ldem", 0.15), ("vae-peem", None), ("vae-vem", None)):
         for batch in (1, 16):
             row(name, batch, lambda b=batch, n=name: sp.enhance(x[:b], sp.make(n)), goal if batch == 16 else None)
+    for fast in (True, False):
+        for batch in (1, 16):
+            name = f"a step of flow MAP, couplings in {'bf16' if fast else 'fp32'}"
+            step = one_step_of_map(x[:batch], fast)
+            row(name, batch, step, 0.01 if batch == 16 and fast else None)
+    for name in ("flow-tweedie", "flow-langevin"):
+        row(name, 16, lambda n=name: sp.enhance(x, sp.make(n)))
     noisy = x + 0.1 * torch.randn_like(x)
     row("fwSNRseg", 1, lambda: metrics.fwsnrseg(x[0], noisy[0]), 0.0025)
     for name in ("pesq_wb", "stoi", "dnsmos_ovr"):

@@ -39,6 +39,7 @@ def fit(
     clip: float = math.inf,
     bf16: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
+    about: str = "",
     progress: bool = True,
 ) -> Fitted:
     """Minimise loss(model, batch, generator) over `steps` batches of `draw(generator)`.
@@ -46,9 +47,10 @@ def fit(
     Adam's rate rises over 500 steps and falls by a cosine to its hundredth; gradients are clipped to the norm `clip`.
     The average is a plain mean of the first thousand steps, then of about the last thousand. `validate` sees the
     average. With `checkpoint` the state is written there at each validation, and a run that finds one goes on from it,
-    to the same weights as if it had never stopped, provided that all that is random comes from the generator.
+    to the same weights as if it had never stopped, provided that all that is random comes from the generator. `about`
+    names the run, its settings and its seed.
 
-    Raises WeightsError for a checkpoint that is damaged or of other sizes.
+    Raises WeightsError for a checkpoint that is damaged, or of another run.
     """
     device = next(model.parameters()).device
     averaged = copy.deepcopy(model)
@@ -57,9 +59,10 @@ def fit(
         optimiser, lambda i: min(1, (i + 1) / 500) * (0.505 + 0.495 * math.cos(math.pi * i / steps))
     )
     parts = {"model": model, "averaged": averaged, "optimiser": optimiser, "schedule": schedule}
-    done, curve, before = _resume(checkpoint, parts, generator, steps)
+    run = f"{steps} steps {about}".strip()
+    done, curve, before = _resume(checkpoint, parts, generator, run)
     begun = time.perf_counter()
-    interval = max(1, steps // validations)
+    moments = {round(steps * (i + 1) / validations) for i in range(validations)}
     bar = tqdm(range(done + 1, steps + 1), initial=done, total=steps, desc="steps", disable=not progress)
     for step in bar:
         optimiser.zero_grad()
@@ -73,7 +76,7 @@ def fit(
         schedule.step()
         with torch.no_grad():
             torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), max(1e-3, 1 / step))
-        if step % interval == 0:
+        if step in moments:
             if validate is not None:
                 curve.append(validate(averaged))
                 bar.set_postfix(valid=f"{curve[-1]:.3f}")
@@ -83,7 +86,7 @@ def fit(
                     Path(checkpoint),
                     parts,
                     generator,
-                    {"step": step, "steps": steps, "curve": curve, "seconds": seconds},
+                    {"step": step, "run": run, "curve": curve, "seconds": seconds},
                 )
     return Fitted(averaged, curve, before + time.perf_counter() - begun)
 
@@ -91,11 +94,12 @@ def fit(
 def _save(path: Path, parts: dict[str, Any], generator: torch.Generator, facts: dict[str, Any]) -> None:
     with whole(path) as part:
         states = {name: made.state_dict() for name, made in parts.items()}
-        torch.save({**states, "generator": generator.get_state(), **facts}, part)
+        with part.open("wb") as file:
+            torch.save({**states, "generator": generator.get_state(), **facts}, file)
 
 
 def _resume(
-    path: str | os.PathLike[str] | None, parts: dict[str, Any], generator: torch.Generator, steps: int
+    path: str | os.PathLike[str] | None, parts: dict[str, Any], generator: torch.Generator, run: str
 ) -> tuple[int, list[float], float]:
     """(steps done, curve, seconds spent), after what the checkpoint holds has been put back, if there is one."""
     if path is None or not Path(path).is_file():
@@ -103,12 +107,12 @@ def _resume(
     again = f"delete {path} to start afresh"
     try:
         state = torch.load(path, weights_only=True)
-        if state["steps"] != steps:
-            raise WeightsError(f"{path}: expected a run of {steps} steps, got one of {state['steps']}; {again}")
+        if state["run"] != run:
+            raise WeightsError(f"{path}: expected a run of {run}, got one of {state['run']}; {again}")
         for name, made in parts.items():
             made.load_state_dict(state[name])
         generator.set_state(state["generator"])
-    except (RuntimeError, KeyError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
+    except (RuntimeError, LookupError, TypeError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
         if isinstance(error, WeightsError):
             raise
         raise WeightsError(f"{path}: expected a whole checkpoint of this recipe, got {error}; {again}") from error

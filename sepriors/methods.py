@@ -6,7 +6,7 @@ import copy
 import difflib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -145,11 +145,13 @@ def white(x: torch.Tensor, prior: Any, variance: torch.Tensor | None) -> White:
     with torch.inference_mode(False):  # gradients will pass by these
         x, variance = x.clone(), variance.clone()
         power = x.square().mean(-1)
-        speech = torch.maximum(power - variance, 0.01 * power).clamp_min(1e-12)  # silence stays silence
+        # -9.5 dB at least: the flows have seen no stronger noise
+        speech = torch.maximum(power - variance, 0.1 * power).clamp_min(1e-12)
         gain = prior.rms / speech.sqrt()
         filled = signals.whole_windows(gain[:, None] * x, prior.window)
         floored = (gain.square() * variance).clamp_min(1e-10)  # a signal without noise: -70 dB against the speech
-    return White(filled, floored, lambda s: (s / gain[:, None])[..., : x.shape[-1]])
+        back = (power > 1e-16) / gain  # silence stays silence
+    return White(filled, floored, lambda s: (s * back[:, None])[..., : x.shape[-1]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +178,11 @@ class FlowMAP:
     @classmethod
     def oracle(cls, prior: Any, **choices: Any) -> Callable[[Mixture], FlowMAP]:
         """`flow-map-oracle`: told the noise's true variance, by the bench, since no user could."""
-        return lambda mixture: cls(prior, variance=mixture.noise.square().mean(-1), **choices)
+
+        def told(mixture: Mixture) -> FlowMAP:
+            return cls(prior, variance=mixture.noise.square().mean(-1).reshape(-1), **choices)
+
+        return told
 
     def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
         prior = _like(self.prior, x)
@@ -378,8 +384,19 @@ def enhance(x: torch.Tensor, method: Method, seed: int | Sequence[int] = 0) -> t
     size = getattr(method, "at_once", len(batch)) if x.device.type == "cpu" else len(batch)
     parts = [slice(i, i + size) for i in range(0, len(batch), size)]
     with torch.inference_mode():
-        estimates = [_last(method(batch[part], generators=each[part])) for part in parts]
+        estimates = [_last(_told(method, part, len(batch))(batch[part], generators=each[part])) for part in parts]
     return torch.cat(estimates).reshape(x.shape).clone()
+
+
+def _told(method: Method, part: slice, files: int) -> Method:
+    """The method for a part of the files: where it was told the noise's variance of each, that of the part."""
+    variance = getattr(method, "variance", None)
+    if variance is None:
+        return method
+    if variance.shape != (files,):
+        raise ValueError(f"expected a positive variance of the noise for each of {files} files, got {variance}")
+    told: Any = replace(method, variance=variance[part])  # type: ignore[type-var]
+    return told
 
 
 def _last(steps: Iterator[Step]) -> torch.Tensor:

@@ -204,7 +204,9 @@ def denoise(
         with torch.autocast(x.device.type, torch.bfloat16, enabled=fast and x.dtype == torch.float32):
             log_p = prior.log_prob(noisy, variance.sqrt())
         (score,) = torch.autograd.grad(log_p.sum(), noisy)
-    return x + variance[:, None] * score.roll(offset, -1)
+    removed = -variance[:, None] * score.roll(offset, -1)
+    # what is taken away has no more than the noise's power; a flow that meets what it never saw can ask for more
+    return x - removed / (removed.square().mean(-1, keepdim=True) / variance[:, None]).sqrt().clamp_min(1)
 
 
 class Walk(NamedTuple):

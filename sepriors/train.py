@@ -228,6 +228,7 @@ class FlowRecipe:
         fitted = fit(
             made.to(device), speech, loss, steps=self.steps, learning_rate=self.learning_rate, generator=g, clip=100.0,
             validate=lambda model: self.validate(model, held_out.to(device)), bf16=True, checkpoint=checkpoint,
+            about=f"{self}, seed {seed}, {facts['files']} files of {facts['corpus']}",
             progress=progress,
         )  # fmt: skip
         facts["valid_nats_per_sample"] = [round(value, 3) for value in fitted.curve]
@@ -397,11 +398,18 @@ def write_card(
         "bytes": path.stat().st_size,
         "licence": _licence(made, corpora),
         **learned.facts,
-        "hardware": f"CPU, {torch.get_num_threads()} threads",
+        "hardware": _hardware(made),
         "command": f"sepriors train {name} --force" + (f" --seed {seed}" if seed else ""),
     }
     _enter(folder / "cards.toml", name, card)
     return path
+
+
+def _hardware(made: Recipe) -> str:
+    if isinstance(made, FlowRecipe) and torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _licence(made: Recipe, corpora: Corpora) -> str:

@@ -70,7 +70,7 @@ def test_what_was_done_is_not_done_again(tmp_path):
     with pytest.raises(Broken):
         run(path, broken=11)  # goes on to step 19, which makes that of step 16
     state = torch.load(path, weights_only=True)
-    assert (state["step"], state["steps"], len(state["curve"])) == (16, 20, 4)
+    assert (state["step"], state["run"], len(state["curve"])) == (16, "20 steps", 4)
     first = run(path)
     again = run(path, broken=0)  # done: it draws no more
     assert flat(again.model).equal(flat(first.model))
@@ -97,8 +97,10 @@ def test_a_damaged_checkpoint(tmp_path, other):
 def test_a_checkpoint_of_another_run(tmp_path):
     path = tmp_path / "run.checkpoint"
     run(path)
-    with pytest.raises(WeightsError, match=r"run\.checkpoint: expected a run of 24 steps, got one of 20; delete"):
+    with pytest.raises(WeightsError, match=r"run\.checkpoint: expected a run of 24 steps, got one of 20 steps; delete"):
         run(path, steps=24)
+    with pytest.raises(WeightsError, match="expected a run of 20 steps seed 1, got one of 20 steps; delete"):
+        run(path, about="seed 1")
     with pytest.raises(WeightsError, match=r"(?s)expected a whole checkpoint of this recipe, got .*size mismatch"):
         run(path, size=4)
     with pytest.raises(WeightsError, match="expected a whole checkpoint of this recipe"):
@@ -112,7 +114,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     before = path.read_bytes()
 
     def half(state, file):
-        file.write_bytes(before[: len(before) // 2])
+        file.write(before[: len(before) // 2])
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:

@@ -133,14 +133,14 @@ def test_windows_are_independent():
 def test_an_utterance_is_alike_alone_and_in_company(dtype):
     made, s = drawn(80, 2, dtype=dtype, rms=0.03), 0.03 * normal(5, 2000, dtype=dtype)
     together, z = made.log_prob(s), made(s).z
-    for b in range(5):
-        assert made.log_prob(s[b : b + 1])[0].equal(together[b])
-        assert made(s[b : b + 1]).z[0].equal(z[b])
+    for b in range(5):  # but for the last bits: nflows folds a batch into one product
+        torch.testing.assert_close(made.log_prob(s[b : b + 1])[0], together[b])
+        torch.testing.assert_close(made(s[b : b + 1]).z[0], z[b])
 
 
 @pytest.mark.parametrize("length", [0, 1, 7, 9])
 def test_a_length_that_windows_do_not_fill(length):
-    with pytest.raises(ValueError, match=f"expected a multiple of 8 samples, got N={length}; fill up with zeros"):
+    with pytest.raises(ValueError, match=f"expected a multiple of 8 samples, got N={length}"):
         drawn(8).log_prob(normal(2, length))
 
 

@@ -1,4 +1,4 @@
-r"""Masked autoregressive flow: $z_d = \mu_d(x_{<d}) + e^{\alpha_d(x_{<d})} x_d$, block upon block.
+r"""Masked autoregressive flow: $z_d = \mu_d(x_{<d}) + \sigma_d(x_{<d})\, x_d$, block upon block.
 
 Papamakarios, Pavlakou & Murray (2017, § 3), by nflows. Points are windows of a signal: `features=2` is the toy of
 Shi et al. (2021, § 5.5), and a longer window makes a prior of speech in which no window knows of the next.
@@ -25,6 +25,7 @@ class MAF(nn.Module):
 
     The base is a standard normal, or with `components` a mixture of so many Gaussians that is learned with the rest: a
     normal base has one mode, and a continuous map must stretch it to reach two. `rms` is the level of what it learns.
+    nflows folds a batch into one product, so the last bits of a result can depend on what else is in the batch.
 
     >>> flow = MAF()
     >>> points = torch.randn(500, 2)
@@ -101,7 +102,9 @@ class MAF(nn.Module):
         Raises ValueError for a length that the window does not divide.
         """
         if s.shape[-1] % self.window or not s.shape[-1]:
-            raise ValueError(f"expected a multiple of {self.window} samples, got N={s.shape[-1]}; fill up with zeros")
+            raise ValueError(
+                f"expected a multiple of {self.window} samples, got N={s.shape[-1]}; `signals.whole_windows` fills up"
+            )
         z, log_det = self(s)
         return self.log_base(z.unflatten(-1, (-1, self.window))).sum(-1) + log_det
 

@@ -102,8 +102,9 @@ class Block(nn.Module):
         log_scale, shift = self.coupling(a, level)
         x = torch.cat([a, (b - shift) * (-log_scale).exp()], dim=1) - self.lu.bias[:, None]
         lower, upper = self.lu._create_lower_upper()  # nflows' own inverse calls what torch has removed
-        x = torch.linalg.solve_triangular(lower, x, upper=False, unitriangular=True)
-        return torch.linalg.solve_triangular(upper, x, upper=True)
+        back = torch.linalg.solve_triangular(lower, torch.eye(self.channels).to(lower), upper=False, unitriangular=True)
+        back = torch.linalg.solve_triangular(upper, back, upper=True)
+        return affine(back, torch.zeros_like(self.lu.bias), x)
 
 
 class WaveGlow(nn.Module):
@@ -201,8 +202,9 @@ class WaveGlow(nn.Module):
         `noise` (B,): standard deviations of the white noise in s, of a flow that is `told`. Raises ValueError for a
         length that the window does not divide, and for noise that is missing, unasked for or not positive.
         """
-        if s.shape[-1] % self.window or not s.shape[-1]:
-            raise ValueError(f"expected a multiple of {self.window} samples, got N={s.shape[-1]}; fill up with zeros")
+        if s.ndim != 2 or s.shape[-1] % self.window or not s.shape[-1]:
+            expected = f"signals (B, N), N a multiple of {self.window} samples"
+            raise ValueError(f"expected {expected}, got {tuple(s.shape)}; `signals.whole_windows` fills up")
         z, log_det = self(s, noise)
         return log_det - 0.5 * (z.square().sum(-1) + s.shape[-1] * math.log(2 * math.pi))
 
@@ -222,7 +224,7 @@ class WaveGlow(nn.Module):
         """The signal in units in which speech is about 1, and log |det| of that."""
         if not self.mu:
             return s / self.rms, torch.full_like(s[..., 0], -s.shape[-1] * math.log(self.rms))
-        x = s.sign() * torch.log1p(self.mu * s.abs()) / self._unit
+        x = torch.where(s == 0, self.mu * s, s.sign() * torch.log1p(self.mu * s.abs())) / self._unit  # its slope at 0
         return x, (math.log(self.mu / self._unit) - torch.log1p(self.mu * s.abs())).sum(-1)
 
     def _level(self, s: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor | None:
