@@ -171,7 +171,7 @@ class FlowMAP:
     learning_rate: float = 5e-4
     stop: signals.Stop | None = None
     fast: bool = True  # couplings in bfloat16, see `signals.SignalPosterior`
-    at_once: int = 4  # utterances that `enhance` takes at once on a CPU: they wait for the last of them to stop
+    at_once: int = 16
 
     PAPER: ClassVar[dict[float, float]] = {-6: 100, 0: 200, 6: 2000, 9: 4000}
 
