@@ -238,21 +238,22 @@ def _enhance(a: argparse.Namespace) -> None:
     files = _files(a.inputs)
     targets = {p: a.out / (p.name if p.suffix.lower() in LOSSLESS else f"{p.stem}.wav") for p in files}
     _free(list(targets.values()), a.force)
-    shapes: dict[tuple[int, int], list[Path]] = defaultdict(list)  # (samples, rate): such files share a batch
+    by_rate: dict[int, list[Path]] = defaultdict(list)
     for path in files:  # every file is looked at before the first is written: no partial output
         x, rate = audio.read(path)
         _warn(path, x, rate)
-        shapes[x.shape[-1], rate].append(path)
+        by_rate[rate].append(path)
     a.out.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(files), unit="file", disable=None) as bar:
-        for (length, rate), group in shapes.items():
+        for rate, group in by_rate.items():
             for batch in _batches(group):
                 read = [audio.read(path)[0] for path in batch]
-                noisy = audio.resample(torch.cat(read), rate, RATE).to(device)
-                speech = audio.resample(methods.enhance(noisy, method, a.seed).cpu(), RATE, rate)
-                speech = torch.nn.functional.pad(speech, (0, max(0, length - speech.shape[-1])))[:, :length]
-                for path, x in zip(batch, speech.split([len(x) for x in read]), strict=True):
-                    _write_like(path, targets[path], x, rate, a.force)
+                noisy = [channel.to(device) for x in read for channel in audio.resample(x, rate, RATE)]
+                enhanced = iter(methods.enhance(noisy, method, a.seed))
+                for path, x in zip(batch, read, strict=True):
+                    speech = audio.resample(torch.stack([next(enhanced) for _ in x]).cpu(), RATE, rate)
+                    speech = torch.nn.functional.pad(speech, (0, max(0, x.shape[-1] - speech.shape[-1])))
+                    _write_like(path, targets[path], speech[:, : x.shape[-1]], rate, a.force)
                     bar.update()
 
 

@@ -93,18 +93,20 @@ class Decoder:
     """Variances of a prior at some z, once for all who ask about the same z: decoding is the dearest part of a round.
 
     The M-step of a round, its gain, and the first gradient of the next round all look at the same draws. One draw after
-    the other, since the arrays of one stay in a processor's cache and those of ten do not.
+    the other, since the arrays of one stay in a processor's cache and those of ten do not. Whoever has asked for a
+    gradient will ask again: from then on a variance is computed in a way that can be differentiated.
     """
 
     def __init__(self, prior: VariancePrior) -> None:
         self.prior = prior
+        self.differentiable = False
         self._asked: torch.Tensor | None = None
 
     def variance(self, z: torch.Tensor) -> torch.Tensor:
         """V_s(z), (R, B, F, T)."""
         if z is not self._asked:
-            with torch.inference_mode(False), torch.enable_grad():
-                self._leaves = [draw.detach().clone().requires_grad_() for draw in z]
+            with torch.inference_mode(False), torch.set_grad_enabled(self.differentiable):
+                self._leaves = [draw.detach().clone().requires_grad_(self.differentiable) for draw in z]
                 self._log_V = [self.prior.log_variance(leaf) for leaf in self._leaves]
             self._V = torch.empty(len(z), *self._log_V[0].shape, dtype=z.dtype, device=z.device)
             for V, log_V in zip(self._V, self._log_V, strict=True):
@@ -114,6 +116,8 @@ class Decoder:
 
     def pullback(self, z: torch.Tensor, slope: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         """The gradient of sum(slope × log V_s(z)), (R, B, L, T); `slope` makes of a draw's V_s an array like it."""
+        if not self.differentiable:
+            self.differentiable, self._asked = True, None
         slopes = (slope(V) for V in self.variance(z))
         triples = zip(self._log_V, self._leaves, slopes, strict=True)
         grads = [torch.autograd.grad(log_V, leaf, s, retain_graph=True)[0] for log_V, leaf, s in triples]
@@ -176,9 +180,7 @@ class VarianceE(NamedTuple):
         latent = self.latent.start(self.prior, P, generators)
         return VarianceState(P, Decoder(self.prior), latent, torch.full_like(P[:, :1], self.level), generators)
 
-    def __call__(
-        self, X: torch.Tensor, V_n: torch.Tensor, state: VarianceState
-    ) -> tuple[VarianceState, Expectation]:
+    def __call__(self, X: torch.Tensor, V_n: torch.Tensor, state: VarianceState) -> tuple[VarianceState, Expectation]:
         P, decoder, latent, gain, generators = state
         posterior = VariancePosterior(decoder, P, V_n, gain)
         draws, latent = self.latent(posterior, latent, generators)

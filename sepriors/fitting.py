@@ -29,7 +29,7 @@ class Fitted(NamedTuple):
 def fit(
     model: torch.nn.Module,
     draw: Callable[[torch.Generator], torch.Tensor],
-    loss: Callable[[torch.nn.Module, torch.Tensor, torch.Generator], torch.Tensor],
+    loss: Callable[[torch.nn.Module, torch.Tensor, torch.Generator, float], torch.Tensor],
     *,
     steps: int,
     learning_rate: float,
@@ -42,7 +42,7 @@ def fit(
     about: str = "",
     progress: bool = True,
 ) -> Fitted:
-    """Minimise loss(model, batch, generator) over `steps` batches of `draw(generator)`.
+    """Minimise loss(model, batch, generator, share done) over `steps` batches of `draw(generator)`.
 
     Adam's rate rises over 500 steps and falls by a cosine to its hundredth; gradients are clipped to the norm `clip`.
     The average is a plain mean of the first thousand steps, then of about the last thousand. `validate` sees the
@@ -68,7 +68,7 @@ def fit(
         optimiser.zero_grad()
         batch = draw(generator).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            cost = loss(model, batch, generator)
+            cost = loss(model, batch, generator, step / steps)
         cost.backward()
         if clip < math.inf:
             torch.nn.utils.clip_grad_norm_(model.parameters(), clip, error_if_nonfinite=True)

@@ -12,7 +12,6 @@ import torch
 
 from . import mcmc
 from .priors import EncodedPrior, VariancePrior
-from .priors.vae import Posterior
 from .rng import Generators, randn_like
 
 
@@ -31,6 +30,8 @@ class MCMC(NamedTuple):
 
     A round takes `steps` steps of `chains` chains a frame and keeps the last `keep` positions of each. The speech is
     averaged over the last `final_keep` positions of a longer run, `final_steps`, of `final_times` as many chains.
+    `joint` accepts the frames of an utterance together, which is exact where the decoder makes them depend on each
+    other, and slow; apart, each frame takes its neighbours for settled (Sadeghi & Serizel, 2024, § 3).
     """
 
     kernel: mcmc.Kernel
@@ -38,34 +39,44 @@ class MCMC(NamedTuple):
     keep: int = 1
     chains: int = 1
     spread: float = 0.0  # variance about the encoder's mean at which the chains start
+    perturb: float = 0.0  # variance of the noise that starts each round
     final_steps: int = 0
     final_keep: int = 1
     final_times: int = 1
+    joint: bool = False
 
-    def start(self, prior: VariancePrior, P: torch.Tensor, generators: Generators) -> torch.Tensor:
+    def start(self, prior: VariancePrior, P: torch.Tensor, generators: Generators) -> mcmc.Chain:
         z = prior.encode(P).expand(self.chains, -1, -1, -1)
-        return z + self.spread**0.5 * randn_like(z, generators, dim=1) if self.spread else z.clone()
+        return mcmc.Chain(_near(z, self.spread, generators))
 
     def __call__(
-        self, target: mcmc.Target, state: torch.Tensor, generators: Generators
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, target: mcmc.Target, state: mcmc.Chain, generators: Generators
+    ) -> tuple[torch.Tensor, mcmc.Chain]:
+        if self.perturb:
+            state = state._replace(position=_near(state.position, self.perturb, generators))
         return self._run(target, state, generators, self.steps, self.keep)
 
-    def final(self, target: mcmc.Target, state: torch.Tensor, generators: Generators) -> torch.Tensor:
+    def final(self, target: mcmc.Target, state: mcmc.Chain, generators: Generators) -> torch.Tensor:
         if not self.final_steps:
-            return state
-        states = state.repeat(self.final_times, 1, 1, 1)
+            return state.position
+        states = mcmc.Chain(state.position.repeat(self.final_times, 1, 1, 1))
         return self._run(target, states, generators, self.final_steps, self.final_keep)[0]
 
     def _run(
-        self, target: mcmc.Target, z: torch.Tensor, generators: Generators, steps: int, keep: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, target: mcmc.Target, chain: mcmc.Chain, generators: Generators, steps: int, keep: int
+    ) -> tuple[torch.Tensor, mcmc.Chain]:
+        target = mcmc.Joint(target) if self.joint else target
         kept = []
-        for i, chain in enumerate(mcmc.sample(target, self.kernel, z, steps=steps, generators=generators)):
-            z = chain.position
+        for i, now in enumerate(mcmc.sample(target, self.kernel, chain, steps=steps, generators=generators)):
+            chain = now
             if i >= steps - keep:
-                kept.append(z)
-        return torch.cat(kept), z
+                kept.append(chain.position)
+        return torch.cat(kept), chain
+
+
+def _near(z: torch.Tensor, variance: float, generators: Generators) -> torch.Tensor:
+    """z (R, B, L, T) and as much noise."""
+    return z + variance**0.5 * randn_like(z, generators, dim=1) if variance else z.clone()
 
 
 class PointEstimate(NamedTuple):
@@ -107,7 +118,7 @@ class Variational(NamedTuple):
     def start(self, prior: EncodedPrior, P: torch.Tensor, generators: Generators) -> _Encoders:
         with torch.inference_mode(False):
             P = P.clone()
-            tuned = {name: p.detach().expand(len(P), *p.shape).clone() for name, p in prior.encoder.named_parameters()}
+            tuned = {name: p.detach().expand(len(P), *p.shape).clone() for name, p in prior.tunable().items()}
             ascent = _Ascent(list(tuned.values()), torch.optim.Adam(tuned.values(), self.learning_rate, maximize=True))
             return _Encoders(prior, P, tuned, ascent, prior.posterior(P))
 
@@ -117,9 +128,9 @@ class Variational(NamedTuple):
                 for p in state.parameters.values():
                     p.requires_grad_()
                 q = state.prior.posterior(state.P, state.parameters)
-                z = q.sample(randn_like(q.mean, generators))
+                z, kl = q.draw(randn_like(q.mean, generators))
                 # its gradient is that of the evidence lower bound: the likelihood's, through z, less the divergence's
-                bound = (z * target.likelihood_score(z.detach()[None])[0].detach()).sum() - q.kl().sum()
+                bound = (z * target.likelihood_score(z.detach()[None])[0].detach()).sum() - kl.sum()
                 state.ascent.climb(torch.autograd.grad(bound, list(state.parameters.values())))
         with torch.no_grad():
             state = state._replace(q=state.prior.posterior(state.P, state.parameters))
@@ -130,7 +141,7 @@ class Variational(NamedTuple):
 
     def _draw(self, state: _Encoders, generators: Generators, draws: int) -> torch.Tensor:
         mean = state.q.mean
-        return state.q.sample(randn_like(mean.expand(draws, *mean.shape), generators, dim=1))
+        return state.q.draw(randn_like(mean.expand(draws, *mean.shape), generators, dim=1)).z
 
 
 class _Ascent(NamedTuple):
@@ -159,4 +170,4 @@ class _Encoders(NamedTuple):
     P: torch.Tensor
     parameters: dict[str, torch.Tensor]
     ascent: _Ascent
-    q: Posterior
+    q: Any

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, overload
 
 import torch
 
 from . import gaussian, nmf, priors, signals, spp
-from .audio import check
+from .audio import AudioError, check
 from .em import NMFE, Step, VarianceE, em
 from .latent import MCMC, Latent, PointEstimate, Variational
 from .mcmc import Langevin, RandomWalk
@@ -96,6 +98,8 @@ class VarianceEM:
     gain: bool = True  # a gain for each frame, learned
     level: float = VarianceE._field_defaults["level"]  # where it starts, see `em.VarianceE`
     at_once: int = 2  # utterances that `enhance` takes at once on a CPU: more fall out of its cache
+    longest: float = 30.0  # seconds of a file at once: memory is bounded, and so is what a backward LSTM waits for
+    beside: bool = False  # whether it takes as many parts side by side as there are cores, rather than share each
 
     @classmethod
     def mcem(cls, prior: Any, **choices: Any) -> VarianceEM:
@@ -369,33 +373,109 @@ def make(name: str) -> Method:
     return METHODS[name].make()
 
 
-def enhance(x: torch.Tensor, method: Method, seed: int | Sequence[int] = 0) -> torch.Tensor:
+RATE = 16000  # Hz
+OVERLAP = 1.0  # seconds that two pieces of a long file share
+
+
+@overload
+def enhance(x: torch.Tensor, method: Method, seed: int | Sequence[int] = 0) -> torch.Tensor: ...
+@overload
+def enhance(x: list[torch.Tensor], method: Method, seed: int | Sequence[int] = 0) -> list[torch.Tensor]: ...
+def enhance(
+    x: torch.Tensor | list[torch.Tensor], method: Method, seed: int | Sequence[int] = 0
+) -> torch.Tensor | list[torch.Tensor]:
     """Run a method to its end: noisy speech (..., N) at 16 kHz -> enhanced speech (..., N).
 
-    One seed, one result: an utterance gives the same alone and in a batch. `seed` may be a sequence, one an utterance.
+    Utterances of different lengths, each (N,), come and go as a list. One seed, one result: an utterance
+    gives the same alone and in a batch. `seed` may be a sequence, one an utterance. A file longer than a method's
+    `longest` is cut into pieces that overlap by a second, and faded from one to the next.
     Raises AudioError for NaN, integers or an empty signal.
 
     >>> enhance(torch.randn(3, 8000), SPPWiener()).shape
     torch.Size([3, 8000])
+    >>> [len(s) for s in enhance([torch.randn(8000), torch.randn(5000)], SPPWiener())]
+    [8000, 5000]
     """
+    if not isinstance(x, torch.Tensor):
+        for i, row in enumerate(x):
+            check(row, f"noisy, {i + 1} of {len(x)}")
+            if row.ndim != 1:
+                raise AudioError(f"expected utterances of shape (N,) in a list, got {tuple(row.shape)}")
+        return _enhance(x, method, seed)
     check(x, "noisy")
-    batch = x.reshape(-1, x.shape[-1])
-    each = generators(seed, len(batch), x.device)
-    size = getattr(method, "at_once", len(batch)) if x.device.type == "cpu" else len(batch)
-    parts = [slice(i, i + size) for i in range(0, len(batch), size)]
-    with torch.inference_mode():
-        estimates = [_last(_told(method, part, len(batch))(batch[part], generators=each[part])) for part in parts]
-    return torch.cat(estimates).reshape(x.shape).clone()
+    return torch.stack(_enhance(list(x.reshape(-1, x.shape[-1])), method, seed)).reshape(x.shape)
 
 
-def _told(method: Method, part: slice, files: int) -> Method:
-    """The method for a part of the files: where it was told the noise's variance of each, that of the part."""
+class Piece(NamedTuple):
+    """Samples `start` to `stop` of an utterance, given by its place in the batch."""
+
+    row: int
+    start: int
+    stop: int
+
+
+def _enhance(rows: list[torch.Tensor], method: Method, seed: int | Sequence[int]) -> list[torch.Tensor]:
+    each = generators(seed, len(rows), rows[0].device if rows else "cpu")
+    longest = getattr(method, "longest", None)
+    pieces = [Piece(i, *span) for i, row in enumerate(rows) for span in _spans(len(row), longest)]
+    on_cpu = all(row.device.type == "cpu" for row in rows)
+    size = getattr(method, "at_once", len(pieces)) if on_cpu else len(pieces)
+    alike: dict[int, list[Piece]] = defaultdict(list)  # pieces of one length share a batch
+    for piece in pieces:
+        alike[piece.stop - piece.start].append(piece)
+    parts = [group[i : i + size] for group in alike.values() for i in range(0, len(group), size)]
+
+    def run(part: list[Piece]) -> torch.Tensor:
+        with torch.inference_mode():
+            x = torch.stack([rows[p.row][p.start : p.stop] for p in part])
+            told = _told(method, [p.row for p in part], len(rows))
+            return _last(told(x, generators=[each[p.row].clone_state() for p in part]))
+
+    threads = torch.get_num_threads() if on_cpu and getattr(method, "beside", False) else 1
+    return _joined(rows, zip(parts, _beside(run, parts, threads), strict=True))
+
+
+def _spans(length: int, longest: float | None) -> list[tuple[int, int]]:
+    """(start, stop) of equal pieces that cover a file and overlap by a second at least; one, if it is short enough."""
+    size = length if longest is None else round(RATE * longest)
+    if length <= size:
+        return [(0, length)]
+    count = 1 + math.ceil((length - size) / (size - round(RATE * OVERLAP)))
+    starts = [round(i * (length - size) / (count - 1)) for i in range(count)]
+    return [(start, start + size) for start in starts]
+
+
+def _joined(rows: list[torch.Tensor], done: Iterable[tuple[list[Piece], torch.Tensor]]) -> list[torch.Tensor]:
+    """Whole utterances from the estimates of their pieces, faded over where two of them overlap."""
+    speech, weight = [torch.zeros_like(row) for row in rows], [torch.zeros_like(row) for row in rows]
+    for part, estimates in done:
+        for (row, start, stop), estimate in zip(part, estimates, strict=True):
+            if stop - start == len(rows[row]):
+                speech[row], weight[row] = estimate.clone(), torch.ones_like(estimate)
+                continue
+            ramp = (torch.arange(stop - start).to(estimate) + 1) / (RATE * OVERLAP)
+            fade = torch.minimum(ramp, ramp.flip(0)).clamp_max(1)
+            speech[row][start:stop] += fade * estimate
+            weight[row][start:stop] += fade
+    return [s / w for s, w in zip(speech, weight, strict=True)]
+
+
+def _beside(run: Callable[[list[Piece]], torch.Tensor], parts: list[list[Piece]], threads: int) -> list[torch.Tensor]:
+    """Results of the parts, as many side by side as there are threads, each then with one of its own."""
+    if threads == 1 or len(parts) == 1:
+        return [run(part) for part in parts]
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return list(pool.map(run, parts))
+
+
+def _told(method: Method, places: list[int], files: int) -> Method:
+    """The method for some of the files: where it was told the noise's variance of each, that of these."""
     variance = getattr(method, "variance", None)
     if variance is None:
         return method
     if variance.shape != (files,):
         raise ValueError(f"expected a positive variance of the noise for each of {files} files, got {variance}")
-    told: Any = replace(method, variance=variance[part])  # type: ignore[type-var]
+    told: Any = replace(method, variance=variance[places])  # type: ignore[type-var]
     return told
 
 

@@ -20,7 +20,7 @@ from . import nmf, weights
 from .audio import whole
 from .corpora import Corpora, CorpusError
 from .fitting import fit
-from .priors import MAF, VAE, WaveGlow
+from .priors import MAF, RVAE, VAE, WaveGlow
 from .rng import generators
 from .stft import STFT
 
@@ -134,7 +134,7 @@ def fit_vae(
         raise CorpusError(f"expected a batch of {recipe.batch} frames at least, got {len(frames)} frames")
     batches = _batches(frames, recipe, generator)
 
-    def loss(model: Any, P: torch.Tensor, g: torch.Generator) -> torch.Tensor:
+    def loss(model: Any, P: torch.Tensor, g: torch.Generator, done: float) -> torch.Tensor:
         return -model.elbo(P, torch.randn(1, 1, model.latent, recipe.batch, generator=g)).mean()
 
     def validate(model: Any) -> float:
@@ -171,6 +171,104 @@ def exchange_bins(P: torch.Tensor, share: float, generator: torch.Generator) -> 
     """
     elsewhere = torch.randint(P.shape[-1], P.shape, generator=generator)
     return torch.where(torch.rand(P.shape, generator=generator) < share, P.gather(-1, elsewhere), P)
+
+
+@dataclass(frozen=True)
+class RVAERecipe:
+    """A recurrent VAE of the power spectra of a corpus, by the evidence lower bound (Leglaive et al., 2020, § 3).
+
+    Sequences of `frames` frames; files have a peak of 1, sequences are raised or lowered at random by up to `level_db`,
+    and frames more than `range_db` below the loudest of their file count for nothing, as for `VAERecipe`: the network
+    passes by them, but nobody asks it how pauses sound. The divergence is weighted by a β that rises to 1 over the
+    `warm` first part of the training.
+    """
+
+    stft: STFT
+    latent: int = 16
+    hidden: int = 128
+    kind: str = "speech"
+    select: Mapping[str, Any] = field(default_factory=dict)
+    minutes: float = math.inf
+    range_db: float = 30.0
+    level_db: float = 10.0
+    steps: int = 36_000
+    batch: int = 32  # sequences
+    frames: int = 50
+    learning_rate: float = 1e-3
+    warm: float = 0.2
+    clip: float = 100.0
+
+    @property
+    def about(self) -> str:
+        sizes = f"{self.stft.bins} bins, {self.latent} latent variables, {self.hidden} units"
+        return f"recurrent VAE of {self.kind}, {sizes}"
+
+    def learn(self, corpora: Corpora, seed: int, progress: bool, checkpoint: Path | None = None) -> Learned:
+        """The RVAE's parameters, in half precision, and the bound on validation speech, nats a frame."""
+        (g,) = generators(seed, 1)
+        made = RVAE(self.stft, self.latent, self.hidden)
+        for p in made.parameters():  # as torch would, from our own generator
+            torch.nn.init.uniform_(p, -1 / math.sqrt(self.hidden), 1 / math.sqrt(self.hidden), generator=g)
+        draw, facts = sequences(self, corpora, seed, progress)
+        whole = replace(self, minutes=math.inf, batch=512, level_db=0.0)
+        held_out = sequences(whole, corpora, seed, False, split="valid")[0](generators(0, 1)[0])
+
+        def loss(model: Any, batch: torch.Tensor, g: torch.Generator, done: float) -> torch.Tensor:
+            return -self.bound(model, batch, g, beta=min(1.0, done / self.warm))
+
+        def validate(model: Any) -> float:
+            with torch.inference_mode():
+                return float(self.bound(model, held_out.to(device), generators(0, 1)[0]))
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        fitted = fit(
+            made.to(device), draw, loss, steps=self.steps, learning_rate=self.learning_rate, generator=g,
+            clip=self.clip, validate=validate, checkpoint=checkpoint, progress=progress,
+            about=f"{self}, seed {seed}, {facts['files']} files of {facts['corpus']}",
+        )  # fmt: skip
+        tensors = {name: p.detach().cpu().half() for name, p in fitted.model.state_dict().items()}
+        facts["valid_elbo"] = [round(value, 1) for value in fitted.curve]
+        return Learned(tensors, made.config, {**facts, "train_seconds": round(fitted.seconds, 1)})
+
+    def bound(self, model: Any, batch: torch.Tensor, g: torch.Generator, beta: float = 1.0) -> torch.Tensor:
+        """The mean bound of the frames that count, nats; a batch as `sequences` draws it."""
+        P, counts = batch[:, :-1], batch[:, -1]
+        noise = torch.randn(1, len(P), self.latent, P.shape[-1], generator=g).to(P)
+        return (model.elbo(P, noise, beta) * counts).sum() / counts.sum().clamp_min(1)
+
+
+def sequences(
+    made: RVAERecipe, corpora: Corpora, seed: int, progress: bool, *, split: str = "train"
+) -> tuple[Callable[[torch.Generator], torch.Tensor], dict[str, Any]]:
+    """A function that draws a batch (batch, F + 1, frames) of power spectra, and what the files were.
+
+    The last row of a sequence is 1 where a frame counts, 0 where it is quiet.
+    """
+    rows, facts = chosen(made, corpora, seed, split)
+    files = []
+    for path in tqdm(rows["path"], desc="spectra", disable=not progress):
+        x = corpora.read(path)
+        P = made.stft(x / x.abs().max().clamp_min(1e-8)).abs().square()
+        level = 10 * P.sum(0).clamp_min(1e-12).log10()
+        loud = level > level.max() - made.range_db
+        first, *_, last = loud.nonzero().flatten().tolist() * 2  # one frame may be all there is
+        if last + 1 - first >= made.frames:
+            files.append(torch.cat([P, loud[None].to(P)]).mT[first : last + 1].contiguous())
+    if not files:
+        raise CorpusError(f"expected {split} files of {made.frames} frames at least, got none of {len(rows)}")
+    odds = torch.tensor([float(len(x)) for x in files])
+
+    def draw(g: torch.Generator) -> torch.Tensor:
+        batch = []
+        for k in torch.multinomial(odds, made.batch, replacement=True, generator=g).tolist():
+            start = int(torch.randint(len(files[k]) - made.frames + 1, (), generator=g))
+            batch.append(files[k][start : start + made.frames])
+        level = made.level_db / 10 * (2 * torch.rand(made.batch, 1, 1, generator=g) - 1)
+        drawn = torch.stack(batch).mT.contiguous()
+        drawn[:, :-1] *= 10**level
+        return drawn
+
+    return draw, facts
 
 
 @dataclass(frozen=True)
@@ -220,7 +318,7 @@ class FlowRecipe:
         valid = segments(replace(self, minutes=math.inf), corpora, seed, False, split="valid")[0]
         held_out = torch.stack([valid(h) for h in generators(range(16), 16)]).flatten(0, 1)
 
-        def loss(model: Any, s: torch.Tensor, g: torch.Generator) -> torch.Tensor:
+        def loss(model: Any, s: torch.Tensor, g: torch.Generator, done: float) -> torch.Tensor:
             level = 10 ** (self.level_db / 20 * (2 * torch.rand(len(s), 1, generator=g) - 1))
             return -self.density(model, s * level.to(s), g)
 
@@ -288,7 +386,7 @@ def segments(
     return draw, facts
 
 
-Recipe = NMFRecipe | VAERecipe | FlowRecipe
+Recipe = NMFRecipe | VAERecipe | RVAERecipe | FlowRecipe
 
 LIBRISPEECH = {"corpus": "mini-librispeech"}
 RECIPES: dict[str, Recipe] = {
@@ -298,6 +396,7 @@ RECIPES: dict[str, Recipe] = {
     "nmf-white-257": NMFRecipe(40, STFT(512, 128), kind="white", minutes=12.0),
     "vae": VAERecipe(STFT(1024, 256), select=LIBRISPEECH),
     "vae-257": VAERecipe(STFT(512, 128), select=LIBRISPEECH, epochs=20),
+    "rvae": RVAERecipe(STFT(1024, 256), select=LIBRISPEECH),
     "vae-background": VAERecipe(STFT(1024, 256), select=LIBRISPEECH, background=True),
     "waveglow": FlowRecipe(select=LIBRISPEECH, steps=15_000),
     "waveglow-noisy": FlowRecipe(select=LIBRISPEECH, noise=(3e-4, 0.1), steps=20_000),
@@ -322,7 +421,7 @@ def train(
     """Learn the weights of a card from the training split; the longer recipes keep a checkpoint, and go on from it."""
     start = time.perf_counter()
     made = recipe(name)
-    if isinstance(made, FlowRecipe):
+    if isinstance(made, FlowRecipe | RVAERecipe):
         learned = made.learn(corpora, seed, progress, checkpoint)
     else:
         learned = made.learn(corpora, seed, progress)
@@ -406,7 +505,7 @@ def write_card(
 
 
 def _hardware(made: Recipe) -> str:
-    if isinstance(made, FlowRecipe) and torch.cuda.is_available():
+    if isinstance(made, FlowRecipe | RVAERecipe) and torch.cuda.is_available():
         return torch.cuda.get_device_name()
     threads = torch.get_num_threads()
     return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
@@ -439,6 +538,8 @@ def quick(made: Recipe) -> Recipe:
     minutes = min(made.minutes, 0.5)
     if isinstance(made, VAERecipe):
         return replace(made, minutes=minutes, epochs=1, batch=32)
+    if isinstance(made, RVAERecipe):
+        return replace(made, minutes=minutes, steps=4, batch=2, frames=20, hidden=8)
     if isinstance(made, FlowRecipe):
         return replace(made, minutes=minutes, steps=4, batch=2, seconds=0.5, hidden=16)
     return replace(made, minutes=minutes, iterations=3)

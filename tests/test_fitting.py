@@ -34,7 +34,7 @@ def run(checkpoint=None, *, steps=20, broken=None, size=3, seed=0, fresh=None, *
                 raise Broken
         return torch.randn(4, size, generator=g, dtype=torch.float64)
 
-    def loss(model, x, g):
+    def loss(model, x, g, done):
         return (model(x) - torch.randn(4, size, generator=g, dtype=torch.float64)).square().mean()
 
     choices = {"validate": lambda model: float(model.weight.detach().sum()), "validations": 5} | choices
@@ -133,7 +133,7 @@ def walk(steps, learning_rate=1.0):
     """Where one parameter goes whose gradient is always 1, after each step; and what the fit returns."""
     made, places = torch.nn.ParameterList([torch.zeros((), dtype=torch.float64)]), []
 
-    def loss(model, x, g):
+    def loss(model, x, g, done):
         places.append(float(model[0].detach()))
         return model[0].clone()
 
@@ -179,7 +179,7 @@ def test_gradients_are_clipped():
     def trained(factor, clip):
         made = line()
 
-        def loss(model, x, g):
+        def loss(model, x, g, done):
             loud = factor ** float(torch.rand((), generator=g) < 0.5)
             return loud * (model.weight * x).sum() / x.norm()
 
@@ -198,7 +198,7 @@ def test_a_gradient_that_is_not_finite(tmp_path, value):
     """It stops the run where clipping is asked for, and the checkpoint before it stays."""
     path, count = tmp_path / "run.checkpoint", [0]
 
-    def loss(model, x, g):
+    def loss(model, x, g, done):
         count[0] += 1
         return model(x).sum() * (value if count[0] == 6 else 1)
 
@@ -215,7 +215,7 @@ def test_a_gradient_that_is_not_finite(tmp_path, value):
 def test_the_model_may_compute_in_half_precision():
     kinds = []
 
-    def loss(model, x, g):
+    def loss(model, x, g, done):
         kinds.append(model(x).dtype)
         return model(x).sum()
 

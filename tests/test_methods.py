@@ -230,8 +230,9 @@ def test_the_floor_of_spp_is_a_floor():
         (torch.zeros(100, dtype=torch.int16), "noisy: expected floating-point samples"),
         (torch.full((100,), math.nan), "noisy: expected finite samples"),
         (torch.full((2, 100), math.inf), "noisy: expected finite samples"),
-        ([0.0], "noisy: expected a torch.Tensor"),
-        ([torch.zeros(5), torch.zeros(6)], "noisy: expected a torch.Tensor"),
+        ([0.0], "noisy, 1 of 1: expected a torch.Tensor"),
+        ([torch.zeros(5), torch.zeros(0)], "noisy, 2 of 2: expected at least one sample"),
+        ([torch.zeros(5), torch.zeros(1, 6)], "expected utterances of shape .* in a list, got .1, 6."),
     ],
 )
 def test_what_is_no_speech(method, x, message):

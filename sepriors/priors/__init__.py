@@ -14,11 +14,13 @@ from sepriors import weights
 from sepriors.stft import STFT
 
 from .maf import MAF
-from .vae import VAE, Posterior
+from .rvae import RVAE
+from .vae import VAE, Drawn
 from .waveglow import Image, WaveGlow
 
 __all__ = [
     "MAF",
+    "RVAE",
     "VAE",
     "EncodedPrior",
     "InvertiblePrior",
@@ -48,12 +50,24 @@ class VariancePrior(Protocol):
         ...
 
 
+class Drawable(Protocol):
+    """A posterior of the latent variables that can be drawn from."""
+
+    mean: torch.Tensor
+
+    def draw(self, noise: torch.Tensor) -> Drawn:
+        """A draw for standard normal noise (..., L, T), differentiable, and each frame's divergence from the prior."""
+        ...
+
+
 class EncodedPrior(VariancePrior, Protocol):
     """A variance prior whose encoder is a distribution, and can be tuned: each utterance its own parameters."""
 
-    encoder: torch.nn.Module
+    def tunable(self) -> dict[str, torch.Tensor]:
+        """The encoder's parameters that may differ from utterance to utterance."""
+        ...
 
-    def posterior(self, P: torch.Tensor, parameters: dict[str, torch.Tensor] | None = None) -> Posterior:
+    def posterior(self, P: torch.Tensor, parameters: dict[str, torch.Tensor] | None = None) -> Drawable:
         """q(z | s), by the encoder's own parameters or by these, (B, ...) each."""
         ...
 
@@ -99,7 +113,7 @@ class NoisyPrior(Protocol):
         ...
 
 
-FAMILIES: dict[str, Any] = {"vae": VAE, "waveglow": WaveGlow, "maf": MAF}
+FAMILIES: dict[str, Any] = {"vae": VAE, "rvae": RVAE, "waveglow": WaveGlow, "maf": MAF}
 
 
 def load(name: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> Any:

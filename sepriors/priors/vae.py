@@ -19,6 +19,13 @@ from sepriors.stft import STFT, griffin_lim
 from sepriors.weights import Weights
 
 
+class Drawn(NamedTuple):
+    """A draw z (..., L, T) from a posterior, and the divergence of each frame from the prior, nats, (..., T)."""
+
+    z: torch.Tensor
+    kl: torch.Tensor
+
+
 class Posterior(NamedTuple):
     """A diagonal Gaussian over the latent variables: mean and log_variance (..., L, T)."""
 
@@ -28,6 +35,10 @@ class Posterior(NamedTuple):
     def sample(self, noise: torch.Tensor) -> torch.Tensor:
         """mean + standard deviation × noise, standard normal (..., L, T): the reparametrised draw."""
         return self.mean + (0.5 * self.log_variance).exp() * noise
+
+    def draw(self, noise: torch.Tensor) -> Drawn:
+        """`sample` and `kl` in one."""
+        return Drawn(self.sample(noise), self.kl())
 
     def kl(self) -> torch.Tensor:
         """Kullback-Leibler divergence from the standard normal (Kingma & Welling, 2014, app. B), nats, (..., T)."""
@@ -77,13 +88,17 @@ class VAE(nn.Module):
         sizes = {**asdict(self.stft), "latent": self.latent, "hidden": self.hidden}
         return {"family": "vae", **{key: str(value) for key, value in sizes.items()}}
 
+    def tunable(self) -> dict[str, torch.Tensor]:
+        """The parameters that `posterior` takes in place of the encoder's own."""
+        return dict(self.encoder.named_parameters())
+
     def posterior(self, P: torch.Tensor, parameters: dict[str, torch.Tensor] | None = None) -> Posterior:
         """q(z | s) from the power P (..., F, T); `parameters` replaces the encoder's own, e.g. one set an utterance."""
         if P.shape[-2] != self.stft.bins:
             raise ValueError(
                 f"power has F={P.shape[-2]} but the VAE has F={self.stft.bins}; were they made with the same STFT?"
             )
-        p = parameters or dict(self.encoder.named_parameters())
+        p = parameters or self.tunable()
         h = torch.tanh(affine(p["hidden.weight"], p["hidden.bias"], 0.1 * P.clamp_min(FLOOR).log()))
         mean, log_variance = affine(p["out.weight"], p["out.bias"], h).chunk(2, dim=-2)
         return Posterior(mean, log_variance)
