@@ -107,41 +107,41 @@ class PointEstimate(NamedTuple):
 class Variational(NamedTuple):
     """A Gaussian fitted by tuning the encoder on each utterance: VEM of Leglaive et al. (2020, § 4).
 
-    `steps` of Adam a round; the M-step sees `draws` draws, the estimate of the speech is averaged over `final_draws`.
+    `steps` of Adam a round; the M-step sees the draw that the last gradient saw, which is decoded already; the estimate
+    of the speech is averaged over `final_draws`.
     """
 
     steps: int = 10
     learning_rate: float = 0.01
-    draws: int = 1
     final_draws: int = 10
 
     def start(self, prior: EncodedPrior, P: torch.Tensor, generators: Generators) -> _Encoders:
         with torch.inference_mode(False):
             P = P.clone()
             tuned = {name: p.detach().expand(len(P), *p.shape).clone() for name, p in prior.tunable().items()}
-            ascent = _Ascent(list(tuned.values()), torch.optim.Adam(tuned.values(), self.learning_rate, maximize=True))
-            return _Encoders(prior, P, tuned, ascent, prior.posterior(P))
+            adam = torch.optim.Adam(tuned.values(), self.learning_rate, maximize=True)
+            return _Encoders(prior, P, tuned, _Ascent(list(tuned.values()), adam))
 
     def __call__(self, target: Any, state: _Encoders, generators: Generators) -> tuple[torch.Tensor, _Encoders]:
         with torch.inference_mode(False), torch.enable_grad():
+            tuned = dict(zip(state.parameters, state.ascent.variables, strict=True))
+            for p in tuned.values():
+                p.requires_grad_()
             for _ in range(self.steps):
-                for p in state.parameters.values():
-                    p.requires_grad_()
-                q = state.prior.posterior(state.P, state.parameters)
+                q = state.prior.posterior(state.P, tuned)
                 z, kl = q.draw(randn_like(q.mean, generators))
+                draw = z.detach()[None]
                 # its gradient is that of the evidence lower bound: the likelihood's, through z, less the divergence's
-                bound = (z * target.likelihood_score(z.detach()[None])[0].detach()).sum() - kl.sum()
-                state.ascent.climb(torch.autograd.grad(bound, list(state.parameters.values())))
-        with torch.no_grad():
-            state = state._replace(q=state.prior.posterior(state.P, state.parameters))
-        return self._draw(state, generators, self.draws), state
+                bound = (z * target.likelihood_score(draw)[0].detach()).sum() - kl.sum()
+                state.ascent.climb(torch.autograd.grad(bound, list(tuned.values())))
+        # the optimiser goes on moving its own; an estimate that is asked for later is this round's
+        return draw, state._replace(parameters={name: p.detach().clone() for name, p in tuned.items()})
 
     def final(self, target: mcmc.Target, state: _Encoders, generators: Generators) -> torch.Tensor:
-        return self._draw(state, generators, self.final_draws)
-
-    def _draw(self, state: _Encoders, generators: Generators, draws: int) -> torch.Tensor:
-        mean = state.q.mean
-        return state.q.draw(randn_like(mean.expand(draws, *mean.shape), generators, dim=1)).z
+        with torch.no_grad():
+            q = state.prior.posterior(state.P, state.parameters)
+            mean = q.mean
+            return q.draw(randn_like(mean.expand(self.final_draws, *mean.shape), generators, dim=1)).z
 
 
 class _Ascent(NamedTuple):
@@ -164,10 +164,9 @@ class _Mode(NamedTuple):
 
 
 class _Encoders(NamedTuple):
-    """The prior, the power (B, F, T) of the mixtures, an encoder for each of them, and what it says now."""
+    """The prior, the power (B, F, T) of the mixtures, and an encoder for each of them."""
 
     prior: EncodedPrior
     P: torch.Tensor
     parameters: dict[str, torch.Tensor]
     ascent: _Ascent
-    q: Any

@@ -8,6 +8,7 @@ that batch mates never matter. What moves as one is said by the shape of the log
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
@@ -148,7 +149,7 @@ class Langevin(NamedTuple):
     limit: float = 1e3  # |z|, far beyond any prior of the book
 
     def start(self, target: Target, chain: Chain) -> Chain:
-        return Chain(chain.position, memory=chain.memory)
+        return Chain(chain.position, memory=chain.memory if self.averaged else None)
 
     def step(self, target: Target, chain: Chain, generators: Generators) -> Chain:
         z, last = chain.position, chain.memory
@@ -159,6 +160,9 @@ class Langevin(NamedTuple):
         kick = noise if last is None else (last + noise) / 2
         proposal = z + drift + self.step_size**0.5 * _times(self.shape, kick)
         inside = proposal.square().sum(-2) < self.limit**2  # neither is NaN
+        if not inside.all():
+            about = f"a Langevin step of {self.step_size} leaves |z| < {self.limit:g}: such frames stay where they are"
+            warnings.warn(f"{about}; take a shorter one", RuntimeWarning, 2)
         position = torch.where(_over(inside, z), proposal, z)
         return Chain(position, memory=noise if self.averaged else None, accepted=inside.to(z).mean())
 
@@ -242,7 +246,7 @@ def effective_sample_size(draws: torch.Tensor) -> torch.Tensor:
     r"""Independent draws that would say as much about the mean as these, (N, R, ...) -> (...).
 
     $N R / (1 + 2 \sum_k \rho_k)$, the autocorrelations averaged over chains and summed as long as their pairs are
-    positive (Geyer, 1992, § 3.3). Raises ValueError below four steps.
+    positive (Geyer, 1992, § 3.3); NaN for chains that never moved. Raises ValueError below four steps.
 
     >>> draws = torch.randn(2000, 4, generator=torch.Generator().manual_seed(0))
     >>> bool((effective_sample_size(draws) / 8000 - 1).abs() < 0.1)
@@ -257,4 +261,5 @@ def effective_sample_size(draws: torch.Tensor) -> torch.Tensor:
     rho = covariance / covariance[:1]
     pairs = rho[: N // 2 * 2].reshape(N // 2, 2, *rho.shape[1:]).sum(1)
     pairs = torch.where((pairs > 0).cumprod(0).bool(), pairs, 0.0).cummin(0).values
-    return N * R / (2 * pairs.sum(0) - 1).clamp_min(1 / math.log10(10 + N))
+    stuck = (draws == draws[:1, :1]).all(1).all(0)
+    return (N * R / (2 * pairs.sum(0) - 1).clamp_min(1 / math.log10(10 + N))).masked_fill(stuck, math.nan)

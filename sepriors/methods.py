@@ -18,7 +18,7 @@ from . import gaussian, nmf, priors, signals, spp
 from .audio import AudioError, check
 from .em import NMFE, Step, VarianceE, em
 from .latent import MCMC, Latent, PointEstimate, Variational
-from .mcmc import Langevin, RandomWalk
+from .mcmc import MALA, Langevin, RandomWalk
 from .mixing import Mixture
 from .rng import Generators, generators
 from .stft import STFT
@@ -311,6 +311,14 @@ def _bases(card: str) -> torch.Tensor:
     return load(card).tensors["W"].float()
 
 
+LDEM = MCMC(Langevin(0.01), steps=1, chains=2, spread=0.01, final_steps=10, final_times=5)
+
+
+def recurrent(latent: Latent, **choices: Any) -> VarianceEM:
+    """`VarianceEM` with the recurrent prior and the settings of Sadeghi & Serizel (2024): rank 8, 100 rounds."""
+    return VarianceEM(priors.load("rvae"), latent, level=1.0, at_once=8, beside=True, **choices)
+
+
 METHODS: dict[str, Entry] = {
     "spp-wiener": Entry("noise by speech presence probability, Wiener gain; no speech prior", (), SPPWiener),
     "nmf-supervised": Entry(
@@ -342,6 +350,36 @@ METHODS: dict[str, Entry] = {
         "VAE, posterior by tuning the encoder on each file",
         ("vae",),
         lambda: VarianceEM(priors.load("vae"), Variational(steps=2, learning_rate=0.002)),
+    ),
+    "rvae-vem": Entry(
+        "recurrent VAE, posterior by tuning the encoder on each file",
+        ("rvae",),
+        lambda: recurrent(Variational(steps=1, learning_rate=0.001)),
+    ),
+    "rvae-peem": Entry(
+        "recurrent VAE, posterior's mode by gradient ascent",
+        ("rvae",),
+        lambda: recurrent(PointEstimate(steps=1, learning_rate=0.01)),
+    ),
+    "rvae-mhem": Entry(
+        "recurrent VAE, posterior by Metropolis-Hastings",
+        ("rvae",),
+        lambda: recurrent(MCMC(RandomWalk(0.01), steps=10, keep=5, final_steps=10, final_keep=5)),
+    ),
+    "rvae-malaem": Entry(
+        "recurrent VAE, posterior by the Metropolis-adjusted Langevin algorithm",
+        ("rvae",),
+        lambda: recurrent(MCMC(MALA(0.01, tamed=True), steps=10, keep=5, final_steps=10, final_keep=5)),
+    ),
+    "rvae-ldem": Entry(
+        "recurrent VAE, posterior by Langevin dynamics, 10 parallel states",
+        ("rvae",),
+        lambda: recurrent(LDEM),
+    ),
+    "rvae-fast": Entry(
+        "recurrent VAE, posterior by Langevin dynamics, one state, half the rounds",
+        ("rvae",),
+        lambda: recurrent(LDEM._replace(chains=1, final_times=4), iterations=50),
     ),
     "flow-map": Entry(
         "WaveGlow, posterior's mode by gradient ascent, stopped at the likelihood of clean speech; white noise only",
@@ -440,6 +478,7 @@ def _spans(length: int, longest: float | None) -> list[tuple[int, int]]:
     size = length if longest is None else round(RATE * longest)
     if length <= size:
         return [(0, length)]
+    assert size > 2 * RATE * OVERLAP, f"pieces of {longest} s cannot share {OVERLAP} s on either side"
     count = 1 + math.ceil((length - size) / (size - round(RATE * OVERLAP)))
     starts = [round(i * (length - size) / (count - 1)) for i in range(count)]
     return [(start, start + size) for start in starts]
@@ -450,19 +489,23 @@ def _joined(rows: list[torch.Tensor], done: Iterable[tuple[list[Piece], torch.Te
     speech, weight = [torch.zeros_like(row) for row in rows], [torch.zeros_like(row) for row in rows]
     for part, estimates in done:
         for (row, start, stop), estimate in zip(part, estimates, strict=True):
-            if stop - start == len(rows[row]):
-                speech[row], weight[row] = estimate.clone(), torch.ones_like(estimate)
-                continue
-            ramp = (torch.arange(stop - start).to(estimate) + 1) / (RATE * OVERLAP)
-            fade = torch.minimum(ramp, ramp.flip(0)).clamp_max(1)
+            ramp = ((torch.arange(stop - start).to(estimate) + 1) / (RATE * OVERLAP)).clamp_max(1)
+            fade = torch.ones_like(ramp)
+            if start > 0:
+                fade = torch.minimum(fade, ramp)
+            if stop < len(rows[row]):
+                fade = torch.minimum(fade, ramp.flip(0))
             speech[row][start:stop] += fade * estimate
             weight[row][start:stop] += fade
     return [s / w for s, w in zip(speech, weight, strict=True)]
 
 
 def _beside(run: Callable[[list[Piece]], torch.Tensor], parts: list[list[Piece]], threads: int) -> list[torch.Tensor]:
-    """Results of the parts, as many side by side as there are threads, each then with one of its own."""
-    if threads == 1 or len(parts) == 1:
+    """Results of the parts, as many side by side as there are threads, each then with one of its own.
+
+    A single part, too: with more threads it would be rounded differently, alone and in company.
+    """
+    if threads == 1:
         return [run(part) for part in parts]
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         return list(pool.map(run, parts))

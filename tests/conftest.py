@@ -11,7 +11,7 @@ from browser import browser  # noqa: F401
 
 from sepriors import STFT, audio, weights
 from sepriors.corpora import FIELDS, Corpora, open_corpora, write_manifest
-from sepriors.priors import VAE, WaveGlow
+from sepriors.priors import RVAE, VAE, WaveGlow
 
 torch.set_num_threads(1)
 
@@ -52,6 +52,17 @@ def drawn_vae(latent: int = 3, hidden: int = 8, *, seed: int = 0, dtype: torch.d
     """A small VAE with parameters drawn at random, frozen: every latent variable matters, and none is in its place."""
     g = torch.Generator().manual_seed(seed)
     made = VAE(STFT(16, 8), latent, hidden).to(dtype)
+    for p in made.parameters():
+        p.data = torch.randn(p.shape, generator=g, dtype=torch.float64).to(dtype) / max(1, p.shape[-1]) ** 0.5
+    return made.requires_grad_(False).eval()
+
+
+def drawn_rvae(
+    latent: int = 3, hidden: int = 8, *, seed: int = 0, dtype: torch.dtype = torch.float64, fast: bool = True
+) -> RVAE:
+    """A small RVAE with parameters drawn at random, frozen: every frame feels its neighbours."""
+    g = torch.Generator().manual_seed(seed)
+    made = RVAE(STFT(16, 8), latent, hidden, fast).to(dtype)
     for p in made.parameters():
         p.data = torch.randn(p.shape, generator=g, dtype=torch.float64).to(dtype) / max(1, p.shape[-1]) ** 0.5
     return made.requires_grad_(False).eval()

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from conftest import speechlike
 
 from sepriors import METHODS, __version__, audio, corpora, enhance, make, metrics, train, weights
 from sepriors.__main__ import main
+from sepriors.em import Step
 
 SPEECH = speechlike(2, 8000)
 ROOT = Path(__file__).parents[1]
@@ -143,8 +145,34 @@ def test_folders_and_files_of_many_kinds_at_once(run, tmp_path):
     assert tree(tmp_path / "out") == ["0.flac", "1.flac", "2.flac", "3.flac", "4.flac", "extra.wav"]
     a, b = ((tmp_path / "out" / f"{i}.flac").read_bytes() for i in (0, 1))
     assert a == b  # the same speech, the same result
-    assert run("enhance", tmp_path / "in" / "2.flac", "--method", "nmf", "-o", tmp_path / "alone")[0] == 0
-    assert (tmp_path / "alone" / "2.flac").read_bytes() == (tmp_path / "out" / "2.flac").read_bytes()
+    for path in [*(tmp_path / "in").glob("[0-9].flac"), tmp_path / "extra.wav"]:
+        assert run("enhance", path, "--method", "nmf", "-o", tmp_path / "alone")[0] == 0
+        assert (tmp_path / "alone" / path.name).read_bytes() == (tmp_path / "out" / path.name).read_bytes()
+    assert tree(tmp_path / "alone") == tree(tmp_path / "out")
+
+
+def test_a_long_file_among_short_ones(run, tmp_path, monkeypatch):
+    """Each as the function makes it, the long one in pieces."""
+    from sepriors import methods
+
+    @dataclass(frozen=True)
+    class Pieces:
+        longest: float = 1.5
+        iterations: int = 1
+
+        def __call__(self, x, *, generators):
+            assert x.shape[-1] <= 24000
+            yield Step(0, None, lambda: 0.5 * x)
+
+    monkeypatch.setitem(methods.METHODS, "pieces", methods.Entry("", (), Pieces))
+    speech = {f"{n}.wav": speechlike(1, n, seed=n)[0] for n in (100, 60000, 24000, 24001)}
+    for name, x in speech.items():
+        audio.write(tmp_path / name, x, 16000, subtype="FLOAT")
+    status, _, err = run("enhance", *(tmp_path / n for n in speech), "--method", "pieces", "-o", tmp_path / "out")
+    assert (status, err) == (0, [])
+    for name, x in speech.items():
+        got, _ = audio.read(tmp_path / "out" / name)
+        torch.testing.assert_close(got[0], 0.5 * x)
 
 
 def test_silence_one_sample_and_very_short_files(run, tmp_path):
@@ -174,7 +202,7 @@ def test_a_clipped_file_is_told_of(run, tmp_path):
 def test_what_would_clip_is_lowered_and_told_of(run, tmp_path, monkeypatch):
     from sepriors import methods
 
-    monkeypatch.setattr(methods, "enhance", lambda x, method, seed: 2 * x / x.abs().max())
+    monkeypatch.setattr(methods, "enhance", lambda x, method, seed: [2 * row / row.abs().max() for row in x])
     audio.write(tmp_path / "a.wav", SPEECH[0], 16000)
     audio.write(tmp_path / "f.wav", SPEECH[0], 16000, subtype="FLOAT")
     out = tmp_path / "out"

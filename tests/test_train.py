@@ -13,7 +13,7 @@ from conftest import drawn_flow
 from sepriors import STFT, nmf, train, weights
 from sepriors.corpora import Corpora, CorpusError
 from sepriors.gaussian import is_divergence
-from sepriors.priors import MAF, VAE, WaveGlow
+from sepriors.priors import MAF, RVAE, VAE, WaveGlow
 from sepriors.rng import generators
 
 SHIPPED = dict(train.RECIPES)  # whole; the tests below have them quick
@@ -371,6 +371,164 @@ def test_the_cards_of_autoencoders(toy, tmp_path):
             assert card["licence"] == "weights MIT; trained on CC BY 4.0, CC0"
 
 
+# ------------------------------------------------------------- recurrent autoencoders
+
+
+def recurrent(**changes):
+    made = train.RVAERecipe(STFT(64, 32), latent=2, hidden=4, steps=4, batch=40, frames=30)
+    return replace(made, **changes)
+
+
+def by_hand(recipe, x):
+    """Power of a file at a peak of 1, and which frames are loud; from its first loud frame to its last."""
+    P = recipe.stft(x / x.abs().max()).abs().square()
+    level = 10 * P.sum(0).log10()
+    loud = (level > level.max() - recipe.range_db).nonzero().flatten()
+    first, last = int(loud[0]), int(loud[-1]) + 1
+    return P[:, first:last], (level > level.max() - recipe.range_db)[first:last]
+
+
+def test_sequences_are_pieces_of_training_files_at_levels_of_their_own(watched):
+    """Each lies somewhere in a file of peak 1, its last row says which frames are loud, all of it at one level."""
+    made = recurrent(batch=300, level_db=10.0)
+    draw, facts = train.sequences(made, watched, 0, False)
+    assert set(watched.seen) == {f"speech/train/{s}-{i}.flac" for s in (0, 1) for i in range(3)}
+    assert (facts["files"], facts["corpus"]) == (6, "mini-librispeech")
+    drawn = draw(seeded())
+    assert drawn.shape == (300, 33 + 1, 30)
+    files = [by_hand(made, Corpora.read(watched, path)) for path in watched.seen]
+    places = [(k, t) for k, (P, _) in enumerate(files) for t in range(P.shape[1] - made.frames + 1)]
+    pieces = torch.stack([files[k][0][:, t : t + made.frames].flatten() for k, t in places])
+    unit = lambda rows: rows / rows.norm(dim=-1, keepdim=True)  # noqa: E731
+    found = (unit(drawn[:, :-1].flatten(1)) @ unit(pieces).mT).argmax(-1)
+    levels, quiet, seen = [], 0, set()
+    for sequence, place in zip(drawn, found.tolist(), strict=True):
+        k, t = places[place]
+        P, loud = (x[..., t : t + made.frames] for x in files[k])
+        level = sequence[:-1].sum() / P.sum()
+        torch.testing.assert_close(sequence[:-1], level * P)
+        assert sequence[-1].equal(loud.float())
+        levels.append(10 * level.log10())
+        quiet += int((~loud).sum())
+        seen.add(k)
+    levels = torch.stack(levels)
+    assert -10 <= levels.min() < -9
+    assert 9 < levels.max() <= 10
+    assert abs(levels.mean()) < 4 * 10 / math.sqrt(3 * 300)
+    assert seen == set(range(6))
+    assert 0 < quiet < 0.9 * drawn[:, -1].numel()
+    assert len(found.unique()) > 200
+    assert draw(seeded()).equal(drawn)
+    assert not draw(seeded(1)).equal(drawn)
+    flat = train.sequences(replace(made, level_db=0.0), watched, 0, False)[0](seeded())
+    assert flat[:, -1].equal(drawn[:, -1])
+    torch.testing.assert_close(flat[:, :-1] * 10 ** (levels / 10)[:, None, None], drawn[:, :-1])
+
+
+def test_a_peak_of_one_before_sequences_are_drawn(toy):
+    class Soft(Corpora):
+        def read(self, row):
+            return 0.125 * super().read(row)
+
+    exact, soft = (train.sequences(recurrent(), c, 0, False)[0] for c in (toy, Soft(toy.root, toy.table, "folder")))
+    assert soft(seeded()).equal(exact(seeded()))
+
+
+def test_files_that_are_too_short_for_a_sequence(toy):
+    """Pauses at a file's ends do not count; a file of as many frames as a sequence has is just long enough."""
+
+    class One(Corpora):
+        def read(self, row):
+            x = torch.zeros(32000)
+            x[8000 : 8000 + 32 * 50] = 0.5 + torch.rand(32 * 50, generator=seeded())
+            return x
+
+    corpus = One(toy.root, toy.table, "folder")
+    P, _ = by_hand(recurrent(), One.read(corpus, ""))
+    n = P.shape[1]
+    assert 50 <= n <= 52
+    drawn = train.sequences(recurrent(frames=n, batch=2, level_db=0.0), corpus, 0, False)[0](seeded())
+    torch.testing.assert_close(drawn[0, :-1], P)
+    with pytest.raises(CorpusError, match=f"expected train files of {n + 1} frames at least, got none of 6"):
+        train.sequences(recurrent(frames=n + 1), corpus, 0, False)
+
+
+def test_the_bound_of_sequences_counts_loud_frames_alone():
+    made, model = recurrent(), RVAE(STFT(64, 32), 2, 4).double()
+    batch = torch.rand(3, 34, 30, dtype=torch.float64, generator=seeded()) + 0.1
+    batch[:, -1] = (torch.rand(3, 30, generator=seeded()) < 0.7).double()
+    counts = batch[:, -1].bool()
+    noise = torch.randn(1, 3, 2, 30, generator=seeded()).double()
+    for beta in (0.0, 0.5, 1.0):
+        got = made.bound(model, batch, seeded(), beta)
+        torch.testing.assert_close(got, model.elbo(batch[:, :-1], noise, beta)[counts].mean())
+    batch[:, -1] = 0
+    assert made.bound(model, batch, seeded()) == 0
+
+
+def test_an_rvae(watched):
+    made = train.RECIPES["rvae"]
+    learned = train.train("rvae", watched, progress=False)
+    got = RVAE.from_weights(weights.Weights(learned.tensors, learned.config))
+    assert {p.dtype for p in learned.tensors.values()} == {torch.float16}
+    assert (got.stft, got.latent, got.hidden) == (made.stft, made.latent, made.hidden)
+    assert {path.split("/")[1] for path in watched.seen} == {"train", "valid"}
+    assert (learned.facts["corpus"], learned.facts["files"]) == ("mini-librispeech", 6)
+    assert len(learned.facts["valid_elbo"]) == made.steps
+    whole = replace(made, minutes=math.inf, batch=512, level_db=0.0)
+    held_out = train.sequences(whole, watched, 0, False, split="valid")[0](generators(0, 1)[0])
+    with torch.inference_mode():
+        bound = float(made.bound(got, held_out, generators(0, 1)[0]))
+    assert abs(bound / learned.facts["valid_elbo"][-1] - 1) < 1e-3  # what half precision takes
+    shipped = SHIPPED["rvae"]
+    assert shipped.about == "recurrent VAE of speech, 513 bins, 16 latent variables, 128 units"
+
+
+def test_training_raises_the_bound_of_sequences(toy):
+    """On speakers that it has not seen; the divergence weighs more and more, then all of it."""
+    made, betas = recurrent(steps=60, learning_rate=0.05, warm=0.25), []
+
+    class Watching(train.RVAERecipe):
+        def bound(self, model, batch, g, beta=1.0):
+            if torch.is_grad_enabled():
+                betas.append(beta)
+            return super().bound(model, batch, g, beta)
+
+    curve = Watching(**vars(made)).learn(toy, 0, False).facts["valid_elbo"]
+    assert len(curve) == 20
+    assert curve[-1] > curve[0] + 10
+    assert betas == pytest.approx([min(1.0, (i + 1) / 15) for i in range(60)])
+
+
+def test_an_rvae_goes_on_from_its_checkpoint(toy, tmp_path, monkeypatch):
+    """To the same bytes."""
+    whole = train.write_card("rvae", toy, folder=tmp_path / "whole", progress=False)
+    exact, calls = train.RVAERecipe.bound, []
+
+    def counted(*args, **choices):
+        calls.append(torch.is_grad_enabled())
+        if len(calls) == 6:
+            raise BrokenOff
+        return exact(*args, **choices)
+
+    monkeypatch.setattr(train.RVAERecipe, "bound", counted)
+    with pytest.raises(BrokenOff):  # where it would have validated the third step
+        train.write_card("rvae", toy, folder=tmp_path / "broken", progress=False)
+    assert [path.name for path in (tmp_path / "broken").iterdir()] == ["rvae.checkpoint"]
+    path = train.write_card("rvae", toy, folder=tmp_path / "broken", progress=False)
+    assert calls == [True, False] * 5  # three steps, then the third once more, and the fourth
+    assert path.read_bytes() == whole.read_bytes()
+    assert sorted(path.name for path in path.parent.iterdir()) == ["cards.toml", "rvae.safetensors"]
+    first, second = (tomllib.loads((p.parent / "cards.toml").read_text("utf-8"))["rvae"] for p in (whole, path))
+    times = {"train_seconds": 0}
+    assert first | times == second | times
+    assert first["command"] == "sepriors train rvae --force"
+
+
+class BrokenOff(Exception):
+    pass
+
+
 # ------------------------------------------------------------- flows
 
 
@@ -384,10 +542,6 @@ class Told(torch.nn.Module):
     def log_prob(self, s, *noise):
         self.asked.append((s, *noise))
         return 2.0 * s.shape[-1] * torch.arange(len(s))
-
-
-class BrokenOff(Exception):
-    pass
 
 
 @pytest.mark.parametrize("name", FLOWS)

@@ -94,6 +94,9 @@ def test_draws_of_the_posterior():
     q, eps = Posterior(normal(2, L, T), normal(2, L, T, seed=1)), normal(4, 2, L, T, seed=2)
     first, _ = _normals(q)
     torch.testing.assert_close(first.cdf(q.sample(eps)), Normal(0.0, 1.0).cdf(eps))
+    z, kl = q.draw(eps)
+    assert z.equal(q.sample(eps))
+    assert kl.equal(q.kl())
 
 
 def test_the_prior_is_a_standard_normal():
@@ -217,12 +220,12 @@ def test_a_file_in_half_precision_is_used_in_single(tmp_path):
 
 def test_weights_that_are_no_priors(tmp_path):
     with pytest.raises(
-        WeightsError, match=r"nmf-speech: expected the weights of a prior \(vae, waveglow, maf\), got 'no family'"
+        WeightsError, match=r"nmf-speech: expected the weights of a prior \(vae, rvae, waveglow, maf\), got 'no family'"
     ):
         priors.load("nmf-speech")
     path = tmp_path / "v.safetensors"
     weights.save(path, {"W": torch.zeros(1)}, {"family": "flow"})
-    with pytest.raises(WeightsError, match=r"expected the weights of a prior \(vae, waveglow, maf\), got 'flow'"):
+    with pytest.raises(WeightsError, match=r"expected the weights of a prior \(vae, rvae, waveglow, maf\), got 'flow'"):
         priors.load(path)
 
 

@@ -32,8 +32,10 @@ def lstm(x: torch.Tensor, weights: Sequence[torch.Tensor], lengths: torch.Tensor
     both = len(weights) == 8
     if both and lengths is not None:
         return torch.cat([lstm(x, weights[:4]), turned(lstm(turned(x, lengths), weights[4:]), lengths)], -1)
-    zero = x.new_zeros(1 + both, len(x), weights[1].shape[-1])
-    return torch.lstm(x, (zero, zero), list(weights), True, 1, 0.0, False, both, True)[0]
+    # whole vectors of sequences: a lone sequence, or in double precision the odd ones, would be rounded differently
+    filled = nn.functional.pad(x, (0, 0, 0, 0, 0, -len(x) % (4 if x.dtype == torch.float64 else 2)))
+    zero = x.new_zeros(1 + both, len(filled), weights[1].shape[-1])
+    return torch.lstm(filled, (zero, zero), list(weights), True, 1, 0.0, False, both, True)[0][: len(x)]
 
 
 def turned(x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
@@ -77,7 +79,7 @@ class Recurrent(NamedTuple):
         W, U, *biases = self.memory
         before = nn.functional.pad(u.reshape(-1, *u.shape[-2:]), (1, -1)).mT
         h = lstm(before, [W, U + W @ self.feedback, *biases])
-        past = (h @ self.feedback.mT).mT.reshape(u.shape)
+        past = torch.bmm(self.feedback.expand(len(h), -1, -1), h.mT).reshape(u.shape)
         kl = 0.5 * ((self.mean + past).square() + self.log_variance.exp() - self.log_variance - 1).sum(-2)
         return Drawn(u + past, kl)
 
@@ -204,13 +206,13 @@ class RVAE(nn.Module):
         $J_t = \partial \log V / \partial z_t$, the effect of a frame's latent variables on all frames; its products
         come from random signs, $\mathbb{E}\, (J^\top v)(J^\top v)^\top = J^\top J$ (Hutchinson, 1990).
         """
-        like = next(self.parameters())
-        random = generators(0, 1)
-        T = 100
-        z = randn((max(1, draws // T), self.latent, T), random, like)[0].requires_grad_()
-        log_V = self.log_variance(z)
-        signs = 2.0 * (rand(log_V.shape, random, like)[0] < 0.5) - 1
-        (g,) = torch.autograd.grad(log_V, z, signs)
+        like = next(self.parameters()).detach()
+        random, T = generators(0, 1), 100
+        with torch.inference_mode(False), torch.enable_grad():
+            z = randn((max(1, draws // T), self.latent, T), random, like)[0].requires_grad_()
+            log_V = self.log_variance(z)
+            signs = 2.0 * (rand(log_V.shape, random, like)[0] < 0.5) - 1
+            (g,) = torch.autograd.grad(log_V, z, signs)
         g = g.movedim(-2, 0).flatten(1)
         eye = torch.eye(self.latent).to(like)
         return torch.linalg.cholesky(torch.linalg.inv(eye + share * g @ g.mT / g.shape[-1]))
