@@ -478,7 +478,7 @@ def _spans(length: int, longest: float | None) -> list[tuple[int, int]]:
     size = length if longest is None else round(RATE * longest)
     if length <= size:
         return [(0, length)]
-    assert size > 2 * RATE * OVERLAP, f"pieces of {longest} s cannot share {OVERLAP} s on either side"
+    assert size > RATE * OVERLAP, f"pieces of {longest} s cannot share {OVERLAP} s"
     count = 1 + math.ceil((length - size) / (size - round(RATE * OVERLAP)))
     starts = [round(i * (length - size) / (count - 1)) for i in range(count)]
     return [(start, start + size) for start in starts]
