@@ -90,8 +90,8 @@ def main() -> None:
     for name, goal in (("vae-mcem", 0.15), ("vae-ldem", 0.15), ("vae-peem", None), ("vae-vem", None)):
         for batch in (1, 16):
             row(name, batch, lambda b=batch, n=name: sp.enhance(x[:b], sp.make(n)), goal if batch == 16 else None)
-    recurrent = {"rvae-vem": 0.37, "rvae-mhem": 0.17, "rvae-ldem": 0.13, "rvae-malaem": 0.44, "rvae-peem": None, "rvae-fast": 0.05}
-    for name, goal in recurrent.items():
+    recurrent = {"vem": 0.37, "mhem": 0.17, "ldem": 0.13, "malaem": 0.44, "peem": None, "fast": 0.05}
+    for name, goal in ((f"rvae-{use}", goal) for use, goal in recurrent.items()):
         for batch in (1, 16):
             row(name, batch, lambda b=batch, n=name: sp.enhance(x[:b], sp.make(n)), goal if batch == 16 else None)
     for fast in (True, False):

@@ -311,12 +311,20 @@ def _bases(card: str) -> torch.Tensor:
     return load(card).tensors["W"].float()
 
 
-LDEM = MCMC(Langevin(0.01), steps=1, chains=2, spread=0.01, final_steps=10, final_times=5)
-
-
-def recurrent(latent: Latent, **choices: Any) -> VarianceEM:
+def recurrent(latent: Latent, prior: Any = None, **choices: Any) -> VarianceEM:
     """`VarianceEM` with the recurrent prior and the settings of Sadeghi & Serizel (2024): rank 8, 100 rounds."""
-    return VarianceEM(priors.load("rvae"), latent, level=1.0, at_once=8, beside=True, **choices)
+    prior = prior or priors.load("rvae")
+    return VarianceEM(prior, latent, level=1.0, at_once=8, beside=True, **choices)
+
+
+def recurrent_ldem(chains: int, final_times: int, **choices: Any) -> VarianceEM:
+    """Langevin dynamics with the recurrent prior, one step a round."""
+    # Deviation: steps in the shape of a clean frame's posterior, since a plain one of .01 diverges there; averaged
+    # noise; `chains` states serve the rounds, `final_times` as many the estimate; no perturbation between rounds.
+    prior = priors.load("rvae")
+    walk = Langevin(0.5, prior.posterior_shape(share=1.0), averaged=True)
+    latent = MCMC(walk, steps=1, chains=chains, spread=0.01, final_steps=5, final_times=final_times)
+    return recurrent(latent, prior, **choices)
 
 
 METHODS: dict[str, Entry] = {
@@ -359,27 +367,27 @@ METHODS: dict[str, Entry] = {
     "rvae-peem": Entry(
         "recurrent VAE, posterior's mode by gradient ascent",
         ("rvae",),
-        lambda: recurrent(PointEstimate(steps=1, learning_rate=0.01)),
+        lambda: recurrent(PointEstimate(steps=1, learning_rate=0.03)),
     ),
     "rvae-mhem": Entry(
         "recurrent VAE, posterior by Metropolis-Hastings",
         ("rvae",),
-        lambda: recurrent(MCMC(RandomWalk(0.01), steps=10, keep=5, final_steps=10, final_keep=5)),
+        lambda: recurrent(MCMC(RandomWalk(0.01), steps=10, final_steps=10, final_keep=5)),
     ),
     "rvae-malaem": Entry(
         "recurrent VAE, posterior by the Metropolis-adjusted Langevin algorithm",
         ("rvae",),
-        lambda: recurrent(MCMC(MALA(0.01, tamed=True), steps=10, keep=5, final_steps=10, final_keep=5)),
+        lambda: recurrent(MCMC(MALA(0.01, tamed=True), steps=10, final_steps=10, final_keep=5)),
     ),
     "rvae-ldem": Entry(
         "recurrent VAE, posterior by Langevin dynamics, 10 parallel states",
         ("rvae",),
-        lambda: recurrent(LDEM),
+        lambda: recurrent_ldem(chains=2, final_times=5),
     ),
     "rvae-fast": Entry(
-        "recurrent VAE, posterior by Langevin dynamics, one state, half the rounds",
+        "recurrent VAE, posterior by Langevin dynamics, one state, 45 rounds",
         ("rvae",),
-        lambda: recurrent(LDEM._replace(chains=1, final_times=4), iterations=50),
+        lambda: recurrent_ldem(chains=1, final_times=4, iterations=45),
     ),
     "flow-map": Entry(
         "WaveGlow, posterior's mode by gradient ascent, stopped at the likelihood of clean speech; white noise only",
@@ -457,11 +465,17 @@ def _enhance(rows: list[torch.Tensor], method: Method, seed: int | Sequence[int]
     longest = getattr(method, "longest", None)
     pieces = [Piece(i, *span) for i, row in enumerate(rows) for span in _spans(len(row), longest)]
     on_cpu = all(row.device.type == "cpu" for row in rows)
-    size = getattr(method, "at_once", len(pieces)) if on_cpu else len(pieces)
+    threads = torch.get_num_threads() if on_cpu and getattr(method, "beside", False) else 1
     alike: dict[int, list[Piece]] = defaultdict(list)  # pieces of one length share a batch
     for piece in pieces:
         alike[piece.stop - piece.start].append(piece)
-    parts = [group[i : i + size] for group in alike.values() for i in range(0, len(group), size)]
+    parts = []
+    for group in alike.values():
+        most = getattr(method, "at_once", len(group)) if on_cpu else len(group)
+        size = -(
+            -len(group) // (threads * -(-len(group) // (threads * most)))
+        )  # as many parts for one core as for another
+        parts += [group[i : i + size] for i in range(0, len(group), size)]
 
     def run(part: list[Piece]) -> torch.Tensor:
         with torch.inference_mode():
@@ -469,7 +483,6 @@ def _enhance(rows: list[torch.Tensor], method: Method, seed: int | Sequence[int]
             told = _told(method, [p.row for p in part], len(rows))
             return _last(told(x, generators=[each[p.row].clone_state() for p in part]))
 
-    threads = torch.get_num_threads() if on_cpu and getattr(method, "beside", False) else 1
     return _joined(rows, zip(parts, _beside(run, parts, threads), strict=True))
 
 

@@ -295,7 +295,7 @@ def test_a_chain_that_would_leave_the_world_stays(kernel, dims):
     z = 2 * torch.randn(4, 2, 3, 50, generator=torch.Generator().manual_seed(0))
     run = sample(steep, kernel, z, steps=12, generators=generators(0, 2))
     if isinstance(kernel, Langevin):  # nothing else tells that it was too bold
-        with pytest.warns(RuntimeWarning, match="a Langevin step of .* leaves .z. < 1000: such frames stay where they are"):
+        with pytest.warns(RuntimeWarning, match="a Langevin step of .* leaves .z. < 1000: such frames stay"):
             *_, chain = run
     else:
         *_, chain = run
