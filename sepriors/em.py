@@ -111,8 +111,6 @@ class Decoder:
             self._V = torch.empty(len(z), *self._log_V[0].shape, dtype=z.dtype, device=z.device)
             for V, log_V in zip(self._V, self._log_V, strict=True):
                 torch.exp(log_V.detach(), out=V)  # exp2 is faster, and rounds by an array's place in the batch
-                    log_V.detach().mul(1 / math.log(2)), out=V
-                )  # exp is MKL's: thrice as slow on an AMD processor
             self._asked = z
         return self._V
 
