@@ -489,8 +489,10 @@ def _untar(archive: Path, target: Path) -> None:
         members = file.getmembers()
         for member in members:
             _check_member(archive, member.name, plain=member.isreg() or member.isdir())
-        # the filter came with Python 3.11.4; what it would refuse has been refused already
-        file.extractall(target, members, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+        if hasattr(tarfile, "data_filter"):
+            file.extractall(target, members, filter="data")
+        else:  # before Python 3.11.4; what the filter would refuse has been refused already
+            file.extractall(target, members)
 
 
 def _check_member(archive: Path, name: str, plain: bool) -> None:
