@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from . import gaussian, mcmc, nmf
+from . import diffusion, gaussian, mcmc, nmf
 from .latent import Latent
 from .nmf import NMF
 from .priors import VariancePrior
@@ -15,13 +16,13 @@ from .rng import Generators, fork
 
 
 class Expectation(NamedTuple):
-    """What an E-step tells the M-step, for R draws: power and offset (R, ..., F, T).
+    """What an E-step tells the M-step, for R draws: power and offset (R, ..., F, T), or no offset.
 
     `estimate()` gives the speech (..., F, T), complex: a function, so only the rounds that one looks at pay for it.
     """
 
     power: torch.Tensor
-    offset: torch.Tensor
+    offset: torch.Tensor | None
     estimate: Callable[[], torch.Tensor]
 
 
@@ -228,3 +229,111 @@ def update_gain(P: torch.Tensor, V_s: torch.Tensor, V_n: torch.Tensor, floor: fl
         down += G.sum(-2, keepdim=True)
         up += G.mul_(P).div_(V_x).sum(-2, keepdim=True)
     return (up.clamp_min(floor) / down.clamp_min(floor)).sqrt()
+
+
+class ReverseE(NamedTuple):
+    """E-step of a score prior: draws of the speech by a whole reverse process, anew each round.
+
+    Nortier, Sadeghi & Serizel (2024, algorithm 2): it starts at the mixture, which guides every `every`-th step, but
+    for the first `unguided` rounds, whose noise model knows nothing yet.
+    """
+
+    denoise: diffusion.Denoiser
+    schedule: diffusion.Schedule = diffusion.OUVE()
+    steps: int = 30
+    draws: int = 4
+    weight: float = 1.5
+    every: int = 2
+    unguided: int = 1
+
+    def start(self, X: torch.Tensor, generators: Generators) -> ReverseState:
+        return ReverseState(0, diffusion.start(X, self.schedule, self.draws, generators), generators)
+
+    def __call__(self, X: torch.Tensor, V_n: torch.Tensor, state: ReverseState) -> tuple[ReverseState, Expectation]:
+        done, s, generators = state
+        if done:
+            s = diffusion.start(X, self.schedule, self.draws, generators)
+
+        def guide(to: diffusion.Transition) -> diffusion.Transition:
+            return diffusion.pseudo_likelihood(to, X, V_n, self.weight)
+
+        walk = diffusion.reverse(
+            self.denoise, self.schedule, s, steps=self.steps, generators=generators,
+            guide=guide if done >= self.unguided else None, every=self.every,
+        )  # fmt: skip
+        *_, last = walk
+        S = last.position
+        return ReverseState(done + 1, S, generators), _residual(X, S)
+
+
+class StepE(NamedTuple):
+    """E-step of a score prior: some steps of a single reverse process, so that the noise is learned on the way.
+
+    Ayilo, Sadeghi & Serizel (2025): what the prior takes for speech at that moment leaves the rest for the noise.
+    `guide` (transition, X, V_n) makes the prior's transition one of the posterior, in the first of `every` steps.
+    """
+
+    denoise: diffusion.Denoiser
+    guide: Callable[[diffusion.Transition, torch.Tensor, torch.Tensor], diffusion.Transition]
+    schedule: diffusion.Schedule = diffusion.OUVE()
+    steps: int = 30
+    draws: int = 4
+    every: int = 2
+
+    def start(self, X: torch.Tensor, generators: Generators) -> ReverseState:
+        return ReverseState(0, diffusion.start(X, self.schedule, self.draws, generators), generators)
+
+    def __call__(self, X: torch.Tensor, V_n: torch.Tensor, state: ReverseState) -> tuple[ReverseState, Expectation]:
+        done, s, generators = state
+
+        def guide(to: diffusion.Transition) -> diffusion.Transition:
+            return self.guide(to, X, V_n)
+
+        for i, (t, after) in enumerate(list(pairwise(self.schedule.times(self.steps)))[done : done + self.every]):
+            now = None if i else guide
+            s, clean = diffusion.step(self.denoise, self.schedule, s, t, after, generators=generators, guide=now)
+        told = _residual(X, clean)
+        return ReverseState(done + self.every, s, generators), told._replace(estimate=lambda: s.mean(0))
+
+
+class AnnealE(NamedTuple):
+    """E-step of a score prior: one level of a deterministic reverse process whose every guess has seen the mixture.
+
+    Ours. The network's own variance takes the place of the pseudo-likelihood's, see `diffusion.condition`, and of its
+    weight; what the noise learns from is then the expectation over the posterior, not one draw.
+    """
+
+    denoise: diffusion.Denoiser
+    schedule: diffusion.Schedule = diffusion.Exploding()
+    steps: int = 10
+    draws: int = 1
+    heun: bool = False
+
+    def start(self, X: torch.Tensor, generators: Generators) -> ReverseState:
+        return ReverseState(0, diffusion.start(X, self.schedule, self.draws, generators), generators)
+
+    def __call__(self, X: torch.Tensor, V_n: torch.Tensor, state: ReverseState) -> tuple[ReverseState, Expectation]:
+        done, s, generators = state
+        if done and done % self.steps == 0:  # again, from the mixture, with the noise as it is known by now
+            s = diffusion.start(X, self.schedule, self.draws, generators)
+        t, after = list(pairwise(self.schedule.times(self.steps)))[done % self.steps]
+
+        def denoise(x: torch.Tensor, sigma: float) -> diffusion.Denoised:
+            return diffusion.condition(self.denoise(x, sigma), X, V_n)
+
+        s, known = diffusion.flow(denoise, self.schedule, s, t, after, heun=self.heun)
+        power = (X - known.mean).abs().square() + known.variance
+        return ReverseState(done + 1, s, generators), Expectation(power, None, lambda: known.mean.mean(0))
+
+
+class ReverseState(NamedTuple):
+    """Rounds or steps done, where the reverse process stands (R, B, F, T), and the generators."""
+
+    done: int
+    position: torch.Tensor
+    generators: Generators
+
+
+def _residual(X: torch.Tensor, S: torch.Tensor) -> Expectation:
+    """What draws S (R, B, F, T) of the speech leave of the mixture."""
+    return Expectation((X - S).abs().square(), None, lambda: S.mean(0))

@@ -14,13 +14,13 @@ from typing import Any, ClassVar, NamedTuple, Protocol, overload
 
 import torch
 
-from . import gaussian, nmf, priors, signals, spp
+from . import diffusion, gaussian, nmf, priors, signals, spp
 from .audio import AudioError, check
-from .em import NMFE, Step, VarianceE, em
+from .em import NMFE, EStep, Step, VarianceE, em
 from .latent import MCMC, Latent, PointEstimate, Variational
 from .mcmc import MALA, Langevin, RandomWalk
 from .mixing import Mixture
-from .rng import Generators, generators
+from .rng import Generators, fork, generators
 from .stft import STFT
 from .weights import load
 
@@ -260,6 +260,87 @@ class FlowLangevin:
         return back(total / len(signal))
 
 
+class Compressed(NamedTuple):
+    """Spectra as a score network wants them: compressed, the greatest amplitude of the mixture 1."""
+
+    prior: Any  # a `ScoreNet`
+    peak: torch.Tensor  # (B, 1, 1)
+
+    @classmethod
+    def like(cls, x: torch.Tensor, prior: Any) -> Compressed:
+        """The transform that suits mixtures (B, N)."""
+        peak = prior.compression(prior.stft(x)).abs().amax((-2, -1), keepdim=True)
+        return cls(prior, peak.clamp_min(1e-8))  # silence stays silence
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Waveforms (B, N) -> (B, F, T)."""
+        return self.prior.compression(self.prior.stft(x)) / self.peak
+
+    def inverse(self, S: torch.Tensor, length: int) -> torch.Tensor:
+        return self.prior.stft.inverse(self.prior.compression.inverse(S * self.peak), length)
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreEM:
+    """EM with a score prior and a noise NMF, both of compressed spectra (`udiffse`, `udiffse-plus`, `depse`, ...).
+
+    Nortier, Sadeghi & Serizel (2024). `estep` makes the E-step of the prior's denoiser, and is all that these methods
+    differ in. Speech and noise are taken to add up in the compressed domain, which they nearly do. The noise model
+    starts at random, or from what `first`, a cheap method, leaves of the mixture.
+    """
+
+    prior: Any  # a `ScoreNet`
+    estep: Callable[[diffusion.Denoiser], EStep]
+    rank: int = 4
+    iterations: int = 5
+    first: Method | None = None
+    updates: int = 50  # of the noise model on what `first` leaves
+    at_once: int = 1  # its draws are a batch already
+    longest: float = 30.0
+    beside: bool = True
+
+    def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
+        prior = _like(self.prior, x)
+        transform = Compressed.like(x, prior)
+        X = transform(x)
+        noise = self._noise(x, X, transform, generators)
+        rounds = em(X, self.estep(prior.denoise), noise, iterations=self.iterations, generators=generators)
+        yield from _in_time(rounds, transform, x.shape[-1])
+
+    def _noise(self, x: torch.Tensor, X: torch.Tensor, transform: Compressed, generators: Generators) -> nmf.NMF:
+        """The noise model at the start."""
+        if self.first is None:
+            return nmf.init(X.abs().square(), self.rank, generators)
+        left = X - transform(_last(self.first(x, generators=fork(generators))))
+        return nmf.fit(left.abs().square(), self.rank, iterations=self.updates, generators=generators)
+
+
+@dataclass(frozen=True, eq=False)
+class Supervised:
+    """Speech drawn given the mixture by a network that was trained on pairs of the two (`sgmse`).
+
+    Richter et al. (2023), whose process drifts to the mixture; ours to zero, the mixture being told to the network.
+    """
+
+    prior: Any  # a `ScoreNet` that is told
+    schedule: diffusion.Schedule = diffusion.OUVE()  # noqa: RUF009
+    iterations: int = 30
+    draws: int = 1
+    at_once: int = 4
+    longest: float = 30.0
+    beside: bool = True
+
+    def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
+        prior = _like(self.prior, x)
+        transform = Compressed.like(x, prior)
+        X = transform(x)
+        denoise = partial(prior.denoise, noisy=X)
+        s = diffusion.start(X, self.schedule, self.draws, generators)
+        walk = diffusion.reverse(denoise, self.schedule, s, steps=self.iterations, generators=generators)
+        steps = (Step(i, None, partial(torch.mean, state.position, 0)) for i, state in enumerate(walk))
+        yield from _in_time(steps, transform, x.shape[-1])
+
+
 def _like(prior: Any, x: torch.Tensor) -> Any:
     """A copy of a prior that has gradients, with the signal's precision and place."""
     with torch.inference_mode(False):
@@ -285,13 +366,13 @@ class OracleWiener:
         yield Step(0, None, lambda: self.stft.inverse(gaussian.wiener(self.stft(x), V_s, V_n), x.shape[-1]))
 
 
-def _in_time(rounds: Iterator[Step], stft: STFT, length: int) -> Iterator[Step]:
+def _in_time(rounds: Iterator[Step], stft: STFT | Compressed, length: int) -> Iterator[Step]:
     """Steps whose estimate is a waveform in place of a spectrum."""
     for step in rounds:
         yield step._replace(estimate=partial(_waveform, step.estimate, stft, length))
 
 
-def _waveform(spectrum: Callable[[], torch.Tensor], stft: STFT, length: int) -> torch.Tensor:
+def _waveform(spectrum: Callable[[], torch.Tensor], stft: STFT | Compressed, length: int) -> torch.Tensor:
     return stft.inverse(spectrum(), length)
 
 

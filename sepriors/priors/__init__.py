@@ -15,6 +15,7 @@ from sepriors.stft import STFT
 
 from .maf import MAF
 from .rvae import RVAE
+from .score import ScoreNet
 from .vae import VAE, Drawn
 from .waveglow import Image, WaveGlow
 
@@ -25,6 +26,7 @@ __all__ = [
     "EncodedPrior",
     "InvertiblePrior",
     "NoisyPrior",
+    "ScoreNet",
     "SignalPrior",
     "VariancePrior",
     "WaveGlow",
@@ -113,7 +115,7 @@ class NoisyPrior(Protocol):
         ...
 
 
-FAMILIES: dict[str, Any] = {"vae": VAE, "rvae": RVAE, "waveglow": WaveGlow, "maf": MAF}
+FAMILIES: dict[str, Any] = {"vae": VAE, "rvae": RVAE, "waveglow": WaveGlow, "maf": MAF, "score": ScoreNet}
 
 
 def load(name: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> Any:
