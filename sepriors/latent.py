@@ -31,7 +31,7 @@ class MCMC(NamedTuple):
     A round takes `steps` steps of `chains` chains a frame and keeps the last `keep` positions of each. The speech is
     averaged over the last `final_keep` positions of a longer run, `final_steps`, of `final_times` as many chains.
     `joint` accepts the frames of an utterance together, which is exact where the decoder makes them depend on each
-    other, and slow; apart, each frame takes its neighbours for settled (Sadeghi & Serizel, 2024, § 3).
+    other, and slow; apart, each is judged as if its neighbours' proposals were accepted (Sadeghi & Serizel, 2024, § 3).
     """
 
     kernel: mcmc.Kernel
