@@ -107,7 +107,7 @@ class Exploding:
 
     def times(self, steps: int) -> list[float]:
         _check_steps(steps)
-        ramp = torch.linspace(0, 1, steps, dtype=torch.float64) if steps > 1 else torch.zeros(1)
+        ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
         high, low = (s ** (1 / self.rho) for s in (self.most, self.least))
         return [*((high + ramp * (low - high)) ** self.rho).tolist(), 0.0]
 
@@ -118,17 +118,23 @@ def _check_steps(steps: int) -> None:
 
 
 class Transition(NamedTuple):
-    """A step of the reverse process: the Gaussian of where it goes, and the schedule at the time that it leaves."""
+    """A step of the reverse process: the Gaussian of where it goes, and the schedule at the time that it leaves.
+
+    `spread` is what noise is multiplied by, a standard deviation that may be negative.
+    """
 
     mean: torch.Tensor
-    variance: torch.Tensor | float
+    spread: torch.Tensor | float
     scale: float  # δ
     sigma: float
 
+    @property
+    def variance(self) -> torch.Tensor | float:
+        return self.spread**2
+
     def draw(self, generators: Generators) -> torch.Tensor:
         """One position from it, like its mean (R, B, ...)."""
-        spread = self.variance**0.5
-        return self.mean + spread * randn_like(self.mean, generators, dim=1)
+        return self.mean + self.spread * randn_like(self.mean, generators, dim=1)
 
 
 def denoised(denoise: Denoiser, schedule: Schedule, s: torch.Tensor, t: float) -> Denoised:
@@ -157,7 +163,7 @@ def predict(schedule: Schedule, s: torch.Tensor, t: float, after: float, mean: t
     dt = t - after
     variance = schedule.diffusion(t) ** 2 * dt
     there = s + schedule.stiffness * s * dt + variance * score(schedule, s, t, mean)
-    return Transition(there, variance, schedule.scale(t), schedule.sigma(t))
+    return Transition(there, math.sqrt(variance), schedule.scale(t), schedule.sigma(t))
 
 
 Guide = Callable[[Transition], Transition]
@@ -253,7 +259,7 @@ def pseudo_likelihood(to: Transition, x: torch.Tensor, V_n: torch.Tensor, weight
     $s_0$ were $s_t$. The draw moves along its gradient by $\lambda g^2 dt$; that draw is a Gaussian again.
     """
     a = weight * to.variance / (to.scale**2 * ((to.sigma / to.scale) ** 2 + V_n))
-    return to._replace(mean=to.mean + a * (to.scale * x - to.mean), variance=(1 - a).square() * to.variance)
+    return to._replace(mean=to.mean + a * (to.scale * x - to.mean), spread=(1 - a) * to.spread)
 
 
 def posterior_transition(to: Transition, x: torch.Tensor, V_n: torch.Tensor) -> Transition:
@@ -262,10 +268,8 @@ def posterior_transition(to: Transition, x: torch.Tensor, V_n: torch.Tensor) -> 
     $s_t \mid x \sim \mathcal{N}(\delta_t x, \delta_t^2 (\sigma_t^2 / \delta_t^2 + V_n))$, the pseudo-likelihood again.
     """
     variance = to.scale**2 * ((to.sigma / to.scale) ** 2 + V_n)
-    total = variance + to.variance
-    return to._replace(
-        mean=(variance * to.mean + to.variance * to.scale * x) / total, variance=to.variance * variance / total
-    )
+    share = to.variance / (to.variance + variance)
+    return to._replace(mean=to.mean + share * (to.scale * x - to.mean), spread=(share * variance).sqrt())
 
 
 def condition(known: Denoised, x: torch.Tensor, V_n: torch.Tensor, floor: float = 1e-12) -> Denoised:

@@ -43,18 +43,25 @@ class EStep(Protocol):
 
 
 def em(
-    X: torch.Tensor, estep: EStep, noise: NMF, *, iterations: int, generators: Any, bases: bool = True
+    X: torch.Tensor,
+    estep: EStep,
+    noise: NMF,
+    *,
+    iterations: int,
+    generators: Any,
+    bases: bool = True,
+    learn: bool = True,
 ) -> Iterator[Step]:
     """Expectation-maximisation of the noise NMF around any speech prior; yields a `Step` a round.
 
-    X complex mixture (..., F, T); `bases=False` keeps the noise's W (a supervised noise model). The last round has an
-    E-step only, so its estimate belongs to the noise model that it carries.
+    X complex mixture (..., F, T); `bases=False` keeps the noise's W (a supervised noise model), `learn=False` H, too.
+    The last round has an E-step only, so its estimate belongs to the noise model that it carries.
     """
     state = estep.start(X, generators)
     for i in range(iterations):
         state, e = estep(X, noise.variance, state)  # E
         yield Step(i, noise, e.estimate)
-        if i < iterations - 1:
+        if learn and i < iterations - 1:
             noise = nmf.update(noise, e.power, e.offset, bases=bases)  # M
 
 
@@ -324,6 +331,24 @@ class AnnealE(NamedTuple):
         s, known = diffusion.flow(denoise, self.schedule, s, t, after, heun=self.heun)
         power = (X - known.mean).abs().square() + known.variance
         return ReverseState(done + 1, s, generators), Expectation(power, None, lambda: known.mean.mean(0))
+
+
+class Linearised(NamedTuple):
+    """An E-step of compressed spectra for a noise model of spectra as they are, through the slope of the compression.
+
+    Ours. Noise adds up before the compression, not behind it: where speech is loud, noise moves a compressed bin less.
+    `slope` (B, F, T) is `Compression.slope` at the mixture.
+    """
+
+    estep: EStep
+    slope: torch.Tensor
+
+    def start(self, X: torch.Tensor, generators: Generators) -> Any:
+        return self.estep.start(X, generators)
+
+    def __call__(self, X: torch.Tensor, V_n: torch.Tensor, state: Any) -> tuple[Any, Expectation]:
+        state, e = self.estep(X, self.slope * V_n, state)
+        return state, e._replace(power=e.power / self.slope)
 
 
 class ReverseState(NamedTuple):

@@ -16,7 +16,7 @@ import torch
 
 from . import diffusion, gaussian, nmf, priors, signals, spp
 from .audio import AudioError, check
-from .em import NMFE, EStep, Step, VarianceE, em
+from .em import NMFE, EStep, Linearised, Step, VarianceE, em
 from .latent import MCMC, Latent, PointEstimate, Variational
 from .mcmc import MALA, Langevin, RandomWalk
 from .mixing import Mixture
@@ -261,40 +261,42 @@ class FlowLangevin:
 
 
 class Compressed(NamedTuple):
-    """Spectra as a score network wants them: compressed, the greatest amplitude of the mixture 1."""
+    """The transform of a score network, of waveforms scaled so that the mixture's greatest amplitude is 1 in it."""
 
     prior: Any  # a `ScoreNet`
-    peak: torch.Tensor  # (B, 1, 1)
+    scale: torch.Tensor  # (B, 1)
 
     @classmethod
     def like(cls, x: torch.Tensor, prior: Any) -> Compressed:
         """The transform that suits mixtures (B, N)."""
-        peak = prior.compression(prior.stft(x)).abs().amax((-2, -1), keepdim=True)
-        return cls(prior, peak.clamp_min(1e-8))  # silence stays silence
+        peak = prior.stft(x).abs().amax((-2, -1))[:, None].clamp_min(1e-8)  # silence stays silence
+        unit = prior.compression.inverse(torch.ones_like(peak))
+        return cls(prior, peak / unit)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Waveforms (B, N) -> (B, F, T)."""
-        return self.prior.compression(self.prior.stft(x)) / self.peak
+        return self.prior.compression(self.prior.stft(x / self.scale))
 
     def inverse(self, S: torch.Tensor, length: int) -> torch.Tensor:
-        return self.prior.stft.inverse(self.prior.compression.inverse(S * self.peak), length)
+        return self.scale * self.prior.stft.inverse(self.prior.compression.inverse(S), length)
 
 
 @dataclass(frozen=True, eq=False)
 class ScoreEM:
-    """EM with a score prior and a noise NMF, both of compressed spectra (`udiffse`, `udiffse-plus`, `depse`, ...).
+    """EM with a score prior and a noise NMF (`udiffse`, `udiffse-plus`, `depse`, `udiffse-fast`).
 
     Nortier, Sadeghi & Serizel (2024). `estep` makes the E-step of the prior's denoiser, and is all that these methods
-    differ in. Speech and noise are taken to add up in the compressed domain, which they nearly do. The noise model
-    starts at random, or from what `first`, a cheap method, leaves of the mixture.
+    differ in, but for the noise. It starts at random and lives in the compressed domain, as if mixtures added up there;
+    or it is what `first`, an NMF with the prior's transform, ends with, and is seen through the slope of the
+    compression. It is learned on, or with `learn=False` held.
     """
 
     prior: Any  # a `ScoreNet`
     estep: Callable[[diffusion.Denoiser], EStep]
-    rank: int = 4
     iterations: int = 5
-    first: Method | None = None
-    updates: int = 50  # of the noise model on what `first` leaves
+    rank: int = 4
+    first: ISNMF | None = None
+    learn: bool = True
     at_once: int = 1  # its draws are a batch already
     longest: float = 30.0
     beside: bool = True
@@ -302,17 +304,16 @@ class ScoreEM:
     def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
         prior = _like(self.prior, x)
         transform = Compressed.like(x, prior)
-        X = transform(x)
-        noise = self._noise(x, X, transform, generators)
-        rounds = em(X, self.estep(prior.denoise), noise, iterations=self.iterations, generators=generators)
-        yield from _in_time(rounds, transform, x.shape[-1])
-
-    def _noise(self, x: torch.Tensor, X: torch.Tensor, transform: Compressed, generators: Generators) -> nmf.NMF:
-        """The noise model at the start."""
+        X, estep = transform(x), self.estep(prior.denoise)
         if self.first is None:
-            return nmf.init(X.abs().square(), self.rank, generators)
-        left = X - transform(_last(self.first(x, generators=fork(generators))))
-        return nmf.fit(left.abs().square(), self.rank, iterations=self.updates, generators=generators)
+            noise = nmf.init(X.abs().square(), self.rank, generators)
+        else:
+            estep = Linearised(estep, prior.compression.slope(X))
+            (begun,) = deque(self.first(x / transform.scale, generators=fork(generators)), maxlen=1)
+            assert begun.noise is not None
+            noise = begun.noise
+        rounds = em(X, estep, noise, iterations=self.iterations, generators=generators, learn=self.learn)
+        yield from _in_time(rounds, transform, x.shape[-1])
 
 
 @dataclass(frozen=True, eq=False)

@@ -391,10 +391,10 @@ def segments(
 class ScoreRecipe:
     r"""A denoiser of compressed spectra, by denoising score matching (Vincent, 2011; Karras et al., 2022, eq. 108).
 
-    Speech has a greatest amplitude of 1 and is then lowered at random, to `quiet` at the least, since it is the mixture
-    that will have 1; $\sigma$ is spread evenly in its logarithm; the variance learns from what the mean has missed.
-    With `told` each spectrum stands beside that of the same speech in training noise of the classes `noises`, at `snrs`
-    dB: the supervised rival.
+    Speech has a greatest amplitude of about 1 and is then lowered at random, to `quiet` at the least, since it is the
+    mixture that will have 1; $\sigma$ is spread evenly in its logarithm; the variance learns from what the mean has
+    missed. With `told` each spectrum stands beside that of the same speech in training noise of the classes `noises`,
+    at `snrs` dB: the supervised rival.
     """
 
     told: bool = False
@@ -480,10 +480,9 @@ def spectrograms(
     odds = torch.tensor([float(len(x)) for x in files])
     noises: list[torch.Tensor] = []
     if made.told:
-        # those of training serve validation, too: a validation split of noise is not there
-        recordings = corpora.select(kind="noise", split="train", cls=made.noises)["path"]
-        noises = [x.tile(-(-length // len(x))) for x in map(corpora.read, recordings)]
-        facts["noises"] = len(noises)
+        recordings = _noises(made, corpora)
+        noises = [x.tile(-(-length // len(x))) for x in map(corpora.read, recordings["path"])]
+        facts["noises"] = f"{len(noises)} recordings of {', '.join(sorted(recordings['corpus'].unique()))}"
 
     def crop(x: torch.Tensor, g: torch.Generator) -> torch.Tensor:
         start = int(torch.randint(len(x) - length + 1, (), generator=g))
@@ -506,6 +505,14 @@ def spectrograms(
         return (gain / peak[:, None, None])[:, None] * both
 
     return draw, facts
+
+
+def _noises(made: ScoreRecipe, corpora: Corpora) -> pd.DataFrame:
+    """The noise recordings that a told network learns from; for validation, too: there are no more."""
+    rows = corpora.select(kind="noise", split="train", cls=made.noises)
+    if rows.empty:
+        raise CorpusError(f"expected training noise of {' or '.join(made.noises)}, got none; {corpora}")
+    return rows
 
 
 Recipe = NMFRecipe | VAERecipe | RVAERecipe | FlowRecipe | ScoreRecipe
@@ -642,6 +649,8 @@ def _licence(made: Recipe, corpora: Corpora) -> str:
     rows = list(corpora.select(kind=made.kind, split="train", **made.select)["licence"])
     if getattr(made, "background", False):
         rows += [*corpora.select(kind="noise", split="train")["licence"]]
+    if isinstance(made, ScoreRecipe) and made.told:
+        rows += [*_noises(made, corpora)["licence"]]
     return f"weights MIT; trained on {', '.join(sorted(set(rows)))}"
 
 

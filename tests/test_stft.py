@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sepriors import STFT
+from sepriors.stft import Compression
 
 CHOICES = [STFT(1024, 256), STFT(512, 128), STFT(512, 256), STFT(6, 2), STFT(64, 1)]
 LENGTHS = [1, 2, 63, 64, 255, 256, 257, 511, 512, 513, 1023, 1024, 1025, 4000, 16127]
@@ -89,3 +90,62 @@ def test_spectra_of_another_transform():
 def test_it_is_a_value():
     assert STFT() == STFT(1024, 256, 16000)
     assert len({STFT(), STFT(1024, 256)}) == 1
+
+
+# ------------------------------------------------------------- compression
+
+COMPRESSIONS = [Compression(), Compression(0.3, 2.0), Compression(1.0, 0.5), Compression(1.5, 1.0)]
+
+
+def spectrum(*shape, dtype=torch.complex128):
+    """Amplitudes over ten orders of magnitude, every phase."""
+    g = torch.Generator().manual_seed(0)
+    C = torch.randn(*shape, dtype=dtype, generator=g)
+    return C * 10 ** (10 * torch.rand(*shape, dtype=C.real.dtype, generator=g) - 7)
+
+
+@pytest.mark.parametrize("compress", COMPRESSIONS, ids=str)
+def test_compression_is_undone(compress):
+    C = spectrum(2, 9, 50)
+    torch.testing.assert_close(compress.inverse(compress(C)), C, rtol=1e-12, atol=0)
+    torch.testing.assert_close(compress(compress.inverse(C)), C, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("compress", COMPRESSIONS, ids=str)
+def test_what_compression_does_to_amplitudes_and_phases(compress):
+    C = spectrum(2, 9, 50)
+    torch.testing.assert_close(compress(C).abs(), compress.beta * C.abs() ** compress.alpha, rtol=1e-12, atol=0)
+    torch.testing.assert_close(compress(C).angle(), C.angle())
+    torch.testing.assert_close(compress.inverse(C).angle(), C.angle())
+
+
+@pytest.mark.parametrize("compress", COMPRESSIONS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128], ids=str)
+def test_silence_is_compressed_to_silence(compress, dtype):
+    C = torch.zeros(3, 4, dtype=dtype)
+    C[1] = 1j
+    for made in (compress(C), compress.inverse(C)):
+        assert made.dtype == dtype
+        assert not made[[0, 2]].any()
+        assert made[1].all()
+
+
+def test_compression_in_single_precision():
+    C = spectrum(2, 9, 50)
+    got = Compression().inverse(Compression()(C.to(torch.complex64)))
+    torch.testing.assert_close(got, C.to(torch.complex64), rtol=1e-5, atol=0)
+
+
+def test_a_factor_scales_what_is_compressed():
+    """A level of the waveform is a level of its compressed spectrum, to the power α."""
+    C = spectrum(9, 50)
+    torch.testing.assert_close(Compression()(4 * C), 2 * Compression()(C))
+    torch.testing.assert_close(Compression(1.0, 1.0)(C), C)
+
+
+@pytest.mark.parametrize("alpha", [0.0, -0.5, math.inf, math.nan])
+def test_a_compression_without_an_inverse(alpha):
+    with pytest.raises(ValueError, match=f"expected positive alpha and beta, got alpha={alpha}, beta=1.0"):
+        Compression(alpha, 1.0)
+    with pytest.raises(ValueError, match=f"expected positive alpha and beta, got alpha=1.0, beta={alpha}"):
+        Compression(1.0, alpha)

@@ -12,8 +12,9 @@ from conftest import drawn_flow
 
 from sepriors import STFT, nmf, train, weights
 from sepriors.corpora import Corpora, CorpusError
+from sepriors.diffusion import Denoised
 from sepriors.gaussian import is_divergence
-from sepriors.priors import MAF, RVAE, VAE, WaveGlow
+from sepriors.priors import MAF, RVAE, VAE, ScoreNet, WaveGlow
 from sepriors.rng import generators
 
 SHIPPED = dict(train.RECIPES)  # whole; the tests below have them quick
@@ -24,7 +25,9 @@ VAES = [name for name, made in train.RECIPES.items() if isinstance(made, train.V
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(train, "RECIPES", {name: train.quick(made) for name, made in train.RECIPES.items()})
+    monkeypatch.setattr(train, "RECIPES", {name: train.quick(made) for name, made in SHIPPED.items()})
+    told = replace(train.RECIPES["sgmse"], noises=("street",))  # of the classes that the corpus has
+    monkeypatch.setitem(train.RECIPES, "sgmse", told)
 
 
 class Watched(Corpora):
@@ -180,8 +183,9 @@ def test_unknown_names_and_corpora_without_the_data(toy):
 
 
 def test_every_shipped_card_has_a_recipe():
-    assert weights.cards().keys() == train.RECIPES.keys()
-    for name, made in SHIPPED.items():
+    assert weights.cards().keys() <= train.RECIPES.keys()
+    for name in weights.cards():
+        made = SHIPPED[name]
         assert weights.cards()[name]["about"] == made.about
     assert train.RECIPES["nmf-speech"].about == "IS-NMF bases of speech, 64 of 513 bins"
     assert train.RECIPES["vae-257"].about == "frame-wise VAE of speech, 257 bins, 32 latent variables"
@@ -527,6 +531,256 @@ def test_an_rvae_goes_on_from_its_checkpoint(toy, tmp_path, monkeypatch):
 
 class BrokenOff(Exception):
     pass
+
+
+# ------------------------------------------------------------- denoisers
+
+SCORES = [name for name, made in train.RECIPES.items() if isinstance(made, train.ScoreRecipe)]
+
+
+def network(name="score"):
+    made = train.RECIPES[name]
+    return ScoreNet(channels=made.channels, told=made.told)
+
+
+def drawn_spectra(made, corpus, *, seed=0, **choices):
+    """A batch as a recipe draws it."""
+    return train.spectrograms(made, ScoreNet(told=made.told), corpus, 0, False, **choices)[0](seeded(seed))
+
+
+def undone(S, length):
+    """The waveforms of compressed spectra."""
+    return network().stft.inverse(network().compression.inverse(S), length)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_a_denoiser(watched, name):
+    """Its curve is finite, and ends at the mean of its error by noise level, that of the network in the file."""
+    made = train.RECIPES[name]
+    learned = train.train(name, watched, progress=False)
+    facts, got = learned.facts, ScoreNet.from_weights(weights.Weights(learned.tensors, learned.config))
+    assert (got.told, got.channels) == (made.told, (8, 8))
+    assert {p.dtype for p in learned.tensors.values()} == {torch.float16}
+    assert all(p.isfinite().all() for p in got.parameters())
+    assert (facts["corpus"], facts["files"], facts["minutes"]) == ("mini-librispeech", 6, 0.2)
+    assert facts["train_seconds"] > 0
+    assert facts.get("noises") == (1 if made.told else None)
+    curve, levels = facts["valid_error"], facts["valid_error_by_sigma"]
+    assert (len(curve), len(levels)) == (made.steps, 8)
+    assert all(math.isfinite(value) for value in curve + levels)
+    assert curve[-1] == pytest.approx(sum(levels) / 8, abs=2e-4)
+    valid = drawn_spectra(replace(made, minutes=math.inf, batch=64, quiet=1.0), watched, split="valid")
+    sigmas = torch.logspace(-1.7, 0.24, 8)
+    with torch.inference_mode():
+        for sigma, rows, error in zip(sigmas, valid.split(8), levels, strict=True):
+            by_hand = made.errors(got, rows, sigma.expand(8), generators(0, 1)[0])[1].mean()
+            assert float(by_hand) == pytest.approx(error, rel=0.01)  # what half precision takes
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_training_lowers_the_error_of_a_denoiser(toy, name):
+    """On speakers that it has not seen, always in the same noise."""
+    made = replace(train.RECIPES[name], steps=60, batch=4, learning_rate=0.5)  # of which a tenth: it rises slowly
+    curve = made.learn(toy, 0, False).facts["valid_error"]
+    assert len(curve) == 20
+    assert all(a > b for a, b in pairwise(curve[::4]))
+    assert curve[-1] < curve[0] - (0.05 if made.told else 0.01)
+
+
+def test_a_denoiser_goes_on_from_its_checkpoint(toy, tmp_path, monkeypatch):
+    """To the same bytes."""
+    whole = train.write_card("score", toy, folder=tmp_path / "whole", progress=False)
+    exact, calls = train.ScoreRecipe.errors, []
+
+    def counted(*args):
+        calls.append(torch.is_grad_enabled())
+        if calls.count(True) == 3 and not calls[-1]:
+            raise BrokenOff
+        return exact(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train.ScoreRecipe, "errors", counted)
+        with pytest.raises(BrokenOff):  # where it would have validated the third step
+            train.write_card("score", toy, folder=tmp_path / "broken", progress=False)
+    assert [path.name for path in (tmp_path / "broken").iterdir()] == ["score.checkpoint"]
+    asked = []
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            train.ScoreRecipe, "errors", lambda *args: asked.append(torch.is_grad_enabled()) or exact(*args)
+        )
+        path = train.write_card("score", toy, folder=tmp_path / "broken", progress=False)
+    assert (
+        asked == [True, *[False] * 8] * 2 + [False] * 8
+    )  # the third step once more, the fourth, and what goes on record
+    assert path.read_bytes() == whole.read_bytes()
+    assert sorted(path.name for path in path.parent.iterdir()) == ["cards.toml", "score.safetensors"]
+    first, second = (tomllib.loads((p.parent / "cards.toml").read_text("utf-8"))["score"] for p in (whole, path))
+    times = {"train_seconds": 0}
+    assert first | times == second | times
+    assert first["about"] == "denoiser of compressed spectra of speech, a U-Net of 8 8 channels"
+    assert first["command"] == "sepriors train score --force"
+
+
+def test_what_a_denoiser_is_said_to_be():
+    about = "denoiser of compressed spectra of speech"
+    assert SHIPPED["score"].about == f"{about}, a U-Net of 48 80 128 144 channels"
+    noises = "told its mixture with noise (home, vehicle, weather)"
+    assert SHIPPED["sgmse"].about == f"{about}, {noises}, a U-Net of 48 80 128 144 channels"
+
+
+class Says(torch.nn.Module):
+    """A denoiser of a given answer, with a network's weight, that keeps what it was asked."""
+
+    def __init__(self, mean, variance):
+        super().__init__()
+        self.mean, self.variance, self.weight = mean, variance, network().weight
+
+    def denoise(self, *asked):
+        self.asked = asked
+        return Denoised(self.mean, self.variance)
+
+
+def test_the_error_of_a_denoiser_is_over_what_independent_bins_would_leave():
+    """Whoever knows the speech has none; before training it is 1 for white speech of that spread; no last bin."""
+    made, net = train.ScoreRecipe(), network()
+    net.start(seeded())
+    clean = net.spread * torch.randn(40, 1, 257, 50, dtype=torch.cfloat, generator=seeded(1))
+    sigma = torch.logspace(-2, 0.4, 40)
+    known = Says(clean[:, 0].clone(), torch.ones(40, 257, 50))
+    known.mean[:, -1] = 1e6
+    loss, error = made.errors(known, clean, sigma, seeded(2))
+    assert not error.any()
+    assert not loss.any()  # log 1
+    with torch.no_grad():
+        loss, error = made.errors(net, clean, sigma, seeded(2))
+    torch.testing.assert_close(error, torch.ones(40), atol=5 / (256 * 50) ** 0.5, rtol=0)
+    weight = net.weight(sigma)
+    torch.testing.assert_close(loss, error + made.share * (error + weight.log()))
+
+
+def test_a_denoiser_is_asked_about_speech_in_complex_noise_of_variance_sigma_squared():
+    told, sigma = train.ScoreRecipe(told=True), torch.tensor([0.1, 2.0])
+    batch = torch.randn(2, 2, 257, 200, dtype=torch.cfloat, generator=seeded())
+    model = Says(batch[:, 0], torch.ones(2, 257, 200))
+    told.errors(model, batch, sigma, seeded(1))
+    x, level, noisy = model.asked
+    assert level.equal(sigma[:, None, None])
+    assert noisy.equal(batch[:, 1])
+    z = (x - batch[:, 0]) / level
+    torch.testing.assert_close(z.abs().square().mean((1, 2)), torch.ones(2), atol=4 / (257 * 200) ** 0.5, rtol=0)
+    assert z.mean((1, 2)).abs().max() < 4 / (257 * 200) ** 0.5
+    train.ScoreRecipe().errors(model, batch[:, :1], sigma, seeded(1))
+    assert model.asked[2] is None
+
+
+def test_the_variance_learns_from_the_mean_and_not_the_mean_from_the_variance():
+    """Its best value is the squared error; the slope in the mean is that of the error alone."""
+    made, clean = train.ScoreRecipe(), torch.randn(3, 1, 257, 4, dtype=torch.cfloat, generator=seeded())
+    off = 0.3 * torch.randn(3, 257, 4, dtype=torch.cfloat, generator=seeded(1))
+    mean = (clean[:, 0] + off).requires_grad_()
+    variance = off.abs().square().requires_grad_()
+    loss, error = made.errors(Says(mean, variance), clean, torch.full((3,), 0.3), seeded())
+    of_loss, of_variance = torch.autograd.grad(loss.sum(), (mean, variance), retain_graph=True)
+    assert of_loss.equal(torch.autograd.grad(error.sum(), mean)[0])
+    assert of_loss.abs().max() > 0
+    assert (of_variance * variance).abs().max() < 1e-6
+
+
+def test_spectra_of_speech_have_a_greatest_amplitude_of_their_own(watched):
+    """Files shorter than a piece: each is there whole, and then silence; its greatest amplitude is its gain alone."""
+    made = replace(train.RECIPES["score"], batch=100, frames=300)
+    S = drawn_spectra(made, watched)
+    assert S.shape == (100, 1, 257, 300)
+    assert S.dtype == torch.complex64
+    assert set(watched.seen) == {f"speech/train/{s}-{i}.flac" for s in (0, 1) for i in range(3)}
+    gain = S.abs().amax((1, 2, 3))
+    assert made.quiet <= gain.min() < made.quiet + 0.05
+    assert 0.95 < gain.max() <= 1 + 1e-6
+    assert abs(gain.mean() - (1 + made.quiet) / 2) < 4 * (1 - made.quiet) / math.sqrt(12 * 100)
+    net = network()
+    files = torch.stack([torch.nn.functional.pad(Corpora.read(watched, path), (0, 6272)) for path in watched.seen])
+    whole = net.compression(net.stft(files))
+    whole = whole / whole.abs().amax((1, 2), keepdim=True)
+    rows = (S[:, 0].abs().flatten(1) @ whole.abs().flatten(1).mT / whole.norm(dim=(1, 2))).argmax(-1)
+    assert len(rows.unique()) == 6
+    torch.testing.assert_close(S[:, 0], gain[:, None, None] * whole[rows], atol=1e-5, rtol=1e-4)
+    assert drawn_spectra(made, watched).equal(S)
+    assert not drawn_spectra(made, watched, seed=1).equal(S)
+
+
+def test_pieces_of_long_files_start_anywhere_at_the_level_of_the_file(toy):
+    """A piece lies between the frames of its file, so its peak is not quite the file's; on a ramp, each is found."""
+
+    class Ramp(Corpora):
+        def read(self, row):
+            return torch.arange(1.0, 32001) / 32000
+
+    made = replace(train.RECIPES["score"], batch=300, frames=64, quiet=1.0)
+    length, net = 63 * 128, network()
+    peak = float(net.compression(net.stft(Ramp.read(toy, ""))).abs().max())
+    x = undone(peak * drawn_spectra(made, Ramp(toy.root, toy.table, "folder"))[:, 0], length)
+    torch.testing.assert_close(x - x[:, :1], (torch.arange(length) / 32000.0).expand(300, -1), atol=1e-3, rtol=0)
+    start = x.mean(-1) * 32000 - (length + 1) / 2
+    last = 32000 - length
+    assert -30 < start.min() < 0.02 * last
+    assert 0.98 * last < start.max() < last + 30
+    assert abs(start.mean() - last / 2) < 4 * last / math.sqrt(12 * 300)
+    peaks = drawn_spectra(made, toy).abs().amax((1, 2, 3))
+    assert 0.9 < peaks.max() < 1.05  # not 1: measured 1.002 here, 1.03 of LibriSpeech
+
+
+def test_mixtures_have_a_greatest_amplitude_of_their_own_and_share_it_with_the_speech(watched):
+    """The noise is the difference of the waveforms, at an even signal-to-noise ratio in decibels."""
+    made = replace(train.RECIPES["sgmse"], batch=400, frames=64)
+    both = drawn_spectra(made, watched)
+    assert both.shape == (400, 2, 257, 64)
+    gain = both[:, 1].abs().amax((1, 2))
+    assert made.quiet <= gain.min() < made.quiet + 0.02
+    assert 0.98 < gain.max() <= 1 + 1e-6
+    assert abs(gain.mean() - (1 + made.quiet) / 2) < 4 * (1 - made.quiet) / math.sqrt(12 * 400)
+    clean, noisy = undone(both, 63 * 128).unbind(1)
+    power = [x.square().mean(-1) for x in (clean, noisy - clean)]
+    snr = 10 * (power[0] / power[1]).log10()
+    low, high = made.snrs
+    assert low - 0.01 < snr.min() < low + 0.3
+    assert high - 0.3 < snr.max() < high + 0.01
+    assert abs(snr.mean() - (low + high) / 2) < 4 * (high - low) / math.sqrt(12 * 400)
+    hiss = Corpora.read(watched, "noise/train/street.flac")
+    for x in (noisy - clean)[:5]:  # each a piece of the recording: somewhere it correlates wholly with it
+        pieces = hiss.unfold(0, 63 * 128, 1)
+        assert ((pieces @ x) / pieces.norm(dim=-1) / x.norm()).max() > 0.999
+
+
+@pytest.mark.parametrize(("classes", "expected"), [(("street",), {"street"}), (("home", "street"), {"home", "street"})])
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_mixtures_have_training_noise_of_the_named_classes_alone(watched, split, classes, expected):
+    """In validation too; nobody who is told no mixture reads any."""
+    made = replace(train.RECIPES["sgmse"], noises=classes)
+    _, facts = train.spectrograms(made, network("sgmse"), watched, 0, False, split=split)
+    assert {path for path in watched.seen if path.startswith("noise")} == {f"noise/train/{c}.flac" for c in expected}
+    assert facts["noises"] == len(expected)
+    assert {path.split("/")[1] for path in watched.seen if path.startswith("speech")} == {split}
+    watched.seen.clear()
+    _, facts = train.spectrograms(replace(made, told=False), network(), watched, 0, False, split=split)
+    assert all(path.startswith(f"speech/{split}/") for path in watched.seen)
+    assert "noises" not in facts
+
+
+def test_a_recording_shorter_than_a_mixture_is_repeated(toy):
+    class Short(Corpora):
+        def read(self, row):
+            x = super().read(row)
+            return x[:1000] if row.startswith("noise") else x
+
+    made = replace(train.RECIPES["sgmse"], batch=4, frames=64)
+    clean, noisy = undone(drawn_spectra(made, Short(toy.root, toy.table, "folder")), 63 * 128).unbind(1)
+    n = noisy - clean
+    torch.testing.assert_close(n[:, 1000:], n[:, :-1000], atol=1e-3 * float(n.abs().max()), rtol=0)
+
+
+def test_noise_of_a_class_that_is_not_there(toy):
+    with pytest.raises(CorpusError, match="unknown cls 'strete'"):
+        drawn_spectra(replace(train.RECIPES["sgmse"], noises=("strete",)), toy)
 
 
 # ------------------------------------------------------------- flows
