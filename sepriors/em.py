@@ -12,7 +12,7 @@ from . import diffusion, gaussian, mcmc, nmf
 from .latent import Latent
 from .nmf import NMF
 from .priors import VariancePrior
-from .rng import Generators, fork
+from .rng import Generators, fork, randn_like
 
 
 class Expectation(NamedTuple):
@@ -43,25 +43,18 @@ class EStep(Protocol):
 
 
 def em(
-    X: torch.Tensor,
-    estep: EStep,
-    noise: NMF,
-    *,
-    iterations: int,
-    generators: Any,
-    bases: bool = True,
-    learn: bool = True,
+    X: torch.Tensor, estep: EStep, noise: NMF, *, iterations: int, generators: Any, bases: bool = True
 ) -> Iterator[Step]:
     """Expectation-maximisation of the noise NMF around any speech prior; yields a `Step` a round.
 
-    X complex mixture (..., F, T); `bases=False` keeps the noise's W (a supervised noise model), `learn=False` H, too.
-    The last round has an E-step only, so its estimate belongs to the noise model that it carries.
+    X complex mixture (..., F, T); `bases=False` keeps the noise's W (a supervised noise model). The last round has an
+    E-step only, so its estimate belongs to the noise model that it carries.
     """
     state = estep.start(X, generators)
     for i in range(iterations):
         state, e = estep(X, noise.variance, state)  # E
         yield Step(i, noise, e.estimate)
-        if learn and i < iterations - 1:
+        if i < iterations - 1:
             noise = nmf.update(noise, e.power, e.offset, bases=bases)  # M
 
 
@@ -303,34 +296,40 @@ class StepE(NamedTuple):
         return ReverseState(done + self.every, s, generators), told._replace(estimate=lambda: s.mean(0))
 
 
-class AnnealE(NamedTuple):
-    """E-step of a score prior: one level of a deterministic reverse process whose every guess has seen the mixture.
+class GibbsE(NamedTuple):
+    r"""E-step of a score prior: one round of a Gibbs sampler between the speech and the speech in noise of one level.
 
-    Ours. The network's own variance takes the place of the pseudo-likelihood's, see `diffusion.condition`, and of its
-    weight; what the noise learns from is then the expectation over the posterior, not one draw.
+    Ours, after the split Gibbs sampler (Vono, Dobigeon & Chainais, 2019): $s_\sigma \mid s$ adds noise;
+    $s \mid s_\sigma, x$ is what the network makes of it, mean and variance, times what the mixture says
+    (`diffusion.condition`), of which the mean is kept rather than a draw. One call of the network a round, no schedule,
+    no weight. The estimate is the mean over the rounds since `burn`.
     """
 
     denoise: diffusion.Denoiser
-    schedule: diffusion.Schedule = diffusion.Exploding()
-    steps: int = 10
+    sigma: float = 0.4
     draws: int = 1
-    heun: bool = False
+    burn: int = 4
 
-    def start(self, X: torch.Tensor, generators: Generators) -> ReverseState:
-        return ReverseState(0, diffusion.start(X, self.schedule, self.draws, generators), generators)
+    def start(self, X: torch.Tensor, generators: Generators) -> GibbsState:
+        return GibbsState(0, X.expand(self.draws, *X.shape), torch.zeros_like(X), generators)
 
-    def __call__(self, X: torch.Tensor, V_n: torch.Tensor, state: ReverseState) -> tuple[ReverseState, Expectation]:
-        done, s, generators = state
-        if done and done % self.steps == 0:  # again, from the mixture, with the noise as it is known by now
-            s = diffusion.start(X, self.schedule, self.draws, generators)
-        t, after = list(pairwise(self.schedule.times(self.steps)))[done % self.steps]
+    def __call__(self, X: torch.Tensor, V_n: torch.Tensor, state: GibbsState) -> tuple[GibbsState, Expectation]:
+        done, S, mean, generators = state
+        noisy = S + self.sigma * randn_like(S, generators, dim=1)
+        known = diffusion.condition(self.denoise(noisy, self.sigma), X, V_n)
+        S = known.mean
+        mean = mean + (S.mean(0) - mean) / max(1, done + 1 - self.burn)
+        power = (X - S).abs().square() + known.variance
+        return GibbsState(done + 1, S, mean, generators), Expectation(power, None, lambda: mean)
 
-        def denoise(x: torch.Tensor, sigma: float) -> diffusion.Denoised:
-            return diffusion.condition(self.denoise(x, sigma), X, V_n)
 
-        s, known = diffusion.flow(denoise, self.schedule, s, t, after, heun=self.heun)
-        power = (X - known.mean).abs().square() + known.variance
-        return ReverseState(done + 1, s, generators), Expectation(power, None, lambda: known.mean.mean(0))
+class GibbsState(NamedTuple):
+    """Rounds done, the speech (R, B, F, T), its mean over rounds (B, F, T), and the generators."""
+
+    done: int
+    position: torch.Tensor
+    mean: torch.Tensor
+    generators: Generators
 
 
 class Linearised(NamedTuple):

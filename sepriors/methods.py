@@ -288,7 +288,7 @@ class ScoreEM:
     Nortier, Sadeghi & Serizel (2024). `estep` makes the E-step of the prior's denoiser, and is all that these methods
     differ in, but for the noise. It starts at random and lives in the compressed domain, as if mixtures added up there;
     or it is what `first`, an NMF with the prior's transform, ends with, and is seen through the slope of the
-    compression. It is learned on, or with `learn=False` held.
+    compression; then only its activations are learned on.
     """
 
     prior: Any  # a `ScoreNet`
@@ -296,7 +296,6 @@ class ScoreEM:
     iterations: int = 5
     rank: int = 4
     first: ISNMF | None = None
-    learn: bool = True
     at_once: int = 1  # its draws are a batch already
     longest: float = 30.0
     beside: bool = True
@@ -312,7 +311,7 @@ class ScoreEM:
             (begun,) = deque(self.first(x / transform.scale, generators=fork(generators)), maxlen=1)
             assert begun.noise is not None
             noise = begun.noise
-        rounds = em(X, estep, noise, iterations=self.iterations, generators=generators, learn=self.learn)
+        rounds = em(X, estep, noise, iterations=self.iterations, generators=generators, bases=self.first is None)
         yield from _in_time(rounds, transform, x.shape[-1])
 
 
