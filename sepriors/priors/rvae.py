@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import NamedTuple
 
 import torch
@@ -18,9 +17,8 @@ from torch import nn
 from sepriors.gaussian import FLOOR
 from sepriors.rng import Generators, generators, rand, randn
 from sepriors.stft import STFT, griffin_lim
-from sepriors.weights import Weights
 
-from .vae import Drawn, affine
+from .vae import Autoencoder, Drawn, affine
 
 
 def lstm(x: torch.Tensor, weights: Sequence[torch.Tensor], lengths: torch.Tensor | None = None) -> torch.Tensor:
@@ -84,7 +82,7 @@ class Recurrent(NamedTuple):
         return Drawn(u + past, kl)
 
 
-class RVAE(nn.Module):
+class RVAE(Autoencoder):
     """The prior `rvae`: recurrent encoder q(z | s) and recurrent decoder log V(z).
 
     With `fast` the networks run in bfloat16 where the signal is in single precision: half the time, and a variance
@@ -94,6 +92,8 @@ class RVAE(nn.Module):
     >>> rvae.log_variance(rvae.encode(torch.rand(2, 257, 10))).shape
     torch.Size([2, 257, 10])
     """
+
+    family = "rvae"
 
     def __init__(self, stft: STFT = STFT(), latent: int = 16, hidden: int = 128, fast: bool = True) -> None:  # noqa: B008
         super().__init__()
@@ -110,20 +110,6 @@ class RVAE(nn.Module):
         self.decoder = nn.ModuleDict(
             {"memory": nn.LSTM(latent, hidden, bidirectional=True), "out": nn.Linear(2 * hidden, stft.bins)}
         )
-
-    @classmethod
-    def from_weights(cls, found: Weights) -> RVAE:
-        """The RVAE of a file, its sizes from the file's configuration."""
-        c = {key: int(found.config[key]) for key in ("n_fft", "hop", "sample_rate", "latent", "hidden")}
-        made = cls(STFT(c["n_fft"], c["hop"], c["sample_rate"]), c["latent"], c["hidden"])
-        made.load_state_dict({name: tensor.float() for name, tensor in found.tensors.items()})
-        return made
-
-    @property
-    def config(self) -> dict[str, str]:
-        """What `from_weights` needs beside the tensors."""
-        sizes = {**asdict(self.stft), "latent": self.latent, "hidden": self.hidden}
-        return {"family": "rvae", **{key: str(value) for key, value in sizes.items()}}
 
     def _precision(self, x: torch.Tensor) -> torch.autocast:
         return torch.autocast(x.device.type, torch.bfloat16, enabled=self.fast and x.dtype == torch.float32)
@@ -188,10 +174,6 @@ class RVAE(nn.Module):
             log_V = torch.bmm(weight.to(h.dtype).expand(len(h), -1, -1), h.mT)
         log_V = log_V + bias[:, None]  # in single precision: in half of it the sum would lose what the product has
         return log_V.reshape(*z.shape[:-2], *log_V.shape[-2:])
-
-    def log_prior(self, z: torch.Tensor) -> torch.Tensor:
-        """log N(z; 0, I) of each frame, nats: (..., L, T) -> (..., T)."""
-        return -0.5 * (z.square() + math.log(2 * math.pi)).sum(-2)
 
     def elbo(self, P: torch.Tensor, noise: torch.Tensor, beta: float = 1.0) -> torch.Tensor:
         r"""Evidence lower bound, each frame's share, nats; as `VAE.elbo`, and a weight for the divergence."""

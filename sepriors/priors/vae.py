@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import nn
@@ -58,25 +58,17 @@ def affine(weight: torch.Tensor, bias: torch.Tensor, x: torch.Tensor) -> torch.T
     return torch.baddbmm(bias.unsqueeze(-1), weight, columns).reshape(*x.shape[:-2], -1, x.shape[-1])
 
 
-class VAE(nn.Module):
-    """The prior `vae`: encoder q(z | s) and decoder log V(z), each with one hidden layer of tanh units.
+class Autoencoder(nn.Module):
+    """What `VAE` and `RVAE` share: their sizes, and a standard normal prior of latent variables (..., L, T)."""
 
-    The encoder sees log powers rather than powers, which span ten decades.
-
-    >>> vae = VAE(STFT(512, 128))
-    >>> vae.log_variance(vae.encode(torch.rand(2, 257, 10))).shape
-    torch.Size([2, 257, 10])
-    """
-
-    def __init__(self, stft: STFT = STFT(), latent: int = 32, hidden: int = 128) -> None:  # noqa: B008  it is frozen
-        super().__init__()
-        self.stft, self.latent, self.hidden = stft, latent, hidden
-        self.encoder = nn.ModuleDict({"hidden": nn.Linear(stft.bins, hidden), "out": nn.Linear(hidden, 2 * latent)})
-        self.decoder = nn.ModuleDict({"hidden": nn.Linear(latent, hidden), "out": nn.Linear(hidden, stft.bins)})
+    family: ClassVar[str]
+    stft: STFT
+    latent: int
+    hidden: int
 
     @classmethod
-    def from_weights(cls, found: Weights) -> VAE:
-        """The VAE of a file, its sizes from the file's configuration."""
+    def from_weights(cls, found: Weights) -> Self:
+        """The network of a file, its sizes from the file's configuration."""
         c = {key: int(found.config[key]) for key in ("n_fft", "hop", "sample_rate", "latent", "hidden")}
         made = cls(STFT(c["n_fft"], c["hop"], c["sample_rate"]), c["latent"], c["hidden"])
         made.load_state_dict({name: tensor.float() for name, tensor in found.tensors.items()})
@@ -86,7 +78,30 @@ class VAE(nn.Module):
     def config(self) -> dict[str, str]:
         """What `from_weights` needs beside the tensors."""
         sizes = {**asdict(self.stft), "latent": self.latent, "hidden": self.hidden}
-        return {"family": "vae", **{key: str(value) for key, value in sizes.items()}}
+        return {"family": self.family, **{key: str(value) for key, value in sizes.items()}}
+
+    def log_prior(self, z: torch.Tensor) -> torch.Tensor:
+        """log N(z; 0, I) of each frame, nats: (..., L, T) -> (..., T)."""
+        return -0.5 * (z.square() + math.log(2 * math.pi)).sum(-2)
+
+
+class VAE(Autoencoder):
+    """The prior `vae`: encoder q(z | s) and decoder log V(z), each with one hidden layer of tanh units.
+
+    The encoder sees log powers rather than powers, which span ten decades.
+
+    >>> vae = VAE(STFT(512, 128))
+    >>> vae.log_variance(vae.encode(torch.rand(2, 257, 10))).shape
+    torch.Size([2, 257, 10])
+    """
+
+    family = "vae"
+
+    def __init__(self, stft: STFT = STFT(), latent: int = 32, hidden: int = 128) -> None:  # noqa: B008  it is frozen
+        super().__init__()
+        self.stft, self.latent, self.hidden = stft, latent, hidden
+        self.encoder = nn.ModuleDict({"hidden": nn.Linear(stft.bins, hidden), "out": nn.Linear(hidden, 2 * latent)})
+        self.decoder = nn.ModuleDict({"hidden": nn.Linear(latent, hidden), "out": nn.Linear(hidden, stft.bins)})
 
     def tunable(self) -> dict[str, torch.Tensor]:
         """The parameters that `posterior` takes in place of the encoder's own."""
@@ -126,10 +141,6 @@ class VAE(nn.Module):
         information = W_1.mT @ ((W_2.mT @ W_2) * (slope @ slope.mT / draws)) @ W_1
         eye = torch.eye(self.latent).to(W_1)
         return torch.linalg.cholesky(torch.linalg.inv(eye + share * information))
-
-    def log_prior(self, z: torch.Tensor) -> torch.Tensor:
-        """log N(z; 0, I) of each frame, nats: (..., L, T) -> (..., T)."""
-        return -0.5 * (z.square() + math.log(2 * math.pi)).sum(-2)
 
     def elbo(self, P: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         r"""Evidence lower bound $\mathbb{E}_q \log p(s \mid z) - \mathrm{KL}(q(z \mid s), p(z))$ of each frame, nats.
