@@ -11,7 +11,7 @@ from browser import browser  # noqa: F401
 
 from sepriors import STFT, audio, weights
 from sepriors.corpora import FIELDS, Corpora, open_corpora, write_manifest
-from sepriors.priors import RVAE, VAE, WaveGlow
+from sepriors.priors import RVAE, VAE, ScoreNet, WaveGlow
 
 torch.set_num_threads(1)
 
@@ -77,6 +77,16 @@ def drawn_flow(
     made.start(g)
     for name, p in made.named_parameters():
         p.data += away * (0.03 if "coupling" in name else 0.005) * torch.randn(p.shape, generator=g)
+    return made.to(dtype).requires_grad_(False).eval()
+
+
+def drawn_score(*, seed: int = 0, dtype: torch.dtype = torch.float64, **choices) -> ScoreNet:
+    """A small score network, frozen, away from its start, where no block does anything."""
+    g = torch.Generator().manual_seed(seed)
+    made = ScoreNet(**{"channels": (8, 8)} | choices)
+    made.start(g)
+    for p in made.parameters():
+        p.data += 0.1 * torch.randn(p.shape, generator=g)
     return made.to(dtype).requires_grad_(False).eval()
 
 

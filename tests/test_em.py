@@ -1,18 +1,34 @@
 """The one loop of the book, around speech priors whose answer is known."""
 
-from itertools import islice
+from functools import partial
+from itertools import islice, pairwise
 from typing import NamedTuple
 
 import pytest
 import torch
-from conftest import drawn_vae
+from conftest import drawn_score, drawn_vae
 
-from sepriors import gaussian, nmf
-from sepriors.em import NMFE, Decoder, Expectation, Step, VarianceE, VariancePosterior, em, update_gain
+from sepriors import diffusion, gaussian, nmf
+from sepriors.diffusion import OUVE, Denoised, Exploding, condition, posterior_transition, pseudo_likelihood
+from sepriors.em import (
+    NMFE,
+    Decoder,
+    Expectation,
+    GibbsE,
+    Linearised,
+    ReverseE,
+    Step,
+    StepE,
+    VarianceE,
+    VariancePosterior,
+    em,
+    update_gain,
+)
 from sepriors.gaussian import is_divergence, log_likelihood
 from sepriors.latent import MCMC
 from sepriors.mcmc import Langevin, RandomWalk
-from sepriors.rng import fork, generators
+from sepriors.rng import fork, generators, randn_like
+from sepriors.stft import Compression
 
 B, F, T = 2, 20, 30
 
@@ -351,3 +367,394 @@ def test_a_prior_that_is_right_beats_the_wiener_filter_that_has_none():
     oracle = error(gaussian.wiener(S + N, V_s, V_n))
     blind = error(gaussian.wiener(S + N, V_s.mean((0, 2), keepdim=True).expand_as(V_s), V_n))
     assert oracle < error(e.estimate()) < oracle + 0.5 * (blind - oracle)
+
+
+# ------------------------------------------------------------- score priors, of which the Gaussian is known
+
+
+def bell(V, m=0.0):
+    """The denoiser of a prior N(m, V) of independent bins."""
+
+    def denoise(x, sigma):
+        G = V / (V + sigma**2)
+        return Denoised(m + G * (x - m), G * sigma**2 + torch.zeros_like(x.real))
+
+    return denoise
+
+
+class Bins(NamedTuple):
+    """Six bins of two utterances: a Gaussian prior, noise, a mixture louder than they would have it, and Wiener's."""
+
+    m: torch.Tensor
+    V_s: torch.Tensor
+    V_n: torch.Tensor
+    X: torch.Tensor
+
+    @property
+    def wiener(self):
+        """Mean and variance of the speech."""
+        G = self.V_s / (self.V_s + self.V_n)
+        return self.m + G * (self.X - self.m), G * self.V_n
+
+    @property
+    def denoise(self):
+        return bell(self.V_s, self.m)
+
+
+def bins():
+    V_s, V_n = torch.tensor([[0.05], [0.3], [1.0]]).double(), torch.tensor([0.02, 0.4]).double().expand(2, 3, 2)
+    turn = torch.tensor([1, -1j])[:, None, None].to(torch.cdouble)
+    X = 1.5 * (V_s + V_n).sqrt() * turn * torch.tensor([[1, -1], [-1, 1], [1, 1]])
+    return Bins(torch.tensor(0.3 - 0.2j).to(X), V_s, V_n, X)
+
+
+def rounds(estep, X, V_n, count, seed=(3, 4)):
+    """State and expectation of each of `count` rounds; V_n the same in all, or one for each."""
+    state = estep.start(X, generators(list(seed), len(X)))
+    for i in range(count):
+        state, e = estep(X, V_n[i] if isinstance(V_n, list) else V_n, state)
+        yield state, e
+
+
+def far(s, mean, variance):
+    """Largest distance of the moments of complex draws s (N, ...) from these, in standard errors."""
+    N = len(s)
+    of_mean = (s - mean).mean(0).abs() / (variance / N).sqrt()
+    of_variance = ((s - mean).abs().square().mean(0) / variance - 1).abs() * N**0.5
+    return float(torch.maximum(of_mean, of_variance).max())
+
+
+@pytest.fixture
+def quiet(monkeypatch):
+    """Noise is left out: what is linear in it then does what it does on average."""
+    monkeypatch.setattr("sepriors.em.randn_like", lambda x, generators, dim: torch.zeros_like(x))
+
+
+def way(known, sigma):
+    """How much of S is left in the next, and the conditional variance: S ← (m + G (S + σ z - m)) V_n / (v + V_n) + …"""
+    G = known.V_s / (known.V_s + sigma**2)
+    v = G * sigma**2
+    return G * known.V_n / (v + known.V_n), v * known.V_n / (v + known.V_n)
+
+
+LEVELS = [0.15, 0.4, 3.0]
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("sigma", LEVELS)
+def test_gibbs_goes_to_the_wiener_posterior_mean_from_any_level(sigma):
+    """It begins at the mixture and comes nearer by the same factor in each round."""
+    known = bins()
+    mean, _ = known.wiener
+    left, _ = way(known, sigma)
+    for k, (state, e) in enumerate(rounds(GibbsE(known.denoise, sigma, burn=1000), known.X, known.V_n, 800), start=1):
+        if k in (1, 2, 3, 10):
+            expected = mean + left**k * (known.X - mean)
+            torch.testing.assert_close(state.position[0], expected)
+            torch.testing.assert_close(e.estimate(), expected)
+    assert (left**800).max() < 1e-10
+    torch.testing.assert_close(state.position[0], mean)
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("sigma", LEVELS)
+def test_the_wiener_posterior_mean_is_where_gibbs_stays(sigma):
+    known, estep = bins(), GibbsE(bins().denoise, sigma)
+    mean, _ = known.wiener
+    state = estep.start(known.X, generators(0, 2))._replace(position=mean[None])
+    state, e = estep(known.X, known.V_n, state)
+    torch.testing.assert_close(state.position[0], mean)
+    torch.testing.assert_close(e.power[0], (known.X - mean).abs().square() + way(known, sigma)[1])
+
+
+@pytest.mark.parametrize("sigma", LEVELS)
+@pytest.mark.parametrize("count", [1, 4])
+def test_the_draws_of_a_round_of_gibbs(sigma, count):
+    """Twenty thousand of them: an autoregression whose noise is a σ z; and what the M-step sees, on average."""
+    known = bins()
+    mean, V = known.wiener
+    left, conditional = way(known, sigma)
+    *_, (state, e) = rounds(GibbsE(known.denoise, sigma, draws=20_000), known.X, known.V_n, count)
+    there = mean + left**count * (known.X - mean)
+    spread = (left * sigma) ** 2 * (1 - left ** (2 * count)) / (1 - left**2)
+    assert state.position.shape == e.power.shape == (20_000, 2, 3, 2)
+    assert far(state.position, there, spread) < 4
+    expected = (known.X - there).abs().square() + spread + conditional
+    torch.testing.assert_close(e.power.mean(0), expected, rtol=0.05, atol=0)
+    spread = (left * sigma) ** 2 / (1 - left**2)  # where it ends
+    assert (spread + conditional < V).all()  # a mean is kept, not a draw: less than the posterior's
+    assert (spread + conditional > V / 2).all()
+
+
+@pytest.mark.parametrize("sigma", LEVELS)
+def test_the_mean_over_many_rounds_of_gibbs_is_wieners(sigma):
+    """Within four standard errors of a mean over an autoregression."""
+    known, K, R = bins(), 300, 100
+    mean, _ = known.wiener
+    left, _ = way(known, sigma)
+    *_, (_, e) = rounds(GibbsE(known.denoise, sigma, draws=R, burn=200), known.X, known.V_n, 200 + K)
+    error = left * sigma / (1 - left) / (K * R) ** 0.5
+    assert ((e.estimate() - mean).abs() < 4 * error).all()
+
+
+@pytest.mark.parametrize("sigma", LEVELS)
+def test_a_round_of_gibbs_by_hand(sigma):
+    known, h = bins(), generators([3, 4], 2)
+    S = known.X.expand(5, 2, 3, 2)
+    V_n = [known.V_n, 3 * known.V_n, known.V_n / 9]
+    for i, (state, e) in enumerate(rounds(GibbsE(known.denoise, sigma, draws=5), known.X, V_n, 3)):
+        at = condition(known.denoise(S + sigma * randn_like(S, h, dim=1), sigma), known.X, V_n[i])
+        S = at.mean
+        assert state.done == i + 1
+        assert state.position.equal(S)
+        assert e.power.equal((known.X - S).abs().square() + at.variance)
+        assert e.offset is None
+
+
+@pytest.mark.parametrize("burn", [0, 1, 3])
+def test_the_estimate_of_gibbs_is_the_mean_of_the_rounds_since_burn(burn):
+    """Before, it is that of the round; whenever it is asked for."""
+    known = bins()
+    done = list(rounds(GibbsE(known.denoise, draws=3, burn=burn), known.X, known.V_n, 7))
+    means = [state.position.mean(0) for state, _ in done]
+    for i, (_, e) in enumerate(done):
+        expected = torch.stack(means[burn : i + 1]).mean(0) if i >= burn else means[i]
+        torch.testing.assert_close(e.estimate(), expected)
+
+
+def test_gibbs_without_noise_is_sure_of_the_mixture_and_in_nothing_else_sees_the_prior():
+    known = bins()
+    for state, e in rounds(GibbsE(known.denoise, draws=3, burn=0), known.X, 0 * known.V_n, 4):
+        torch.testing.assert_close(state.position, known.X.expand(3, 2, 3, 2))
+        torch.testing.assert_close(e.estimate(), known.X)
+        assert e.power.max() < 1e-24
+    h, S = generators([3, 4], 2), known.X[None]
+    for state, e in rounds(GibbsE(known.denoise), known.X, 1e100 + 0 * known.V_n, 4):
+        S, v = known.denoise(S + 0.4 * randn_like(S, h, dim=1), 0.4)
+        torch.testing.assert_close(state.position, S)
+        torch.testing.assert_close(e.power, (known.X - S).abs().square() + v)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_all_noise_leads_gibbs_to_the_mean_of_the_prior():
+    known = bins()
+    *_, (_, e) = rounds(GibbsE(known.denoise, burn=900), known.X, 1e100 + 0 * known.V_n, 1000)
+    torch.testing.assert_close(e.estimate(), known.m.expand(2, 3, 2))
+
+
+SCORE_ESTEPS = [
+    partial(ReverseE, steps=4),
+    partial(StepE, guide=posterior_transition, steps=6),
+    partial(GibbsE, burn=1),
+]
+ids = ["reverse", "step", "gibbs"]
+
+
+@pytest.mark.parametrize("make", SCORE_ESTEPS, ids=ids)
+def test_utterances_of_a_score_prior_have_each_their_own_generator(make):
+    known, estep = bins(), make(bins().denoise, draws=3)
+    together = [e for _, e in rounds(estep, known.X, known.V_n, 3)]
+    for b in range(2):
+        X, V_n = known.X[b : b + 1], known.V_n[b : b + 1]
+        alone = [e for _, e in rounds(estep, X, V_n, 3, seed=[3 + b])]
+        for one, both in zip(alone, together, strict=True):
+            torch.testing.assert_close(one.power[:, 0], both.power[:, b])
+            torch.testing.assert_close(one.estimate()[0], both.estimate()[b])
+
+
+@pytest.mark.parametrize("make", SCORE_ESTEPS, ids=ids)
+def test_what_a_score_prior_is_given_stays_and_its_rounds_stay_apart(make):
+    """Neither mixture, noise nor an old state is written to, and an estimate is of its round when asked for late."""
+    known = bins()
+    kept = known.X.clone(), known.V_n.clone()
+    at_once = [(state.position.clone(), e.estimate().clone()) for state, e in rounds(make(known.denoise), *kept, 3)]
+    later = list(rounds(make(known.denoise), known.X, known.V_n, 3))
+    for (state, e), (position, estimate) in zip(later, at_once, strict=True):
+        assert state.position.equal(position)
+        assert e.estimate().equal(estimate)
+    assert not at_once[0][1].equal(at_once[1][1])
+    assert known.X.equal(kept[0])
+    assert known.V_n.equal(kept[1])
+
+
+@pytest.mark.parametrize("make", SCORE_ESTEPS, ids=ids)
+def test_the_loop_around_a_score_prior_unrolled(make):
+    """No offset: the noise is learned from what the speech leaves."""
+    known = bins()
+    start = nmf.init(known.X.abs().square(), 2, generators(0, 2))
+    g, h = generators(1, 2), generators(1, 2)
+    steps = list(em(known.X, make(known.denoise, draws=3), start, iterations=3, generators=g))
+    estep, noise = make(known.denoise, draws=3), start
+    state = estep.start(known.X, h)
+    for step in steps:
+        state, e = estep(known.X, noise.variance, state)
+        assert step.estimate().equal(e.estimate())
+        assert step.noise.W.equal(noise.W)
+        assert e.offset is None
+        noise = nmf.update(noise, e.power)
+
+
+@pytest.mark.parametrize("make", SCORE_ESTEPS, ids=ids)
+def test_a_score_network_in_the_loop_on_one_frame(make):
+    X = torch.randn(2, 257, 1, generator=torch.Generator().manual_seed(0), dtype=torch.complex128)
+    noise = nmf.init(X.abs().square(), 2, generators(0, 2))
+    for step in em(X, make(drawn_score().denoise, draws=2), noise, iterations=3, generators=generators(0, 2)):
+        assert step.estimate().shape == X.shape
+        assert step.estimate().isfinite().all()
+        assert step.noise.variance.isfinite().all()
+
+
+# ------------------------------------------------------------- the reverse process as an E-step
+
+
+@pytest.mark.parametrize("schedule", [OUVE(), Exploding()], ids=str)
+@pytest.mark.parametrize(("weight", "every", "unguided"), [(1.5, 2, 1), (0.7, 1, 0), (1.0, 3, 2)])
+def test_a_round_of_reverse_e_is_a_whole_reverse_process(schedule, weight, every, unguided):
+    """From the mixture, with the generators where the last round has left them."""
+    known, h = bins(), generators([3, 4], 2)
+    estep = ReverseE(known.denoise, schedule, 5, 3, weight, every, unguided)
+    V_n = [known.V_n, 3 * known.V_n, known.V_n / 9]
+    for i, (state, e) in enumerate(rounds(estep, known.X, V_n, 3)):
+        guide = lambda to, V=V_n[i]: pseudo_likelihood(to, known.X, V, weight)  # noqa: E731
+        s = diffusion.start(known.X, schedule, 3, h)
+        *_, last = diffusion.reverse(
+            known.denoise, schedule, s, steps=5, generators=h, guide=guide if i >= unguided else None, every=every
+        )
+        assert state.done == i + 1
+        assert e.estimate().equal(last.position.mean(0))
+        assert e.power.equal((known.X - last.position).abs().square())
+        assert e.power.shape == (3, 2, 3, 2)
+
+
+@pytest.mark.parametrize("unguided", [0, 1, 2])
+def test_the_first_rounds_of_reverse_e_know_nothing_of_the_noise(unguided):
+    known = bins()
+    estep = ReverseE(known.denoise, steps=5, unguided=unguided)
+    one, two = (list(rounds(estep, known.X, V_n, 4)) for V_n in (known.V_n, 9 * known.V_n))
+    for i, ((_, a), (_, b)) in enumerate(zip(one, two, strict=True)):
+        assert a.power.equal(b.power) is (i < unguided)
+        assert a.estimate().equal(b.estimate()) is (i < unguided)
+
+
+# ------------------------------------------------------------- the noise learned on the way
+
+
+@pytest.mark.parametrize("schedule", [OUVE(), Exploding()], ids=str)
+@pytest.mark.parametrize(
+    "guide", [posterior_transition, partial(pseudo_likelihood, weight=0.7)], ids=["IL", "weighted"]
+)
+@pytest.mark.parametrize(("steps", "every"), [(6, 2), (5, 1), (6, 3), (5, 2)])
+def test_the_rounds_of_step_e_are_the_steps_of_one_reverse_process(schedule, guide, steps, every):
+    """The guide acts in the first of each round, with that round's noise; M sees what the prior took for speech."""
+    known, h = bins(), generators([3, 4], 2)
+    count = -(-steps // every)
+    V_n = [known.V_n * 2.0**-i for i in range(count)]
+    s = diffusion.start(known.X, schedule, 3, h)
+    hops = list(pairwise(schedule.times(steps)))
+    for i, (state, e) in enumerate(rounds(StepE(known.denoise, guide, schedule, steps, 3, every), known.X, V_n, count)):
+        for j, (t, after) in enumerate(hops[i * every : (i + 1) * every]):
+            now = None if j else lambda to, V=V_n[i]: guide(to, known.X, V)
+            s, clean = diffusion.step(known.denoise, schedule, s, t, after, generators=h, guide=now)
+        assert state.position.equal(s)
+        assert e.estimate().equal(s.mean(0))
+        assert e.power.equal((known.X - clean).abs().square())
+        assert not clean.equal(s)
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_step_e_in_steady_noise_is_a_guided_reverse_process(every):
+    known, h = bins(), generators([3, 4], 2)
+    *_, (_, e) = rounds(
+        StepE(known.denoise, posterior_transition, steps=6, every=every), known.X, known.V_n, 6 // every
+    )
+    s = diffusion.start(known.X, OUVE(), 4, h)
+    *_, last = diffusion.reverse(
+        known.denoise, OUVE(), s, steps=6, generators=h, every=every,
+        guide=lambda to: posterior_transition(to, known.X, known.V_n),
+    )  # fmt: skip
+    assert e.estimate().equal(last.position.mean(0))
+    assert e.power.equal((known.X - last.clean).abs().square())
+
+
+# ------------------------------------------------------------- through the slope of the compression
+
+
+class Wiener(NamedTuple):
+    """An E-step that knows the speech's variance, and tells of it in the power alone; it notes the noise it is told."""
+
+    V_s: torch.Tensor
+    told: list
+
+    def start(self, X, generators):
+        return 0
+
+    def __call__(self, X, V_n, state):
+        self.told.append(V_n)
+        S = gaussian.wiener(X, self.V_s, V_n)
+        power = (X - S).abs().square() + self.V_s * V_n / (self.V_s + V_n)
+        return state + 1, Expectation(power[None], None, lambda: S)
+
+
+def loud(compress):
+    """A spectrum (B, F, T), its compressed one, and small noise with its variance; four directions, a quarter apart."""
+    C = torch.polar(drawn(0, B, 5, 7), drawn(1, B, 5, 7))
+    V_n = 1e-10 * C.abs().square() * drawn(2, B, 5, 7).clamp_max(10)
+    turns = torch.tensor([1, 1j, -1, -1j]).to(C)[:, None, None, None]
+    return C, compress(C), V_n, torch.polar(V_n.sqrt(), drawn(3, B, 5, 7)) * turns
+
+
+COMPRESSIONS = [Compression(), Compression(0.3, 2.0), Compression(1.0, 0.5)]
+
+
+@pytest.mark.parametrize("compress", COMPRESSIONS, ids=str)
+def test_told_the_noise_a_linearised_e_step_sees_what_it_moves_behind_the_compression(compress):
+    C, X, V_n, N = loud(compress)
+    estep = Linearised(wiener := Wiener(1e-9 * X.abs().square(), []), compress.slope(X, floor=1e-12))
+    estep(X, V_n, estep.start(X, None))
+    moved = (X - compress(C - N)).abs().square().mean(0)
+    torch.testing.assert_close(wiener.told[0], moved, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("compress", COMPRESSIONS, ids=str)
+def test_a_linearised_e_step_that_is_right_tells_the_power_of_the_noise(compress):
+    """Which it has found behind the compression."""
+    C, X, V_n, N = loud(compress)
+
+    class Right(Truth):
+        def __call__(self, X, V_n, state):
+            S = compress(C - N)
+            return state + 1, Expectation((X - S).abs().square(), None, lambda: S.mean(0))
+
+    estep = Linearised(Right(V_n), compress.slope(X, floor=1e-12))
+    state, e = estep(X, V_n, estep.start(X, None))
+    assert state == 1
+    torch.testing.assert_close(e.power.mean(0), V_n, rtol=1e-3, atol=0)
+    assert e.estimate().equal(compress(C - N).mean(0))
+
+
+@pytest.mark.parametrize("bases", [True, False])
+@pytest.mark.parametrize("speech", [0.0, 1.0])
+def test_the_noise_of_a_linearised_e_step_is_learned_in_linear_units(bases, speech):
+    """As in a loop where bins are as they are: a slope is a unit. Without speech all is the noise's."""
+    X, W_s = spectrum()
+    V_s = speech * (W_s @ torch.ones(B, 4, T, dtype=W_s.dtype))
+    slope = drawn(5, B, F, T)
+    start = nmf.init(X.abs().square(), 3, generators(0, B))
+    plain = em(X, Wiener(V_s, []), start, iterations=5, generators=None, bases=bases)
+    there = Linearised(Wiener(slope * V_s, []), slope)
+    for one, two in zip(plain, em(slope.sqrt() * X, there, start, iterations=5, generators=None, bases=bases)):
+        torch.testing.assert_close(two.noise.W, one.noise.W)
+        torch.testing.assert_close(two.noise.H, one.noise.H)
+        torch.testing.assert_close(two.estimate(), slope.sqrt() * one.estimate())
+
+
+@pytest.mark.parametrize("make", SCORE_ESTEPS, ids=ids)
+def test_a_slope_of_one_changes_nothing(make):
+    known = bins()
+    estep = make(known.denoise)
+    for (a, e), (b, f) in zip(
+        rounds(estep, known.X, known.V_n, 3), rounds(Linearised(estep, torch.ones(2, 3, 2)), known.X, known.V_n, 3)
+    ):
+        assert a.position.equal(b.position)
+        assert e.power.equal(f.power)
+        assert e.estimate().equal(f.estimate())

@@ -2,23 +2,52 @@
 
 import math
 import os
+from collections import deque
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 
 import pytest
 import torch
-from conftest import drawn_flow, drawn_rvae, drawn_vae, speechlike
+from conftest import drawn_flow, drawn_rvae, drawn_score, drawn_vae, speechlike
 
-from sepriors import ISNMF, METHODS, STFT, OracleWiener, SPPWiener, bench, enhance, load, make, metrics, mix, priors
+from sepriors import (
+    ISNMF,
+    METHODS,
+    STFT,
+    OracleWiener,
+    SPPWiener,
+    bench,
+    diffusion,
+    enhance,
+    load,
+    make,
+    metrics,
+    mix,
+    nmf,
+    priors,
+)
 from sepriors.audio import AudioError
 from sepriors.corpora import bench_set, open_corpora
-from sepriors.em import Step
+from sepriors.em import GibbsE, Linearised, ReverseE, Step, StepE, em
 from sepriors.latent import MCMC
 from sepriors.mcmc import RandomWalk
-from sepriors.methods import FlowLangevin, FlowMAP, FlowTweedie, MethodError, VarianceEM, _spans, white
+from sepriors.methods import (
+    Compressed,
+    FlowLangevin,
+    FlowMAP,
+    FlowTweedie,
+    MethodError,
+    ScoreEM,
+    Supervised,
+    VarianceEM,
+    _spans,
+    white,
+)
 from sepriors.rng import generators
 from sepriors.signals import denoise
 from sepriors.spp import white_variance
+from sepriors.stft import Compression
 
 DATA = os.environ.get("SEPRIORS_DATA")
 
@@ -619,3 +648,343 @@ def test_a_climb_that_is_told_the_noise():
     alone = [enhance(m.noisy[b : b + 1], method(m._replace(noise=m.noise[b : b + 1]))) for b in range(6)]
     expected = metrics.si_sdr(m.clean, torch.cat(alone))
     torch.testing.assert_close(torch.tensor(table["si_sdr"].to_list()), expected, rtol=1e-5, atol=1e-5)
+
+
+# ------------------------------------------------------------- score priors
+
+
+def uneven(length, seed=0):
+    """Four mixtures (4, N) in double precision at levels far apart."""
+    return torch.tensor([[1e-4], [0.1], [1.0], [300.0]]) * noisy(4, length, seed=seed).noisy.double()
+
+
+@pytest.mark.parametrize("length", [1, 127, 128, 129, 4000])
+@pytest.mark.parametrize("compression", [Compression(), Compression(0.3, 2.0), Compression(1.0, 0.5)], ids=str)
+def test_compressed_mixtures_have_a_greatest_amplitude_of_one_and_come_back(compression, length):
+    x, prior = uneven(4000)[:, -length:], drawn_score(compression=compression)
+    transform = Compressed.like(x, prior)
+    X = transform(x)
+    assert X.shape == (4, 257, 1 + math.ceil(length / 128))
+    torch.testing.assert_close(X.abs().amax((-2, -1)), torch.ones(4).double())
+    apart = (transform.inverse(X, length) - x).abs().amax(-1)
+    assert (apart < 1e-13 * x.abs().amax(-1)).all()
+
+
+def test_what_is_compressed_is_the_spectrum_of_the_scaled_waveform():
+    x, prior = uneven(4000), drawn_score()
+    C = prior.stft(x)
+    unit = (1 / prior.compression.beta) ** (1 / prior.compression.alpha)  # the amplitude that is compressed to 1
+    scale = C.abs().amax((-2, -1)) / unit
+    transform = Compressed.like(x, prior)
+    torch.testing.assert_close(transform.scale, scale[:, None])
+    torch.testing.assert_close(transform(x), prior.compression(C / scale[:, None, None]))
+    S = 0.5 * C  # its compressed amplitudes are not half as great
+    torch.testing.assert_close(transform.inverse(prior.compression(S / scale[:, None, None]), 4000), 0.5 * x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_compressed_silence_is_silence(dtype):
+    x = noisy(3, 4000).noisy.to(dtype)
+    x[1] = 0
+    x[2] = 1e-30 * x[0]
+    transform = Compressed.like(x, drawn_score())
+    X = transform(x)
+    back = transform.inverse(X, 4000)
+    assert not X[1].any()
+    assert not back[1].any()
+    for made in (transform.scale, X, back):
+        assert made.isfinite().all()
+    assert (transform.scale > 0).all()
+    assert (back.dtype, transform.scale.dtype) == (dtype, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_compressed_rows_do_not_feel_each_other(dtype):
+    x, prior = uneven(4000).to(dtype), drawn_score()
+    x[2] = 0
+    together = Compressed.like(x, prior)
+    for b in range(4):
+        alone = Compressed.like(x[b : b + 1], prior)
+        X = alone(x[b : b + 1])
+        assert alone.scale.equal(together.scale[b : b + 1])
+        assert X[0].equal(together(x)[b])
+        assert alone.inverse(X, 4000)[0].equal(together.inverse(together(x), 4000)[b])
+
+
+def score_method(name, prior=None, **choices):
+    """With an untrained network, and few rounds."""
+    prior = prior or drawn_score(told=name == "sgmse", dtype=torch.float32)
+    if name == "sgmse":
+        return Supervised(prior, **{"iterations": 3, "draws": 2} | choices)
+    esteps = {
+        "reverse": partial(ReverseE, steps=3, draws=2),
+        "step": partial(StepE, guide=diffusion.posterior_transition, steps=6, draws=2),
+        "gibbs": partial(GibbsE, draws=2, burn=1),
+        "first": partial(GibbsE, draws=2, burn=1),
+    }
+    first = speech_and_noise() if name == "first" else None
+    return ScoreEM(prior, esteps[name], **{"iterations": 3, "rank": 2, "first": first} | choices)
+
+
+def speech_and_noise(noise_bases=None):
+    """A short run of an NMF with bases drawn at random, in the transform of a score network."""
+    W = torch.rand(257, 6, generator=torch.Generator().manual_seed(1)) ** 4
+    return ISNMF(W, noise_bases, STFT(512, 128), rank=3, iterations=4)
+
+
+SCORES = ["reverse", "step", "gibbs", "first", "sgmse"]
+every_score = pytest.mark.parametrize("name", SCORES)
+
+
+@every_score
+@pytest.mark.parametrize("length", [1, 2, 127, 128, 129, 4000])
+def test_a_score_method_keeps_any_length(name, length):
+    """Fewer samples than a hop, too."""
+    x, method = noisy(2, 4000).noisy[:, -length:], score_method(name)
+    for dtype in (torch.float32, torch.float64):
+        got = enhance(x.to(dtype), method)
+        assert got.shape == x.shape
+        assert got.dtype == dtype
+        assert got.isfinite().all()
+        assert not got.requires_grad
+        assert not got.is_inference()
+        assert not got.equal(x.to(dtype))
+
+
+@every_score
+@pytest.mark.parametrize("length", [1, 2000])
+def test_a_score_method_in_another_transform(name, length):
+    prior = drawn_score(told=name == "sgmse", stft=STFT(64, 32), dtype=torch.float32)
+    first = replace(speech_and_noise(), stft=STFT(64, 32), speech_bases=torch.ones(33, 2)) if name == "first" else None
+    method = score_method(name, prior, **({} if name == "sgmse" else {"first": first}))
+    got = enhance(noisy(2, 4000).noisy[:, -length:], method)
+    assert got.shape == (2, length)
+    assert got.isfinite().all()
+
+
+@every_score
+def test_a_score_method_alone_and_in_company(name):
+    """To the last bit; one seed, one result, and another seed, another."""
+    x, method = noisy(6, 3000).noisy, score_method(name)  # more than it takes at once
+    together = enhance(x, method, seed=3)
+    assert together.equal(enhance(x, method, seed=3))
+    assert together.reshape(2, 3, -1).equal(enhance(x.reshape(2, 3, -1), method, seed=3))
+    for row, expected in zip(x, together, strict=True):
+        assert enhance(row, method, seed=3).equal(expected)
+    assert not enhance(x[:1], method, seed=4).equal(together[:1])
+
+
+@every_score
+def test_files_of_different_lengths_by_a_score_method(name):
+    lengths = (3000, 900, 1, 3000, 3000, 900)
+    rows, method = [x[:n] for x, n in zip(noisy(6, 3000).noisy, lengths)], score_method(name)
+    got = enhance(rows, method, seed=range(6))
+    assert [len(speech) for speech in got] == list(lengths)
+    for i, (row, speech) in enumerate(zip(rows, got, strict=True)):
+        assert speech.equal(enhance(row, method, seed=i))
+
+
+@every_score
+def test_files_side_by_side_by_a_score_method(name, request):
+    x, method = noisy(3, 2000).noisy, score_method(name)
+    assert method.beside
+    expected = enhance(x, replace(method, beside=False))
+    request.getfixturevalue("two_threads")
+    assert enhance(x, method).equal(expected)
+
+
+@every_score
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_of_silence_a_score_method_makes_nothing_to_be_heard(name, dtype):
+    """-120 dB, and no other file feels it."""
+    x, method = noisy(3, 3000).noisy.to(dtype), score_method(name)
+    x[1] = 0
+    got = enhance(x, method)
+    assert got.isfinite().all()
+    assert got[1].abs().max() < 1e-6
+    torch.testing.assert_close(got[0], enhance(x[0], method), rtol=0, atol=1e-12 if dtype == torch.float64 else 0)
+    x[0, 500:2500] = 0  # amid a file, digital
+    assert enhance(x, method).isfinite().all()
+
+
+@every_score
+def test_louder_in_louder_out_of_a_score_method(name):
+    """To the last bit by a power of two: the mixture's level never comes to the network."""
+    x, method = noisy(2, 3000).noisy, score_method(name)
+    for gain in (2.0, 2.0**-10):
+        assert enhance(gain * x, method).equal(gain * enhance(x, method))
+    x = x.double()
+    torch.testing.assert_close(enhance(1e-3 * x, method), 1e-3 * enhance(x, method))
+
+
+@every_score
+def test_a_score_method_on_a_long_file(name):
+    """Pieces of 1.5 s, each at its own level; where one begins or ends no sample jumps 1.2 times as far as elsewhere.
+
+    And two pieces of 2.5 s, of which one fades into the other.
+    """
+    x = noisy(1, 64000).noisy[0] * 100 ** torch.linspace(-1, 0, 64000)
+    method = score_method(name, longest=1.5)
+    got, spans = enhance(x, method), _spans(64000, 1.5)
+    assert got.shape == x.shape
+    assert spans == [(8000 * i, 8000 * i + 24000) for i in range(6)]
+    pieces = [enhance(x[a:b], method) for a, b in spans]
+    torch.testing.assert_close(got[:8000], pieces[0][:8000], rtol=1e-6, atol=0)
+    torch.testing.assert_close(got[56000:], pieces[5][16000:], rtol=1e-6, atol=0)
+    for at in range(8000, 64000, 8000):
+        jumps = got[at - 4000 : at + 4000].diff().abs()
+        seam = torch.zeros(7999, dtype=torch.bool)
+        seam[3980:4020] = True
+        assert jumps[seam].max() < 1.2 * jumps[~seam].max()
+    got = enhance(x, replace(method, longest=2.5))
+    a, b = enhance(x[:40000], replace(method, longest=2.5)), enhance(x[24000:], replace(method, longest=2.5))
+    fade = torch.arange(1, 16001) / 16001
+    expected = torch.cat([a[:24000], (1 - fade) * a[24000:] + fade * b[:16000], b[16000:]])
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5 * float(got.abs().max()))
+
+
+@every_score
+def test_rounds_of_a_score_method_can_be_looked_at_late(name):
+    """Each estimate is of its round; asked for or not, in inference mode or not, the last is what `enhance` gives."""
+    x, method = noisy(2, 3000).noisy, score_method(name, at_once=2)
+    at_once = [step.estimate() for step in method(x, generators=generators(0, 2))]
+    steps = list(method(x, generators=generators(0, 2)))
+    assert [step.iteration for step in steps] == list(range(method.iterations))
+    for step, expected in zip(reversed(steps), reversed(at_once), strict=True):
+        assert step.estimate().equal(expected)
+        assert step.estimate().shape == x.shape
+        assert not step.estimate().requires_grad
+    for a, b in pairwise(at_once):
+        assert not a.equal(b)
+    assert enhance(x, method).equal(at_once[-1])
+    with torch.inference_mode():
+        assert enhance(x, score_method(name, at_once=2)).equal(at_once[-1])
+        *_, last = score_method(name)(x.clone(), generators=generators(0, 2))
+        assert last.estimate().equal(at_once[-1])
+
+
+@every_score
+def test_a_score_network_that_could_learn_leaves_no_gradient(name):
+    """And stays as it was, like the signal: in double precision it is a copy that is used."""
+    x, prior = noisy(2, 2000).noisy, drawn_score(told=name == "sgmse", dtype=torch.float32)
+    expected, kept = enhance(x, score_method(name, prior)), x.clone()
+    before = {key: p.clone() for key, p in prior.state_dict().items()}
+    prior.requires_grad_(True)
+    got = enhance(x, score_method(name, prior))
+    assert got.equal(expected)
+    assert not got.requires_grad
+    assert enhance(x.double(), score_method(name, prior)).dtype == torch.float64
+    assert x.equal(kept)
+    assert all(p.grad is None for p in prior.parameters())
+    assert all(p.dtype == torch.float32 and p.equal(before[key]) for key, p in prior.state_dict().items())
+
+
+@every_score
+def test_what_is_no_speech_to_a_score_method(name):
+    with pytest.raises(AudioError, match="noisy: expected finite samples"):
+        enhance(torch.full((100,), math.nan), score_method(name))
+
+
+def test_a_network_told_the_mixture_where_none_is_and_the_other_way_round():
+    x = noisy(1, 2000).noisy
+    with pytest.raises(ValueError, match="expected no noisy spectrum beside x, got one"):
+        enhance(x, score_method("sgmse", drawn_score()))
+    with pytest.raises(ValueError, match="expected a noisy spectrum beside x, got none"):
+        enhance(x, score_method("gibbs", drawn_score(told=True)))
+
+
+# ------------------------------------------------------------- what a score method is
+
+
+@pytest.mark.parametrize("name", ["reverse", "step", "gibbs"])
+def test_a_score_method_is_the_loop_behind_the_compression(name):
+    """Bases that are drawn at random and learned, at the mixture's level there."""
+    x, prior = noisy(2, 3000).noisy.double(), drawn_score()
+    method, g = score_method(name, prior), generators([1, 2], 2)
+    transform = Compressed.like(x, prior)
+    X = transform(x)
+    noise = nmf.init(X.abs().square(), 2, g)
+    by_hand = list(em(X, method.estep(prior.denoise), noise, iterations=3, generators=g))
+    steps = list(method(x, generators=generators([1, 2], 2)))
+    for step, expected in zip(steps, by_hand, strict=True):
+        torch.testing.assert_close(step.noise.variance, expected.noise.variance)
+        torch.testing.assert_close(step.estimate(), transform.inverse(expected.estimate(), 3000))
+    assert steps[0].noise.W.shape == (2, 257, 2)
+    assert not steps[-1].noise.W.equal(steps[0].noise.W)
+
+
+@pytest.mark.parametrize("known_noise", [False, True])
+def test_a_score_method_after_an_nmf_keeps_the_bases_it_ends_with(known_noise):
+    """It is that NMF's noise of the scaled mixture, whose activations are learned on; its luck is the method's own."""
+    x, prior = noisy(2, 3000).noisy.double(), drawn_score()
+    W = torch.rand(257, 5, generator=torch.Generator().manual_seed(2)).double() if known_noise else None
+    first = speech_and_noise(W)
+    method = score_method("first", prior, first=first)
+    transform = Compressed.like(x, prior)
+    (begun,) = deque(first(x / transform.scale, generators=generators([1, 2], 2)), maxlen=1)
+    steps = list(method(x, generators=generators([1, 2], 2)))
+    torch.testing.assert_close(steps[0].noise.variance, begun.noise.variance)
+    for step in steps:
+        assert step.noise.W.equal(begun.noise.W)
+        assert step.noise.W.shape == (2, 257, 5 if known_noise else 3)
+    for a, b in pairwise(steps):
+        assert not a.noise.H.equal(b.noise.H)
+    if known_noise:
+        torch.testing.assert_close(steps[-1].noise.W[0], W / W.sum(0))
+    X = transform(x)
+    estep = Linearised(method.estep(prior.denoise), prior.compression.slope(X))
+    by_hand = em(X, estep, begun.noise, iterations=3, generators=generators([1, 2], 2), bases=False)
+    for step, expected in zip(steps, by_hand, strict=True):
+        torch.testing.assert_close(step.noise.H, expected.noise.H)
+        torch.testing.assert_close(step.estimate(), transform.inverse(expected.estimate(), 3000))
+
+
+@pytest.mark.parametrize("schedule", [diffusion.OUVE(), diffusion.Exploding()], ids=str)
+def test_the_supervised_method_is_a_reverse_process_told_the_mixture(schedule):
+    x, prior, g = noisy(2, 3000).noisy.double(), drawn_score(told=True), generators([1, 2], 2)
+    transform = Compressed.like(x, prior)
+    X = transform(x)
+    s = diffusion.start(X, schedule, 3, g)
+    by_hand = diffusion.reverse(lambda s, sigma: prior.denoise(s, sigma, X), schedule, s, steps=4, generators=g)
+    method = Supervised(prior, schedule, iterations=4, draws=3)
+    for step, state in zip(method(x, generators=generators([1, 2], 2)), by_hand, strict=True):
+        torch.testing.assert_close(step.estimate(), transform.inverse(state.position.mean(0), 3000))
+        assert step.noise is None
+
+
+class Sure(torch.nn.Module):
+    """Knows the speech of a mixture."""
+
+    stft, compression = STFT(512, 128), Compression()
+
+    def __init__(self, m):
+        super().__init__()
+        self.register_buffer("S", torch.view_as_real(Compressed.like(m.noisy, self)(m.clean)))
+
+    def denoise(self, x, sigma, noisy=None):
+        S = torch.view_as_complex(self.S)
+        return diffusion.Denoised(S.expand_as(x), torch.zeros_like(x.real))
+
+
+@pytest.mark.parametrize("name", ["gibbs", "first"])
+@pytest.mark.parametrize("snr", [-10.0, 20.0])
+def test_a_prior_that_knows_the_speech_gives_it_back(name, snr):
+    """Whatever the noise, and whatever is taken for it."""
+    m = mix(
+        speechlike(2, 3000).double(), torch.randn(2, 3000, generator=torch.Generator().manual_seed(0)).double(), snr
+    )
+    for step in score_method(name, Sure(m))(m.noisy, generators=generators(0, 2)):
+        torch.testing.assert_close(step.estimate(), m.clean)
+
+
+@pytest.mark.parametrize("schedule", [diffusion.OUVE(least=1e-5), diffusion.OUVE(0.5, 0.1, 0.3, 1e-5)], ids=str)
+def test_a_reverse_process_by_a_prior_that_knows_the_speech_ends_in_it(schedule):
+    """-30 dB from it, with last steps so small that no noise is left."""
+    m = mix(
+        speechlike(2, 3000).double(), torch.randn(2, 3000, generator=torch.Generator().manual_seed(0)).double(), 0.0
+    )
+    got = enhance(m.noisy, Supervised(Sure(m), schedule, iterations=30, draws=2, at_once=2))
+    assert (metrics.si_sdr(m.clean, got) > 30).all()
+    estep = partial(ReverseE, schedule=schedule, draws=2, unguided=9)
+    got = enhance(m.noisy, ScoreEM(Sure(m), estep, iterations=2, at_once=2))
+    assert (metrics.si_sdr(m.clean, got) > 30).all()
