@@ -285,6 +285,9 @@ class StepE(NamedTuple):
 
     def __call__(self, X: torch.Tensor, V_n: torch.Tensor, state: ReverseState) -> tuple[ReverseState, Expectation]:
         done, s, generators = state
+        if done >= self.steps:
+            rounds = -(-self.steps // self.every)
+            raise ValueError(f"expected {rounds} rounds at most, of {self.every} of {self.steps} steps, got another")
 
         def guide(to: diffusion.Transition) -> diffusion.Transition:
             return self.guide(to, X, V_n)
@@ -301,8 +304,9 @@ class GibbsE(NamedTuple):
 
     Ours, after the split Gibbs sampler (Vono, Dobigeon & Chainais, 2019): $s_\sigma \mid s$ adds noise;
     $s \mid s_\sigma, x$ is what the network makes of it, mean and variance, times what the mixture says
-    (`diffusion.condition`), of which the mean is kept rather than a draw. One call of the network a round, no schedule,
-    no weight. The estimate is the mean over the rounds since `burn`.
+    (`diffusion.condition`). Of that the mean is kept rather than a draw, which hardly moves the estimate, and lets the
+    noise be underestimated a little. One call of the network a round, no schedule, no weight. The estimate is the mean
+    over the rounds since `burn`.
     """
 
     denoise: diffusion.Denoiser
@@ -347,7 +351,8 @@ class Linearised(NamedTuple):
 
     def __call__(self, X: torch.Tensor, V_n: torch.Tensor, state: Any) -> tuple[Any, Expectation]:
         state, e = self.estep(X, self.slope * V_n, state)
-        return state, e._replace(power=e.power / self.slope)
+        offset = None if e.offset is None else e.offset / self.slope
+        return state, e._replace(power=e.power / self.slope, offset=offset)
 
 
 class ReverseState(NamedTuple):

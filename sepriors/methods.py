@@ -269,13 +269,16 @@ class Compressed(NamedTuple):
     @classmethod
     def like(cls, x: torch.Tensor, prior: Any) -> Compressed:
         """The transform that suits mixtures (B, N)."""
-        peak = prior.stft(x).abs().amax((-2, -1))[:, None].clamp_min(1e-8)  # silence stays silence
-        unit = prior.compression.inverse(torch.ones_like(peak))
-        return cls(prior, peak / unit)
+        peak = prior.stft(x).abs().amax((-2, -1))[:, None]
+        return cls(prior, peak / prior.compression.inverse(torch.ones_like(peak)))  # 0 keeps silence silent
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Waveforms (B, N) -> (B, F, T)."""
-        return self.prior.compression(self.prior.stft(x / self.scale))
+        return self.prior.compression(self.prior.stft(self.scaled(x)))
+
+    def scaled(self, x: torch.Tensor) -> torch.Tensor:
+        """Waveforms (B, N) as the network's transform sees them."""
+        return x / self.scale.clamp_min(torch.finfo(x.dtype).tiny)
 
     def inverse(self, S: torch.Tensor, length: int) -> torch.Tensor:
         return self.scale * self.prior.stft.inverse(self.prior.compression.inverse(S), length)
@@ -300,6 +303,10 @@ class ScoreEM:
     longest: float = 30.0
     beside: bool = True
 
+    def __post_init__(self) -> None:
+        if self.first is not None and self.first.stft != self.prior.stft:
+            raise ValueError(f"expected a first method with the prior's {self.prior.stft}, got {self.first.stft}")
+
     def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
         prior = _like(self.prior, x)
         transform = Compressed.like(x, prior)
@@ -308,7 +315,7 @@ class ScoreEM:
             noise = nmf.init(X.abs().square(), self.rank, generators)
         else:
             estep = Linearised(estep, prior.compression.slope(X))
-            (begun,) = deque(self.first(x / transform.scale, generators=fork(generators)), maxlen=1)
+            (begun,) = deque(self.first(transform.scaled(x), generators=fork(generators)), maxlen=1)
             assert begun.noise is not None
             noise = begun.noise
         rounds = em(X, estep, noise, iterations=self.iterations, generators=generators, bases=self.first is None)

@@ -758,3 +758,19 @@ def test_a_slope_of_one_changes_nothing(make):
         assert a.position.equal(b.position)
         assert e.power.equal(f.power)
         assert e.estimate().equal(f.estimate())
+
+
+def test_a_linearised_e_step_takes_its_offset_to_linear_units_too():
+    X, W_s = spectrum()
+    V_s, slope = W_s @ torch.ones(B, 4, T, dtype=W_s.dtype), drawn(5, B, F, T)
+    start = nmf.init(X.abs().square(), 3, generators(0, B))
+    plain = em(X, Truth(V_s), start, iterations=4, generators=None)
+    there = Linearised(Truth(slope * V_s), slope)
+    for one, two in zip(plain, em(slope.sqrt() * X, there, start, iterations=4, generators=None), strict=True):
+        torch.testing.assert_close(two.noise.variance, one.noise.variance)
+
+
+def test_a_reverse_process_in_steps_has_an_end():
+    known = bins()
+    with pytest.raises(ValueError, match="expected 2 rounds at most, of 2 of 4 steps, got another"):
+        list(rounds(StepE(known.denoise, posterior_transition, steps=4, every=2), known.X, known.V_n, 3))
