@@ -247,12 +247,11 @@ class ReverseE(NamedTuple):
     unguided: int = 1
 
     def start(self, X: torch.Tensor, generators: Generators) -> ReverseState:
-        return ReverseState(0, diffusion.start(X, self.schedule, self.draws, generators), generators)
+        return ReverseState(0, X.expand(self.draws, *X.shape), generators)
 
     def __call__(self, X: torch.Tensor, V_n: torch.Tensor, state: ReverseState) -> tuple[ReverseState, Expectation]:
-        done, s, generators = state
-        if done:
-            s = diffusion.start(X, self.schedule, self.draws, generators)
+        done, _, generators = state
+        s = diffusion.start(X, self.schedule, self.draws, generators)
 
         def guide(to: diffusion.Transition) -> diffusion.Transition:
             return diffusion.pseudo_likelihood(to, X, V_n, self.weight)
