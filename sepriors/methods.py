@@ -560,9 +560,8 @@ def _enhance(rows: list[torch.Tensor], method: Method, seed: int | Sequence[int]
     parts = []
     for group in alike.values():
         most = getattr(method, "at_once", len(group)) if on_cpu else len(group)
-        size = -(
-            -len(group) // (threads * -(-len(group) // (threads * most)))
-        )  # as many parts for one core as for another
+        turns = -(-len(group) // (threads * most))
+        size = -(-len(group) // (threads * turns))  # as many parts for one core as for another
         parts += [group[i : i + size] for i in range(0, len(group), size)]
 
     def run(part: list[Piece]) -> torch.Tensor:
