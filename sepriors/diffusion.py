@@ -170,15 +170,22 @@ Guide = Callable[[Transition], Transition]
 
 
 class State(NamedTuple):
-    """Where the reverse process stands (R, B, ...), and what the prior took for s_0 on the way there."""
+    """Where the reverse process stands (R, B, ...), and what the prior knew of s_0 on the way there."""
 
     position: torch.Tensor
-    clean: torch.Tensor
+    known: Denoised
+
+
+def copies(x: torch.Tensor, draws: int) -> torch.Tensor:
+    """x (B, ...) for each of so many draws, (R, B, ...), in the memory of one; raises ValueError for none."""
+    if draws < 1:
+        raise ValueError(f"expected one draw at least, got draws={draws}")
+    return x.expand(draws, *x.shape)
 
 
 def start(x: torch.Tensor, schedule: Schedule, draws: int, generators: Generators) -> torch.Tensor:
     """Where the reverse process begins, (R, B, ...): noise of the greatest level on a mixture (B, ...), or on zeros."""
-    s = x.expand(draws, *x.shape)
+    s = copies(x, draws)
     return s + schedule.sigma(schedule.times(1)[0]) * randn_like(s, generators, dim=1)
 
 
@@ -198,11 +205,11 @@ def step(
     Two calls of the prior (Song et al., 2021, § 4.2). `guide` makes of the prior's transition one of the posterior.
     """
     s = correct(schedule, s, t, denoised(denoise, schedule, s, t).mean, generators, snr=snr)
-    clean = denoised(denoise, schedule, s, t).mean
-    to = predict(schedule, s, t, after, clean)
+    known = denoised(denoise, schedule, s, t)
+    to = predict(schedule, s, t, after, known.mean)
     if guide is not None:
         to = guide(to)
-    return State(to.draw(generators) if after > 0 else to.mean, clean)
+    return State(to.draw(generators) if after > 0 else to.mean, known)
 
 
 def reverse(

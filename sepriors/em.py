@@ -238,6 +238,9 @@ class ReverseE(NamedTuple):
     for the first `unguided` rounds, whose noise model knows nothing yet.
     """
 
+    # Deviation, here and in `StepE`: what the prior does not know of the speech is no noise, so its variance is the
+    # offset. Without it the noise model grows where the mixture is faint and draws are not.
+
     denoise: diffusion.Denoiser
     schedule: diffusion.Schedule = diffusion.OUVE()
     steps: int = 30
@@ -247,7 +250,7 @@ class ReverseE(NamedTuple):
     unguided: int = 1
 
     def start(self, X: torch.Tensor, generators: Generators) -> ReverseState:
-        return ReverseState(0, X.expand(self.draws, *X.shape), generators)
+        return ReverseState(0, diffusion.copies(X, self.draws), generators)
 
     def __call__(self, X: torch.Tensor, V_n: torch.Tensor, state: ReverseState) -> tuple[ReverseState, Expectation]:
         done, _, generators = state
@@ -262,7 +265,8 @@ class ReverseE(NamedTuple):
         )  # fmt: skip
         *_, last = walk
         S = last.position
-        return ReverseState(done + 1, S, generators), _residual(X, S)
+        left = Expectation((X - S).abs().square(), last.known.variance, lambda: S.mean(0))
+        return ReverseState(done + 1, S, generators), left
 
 
 class StepE(NamedTuple):
@@ -284,6 +288,7 @@ class StepE(NamedTuple):
 
     def __call__(self, X: torch.Tensor, V_n: torch.Tensor, state: ReverseState) -> tuple[ReverseState, Expectation]:
         done, s, generators = state
+        hops = list(pairwise(self.schedule.times(self.steps)))
         if done >= self.steps:
             rounds = -(-self.steps // self.every)
             raise ValueError(f"expected {rounds} rounds at most, of {self.every} of {self.steps} steps, got another")
@@ -291,11 +296,11 @@ class StepE(NamedTuple):
         def guide(to: diffusion.Transition) -> diffusion.Transition:
             return self.guide(to, X, V_n)
 
-        for i, (t, after) in enumerate(list(pairwise(self.schedule.times(self.steps)))[done : done + self.every]):
+        for i, (t, after) in enumerate(hops[done : done + self.every]):
             now = None if i else guide
-            s, clean = diffusion.step(self.denoise, self.schedule, s, t, after, generators=generators, guide=now)
-        told = _residual(X, clean)
-        return ReverseState(done + self.every, s, generators), told._replace(estimate=lambda: s.mean(0))
+            s, known = diffusion.step(self.denoise, self.schedule, s, t, after, generators=generators, guide=now)
+        left = Expectation((X - known.mean).abs().square(), known.variance, lambda: s.mean(0))
+        return ReverseState(done + self.every, s, generators), left
 
 
 class GibbsE(NamedTuple):
@@ -314,7 +319,7 @@ class GibbsE(NamedTuple):
     burn: int = 4
 
     def start(self, X: torch.Tensor, generators: Generators) -> GibbsState:
-        return GibbsState(0, X.expand(self.draws, *X.shape), torch.zeros_like(X), generators)
+        return GibbsState(0, diffusion.copies(X, self.draws), torch.zeros_like(X), generators)
 
     def __call__(self, X: torch.Tensor, V_n: torch.Tensor, state: GibbsState) -> tuple[GibbsState, Expectation]:
         done, S, mean, generators = state
@@ -336,22 +341,22 @@ class GibbsState(NamedTuple):
 
 
 class Linearised(NamedTuple):
-    """An E-step of compressed spectra for a noise model of spectra as they are, through the slope of the compression.
+    """An E-step of compressed spectra for a noise model of spectra as they are, through the chord of the compression.
 
     Ours. Noise adds up before the compression, not behind it: where speech is loud, noise moves a compressed bin less.
-    `slope` (B, F, T) is `Compression.slope` at the mixture.
+    `chord` (B, F, T) is `Compression.chord` at the mixture.
     """
 
     estep: EStep
-    slope: torch.Tensor
+    chord: torch.Tensor
 
     def start(self, X: torch.Tensor, generators: Generators) -> Any:
         return self.estep.start(X, generators)
 
     def __call__(self, X: torch.Tensor, V_n: torch.Tensor, state: Any) -> tuple[Any, Expectation]:
-        state, e = self.estep(X, self.slope * V_n, state)
-        offset = None if e.offset is None else e.offset / self.slope
-        return state, e._replace(power=e.power / self.slope, offset=offset)
+        state, e = self.estep(X, self.chord * V_n, state)
+        offset = None if e.offset is None else e.offset / self.chord
+        return state, e._replace(power=e.power / self.chord, offset=offset)
 
 
 class ReverseState(NamedTuple):
@@ -360,8 +365,3 @@ class ReverseState(NamedTuple):
     done: int
     position: torch.Tensor
     generators: Generators
-
-
-def _residual(X: torch.Tensor, S: torch.Tensor) -> Expectation:
-    """What draws S (R, B, F, T) of the speech leave of the mixture."""
-    return Expectation((X - S).abs().square(), None, lambda: S.mean(0))

@@ -266,14 +266,15 @@ def test_a_step_is_a_corrector_then_a_predictor(schedule):
     t, after, prior = 0.5, 0.4, gaussian(positive(3, 4))
     s = normal(5, 2, 3, 4, dtype=torch.cdouble)
     here = correct(schedule, s, t, denoised(prior, schedule, s, t).mean, g := generators([1, 2], 2), snr=0.3)
-    clean = denoised(prior, schedule, here, t).mean
-    to = predict(schedule, here, t, after, clean)
+    known = denoised(prior, schedule, here, t)
+    to = predict(schedule, here, t, after, known.mean)
     guide = lambda seen: seen._replace(mean=2 * seen.mean, spread=0.1)  # noqa: E731
     for made in (None, guide):
         got = step(prior, schedule, s, t, after, generators=generators([1, 2], 2), snr=0.3, guide=made)
         expected = (made(to) if made else to).draw([h.clone_state() for h in g])
         assert got.position.equal(expected)
-        assert got.clean.equal(clean)
+        assert got.known.mean.equal(known.mean)
+        assert got.known.variance.equal(known.variance)
 
 
 @every_schedule

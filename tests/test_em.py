@@ -579,7 +579,7 @@ def test_what_a_score_prior_is_given_stays_and_its_rounds_stay_apart(make):
 
 @pytest.mark.parametrize("make", SCORE_ESTEPS, ids=ids)
 def test_the_loop_around_a_score_prior_unrolled(make):
-    """No offset: the noise is learned from what the speech leaves."""
+    """The noise is learned from what the speech leaves, less what the prior does not know of it."""
     known = bins()
     start = nmf.init(known.X.abs().square(), 2, generators(0, 2))
     g, h = generators(1, 2), generators(1, 2)
@@ -590,8 +590,7 @@ def test_the_loop_around_a_score_prior_unrolled(make):
         state, e = estep(known.X, noise.variance, state)
         assert step.estimate().equal(e.estimate())
         assert step.noise.W.equal(noise.W)
-        assert e.offset is None
-        noise = nmf.update(noise, e.power)
+        noise = nmf.update(noise, e.power, e.offset)
 
 
 @pytest.mark.parametrize("make", SCORE_ESTEPS, ids=ids)
@@ -623,6 +622,7 @@ def test_a_round_of_reverse_e_is_a_whole_reverse_process(schedule, weight, every
         assert state.done == i + 1
         assert e.estimate().equal(last.position.mean(0))
         assert e.power.equal((known.X - last.position).abs().square())
+        assert e.offset.equal(last.known.variance)
         assert e.power.shape == (3, 2, 3, 2)
 
 
@@ -634,6 +634,30 @@ def test_the_first_rounds_of_reverse_e_know_nothing_of_the_noise(unguided):
     for i, ((_, a), (_, b)) in enumerate(zip(one, two, strict=True)):
         assert a.power.equal(b.power) is (i < unguided)
         assert a.estimate().equal(b.estimate()) is (i < unguided)
+
+
+def test_a_weight_of_zero_is_no_guidance():
+    known = bins()
+    for (_, a), (_, b) in zip(
+        rounds(ReverseE(known.denoise, steps=5, weight=0.0), known.X, known.V_n, 3),
+        rounds(ReverseE(known.denoise, steps=5, unguided=9), known.X, known.V_n, 3),
+        strict=True,
+    ):
+        assert a.power.equal(b.power)
+        assert a.estimate().equal(b.estimate())
+
+
+@pytest.mark.parametrize("make", [ReverseE, partial(StepE, guide=posterior_transition, every=1), GibbsE], ids=ids)
+def test_one_draw_and_one_step_will_do(make):
+    """And none will not."""
+    known = bins()
+    one = {"draws": 1} if make is GibbsE else {"draws": 1, "steps": 1}
+    ((_, e),) = rounds(make(known.denoise, **one), known.X, known.V_n, 1)
+    assert e.power.shape == (1, *known.X.shape)
+    assert e.estimate().isfinite().all()
+    for none in one:
+        with pytest.raises(ValueError, match=f"expected one {none.rstrip('s')} at least, got {none}=0"):
+            list(rounds(make(known.denoise, **{**one, none: 0}), known.X, known.V_n, 1))
 
 
 # ------------------------------------------------------------- the noise learned on the way
@@ -654,11 +678,12 @@ def test_the_rounds_of_step_e_are_the_steps_of_one_reverse_process(schedule, gui
     for i, (state, e) in enumerate(rounds(StepE(known.denoise, guide, schedule, steps, 3, every), known.X, V_n, count)):
         for j, (t, after) in enumerate(hops[i * every : (i + 1) * every]):
             now = None if j else lambda to, V=V_n[i]: guide(to, known.X, V)
-            s, clean = diffusion.step(known.denoise, schedule, s, t, after, generators=h, guide=now)
+            s, guess = diffusion.step(known.denoise, schedule, s, t, after, generators=h, guide=now)
         assert state.position.equal(s)
         assert e.estimate().equal(s.mean(0))
-        assert e.power.equal((known.X - clean).abs().square())
-        assert not clean.equal(s)
+        assert e.power.equal((known.X - guess.mean).abs().square())
+        assert e.offset.equal(guess.variance)
+        assert not guess.mean.equal(s)
 
 
 @pytest.mark.parametrize("every", [1, 2, 3])
@@ -673,10 +698,10 @@ def test_step_e_in_steady_noise_is_a_guided_reverse_process(every):
         guide=lambda to: posterior_transition(to, known.X, known.V_n),
     )  # fmt: skip
     assert e.estimate().equal(last.position.mean(0))
-    assert e.power.equal((known.X - last.clean).abs().square())
+    assert e.power.equal((known.X - last.known.mean).abs().square())
 
 
-# ------------------------------------------------------------- through the slope of the compression
+# ------------------------------------------------------------- through the chord of the compression
 
 
 class Wiener(NamedTuple):
@@ -696,11 +721,11 @@ class Wiener(NamedTuple):
 
 
 def loud(compress):
-    """A spectrum (B, F, T), its compressed one, and small noise with its variance; four directions, a quarter apart."""
+    """A spectrum (B, F, T), its compressed one, and small noise with its variance, sideways to it, to and fro."""
     C = torch.polar(drawn(0, B, 5, 7), drawn(1, B, 5, 7))
     V_n = 1e-10 * C.abs().square() * drawn(2, B, 5, 7).clamp_max(10)
-    turns = torch.tensor([1, 1j, -1, -1j]).to(C)[:, None, None, None]
-    return C, compress(C), V_n, torch.polar(V_n.sqrt(), drawn(3, B, 5, 7)) * turns
+    turns = torch.tensor([1j, -1j]).to(C)[:, None, None, None]
+    return C, compress(C), V_n, V_n.sqrt() * C.sgn() * turns
 
 
 COMPRESSIONS = [Compression(), Compression(0.3, 2.0), Compression(1.0, 0.5)]
@@ -709,7 +734,7 @@ COMPRESSIONS = [Compression(), Compression(0.3, 2.0), Compression(1.0, 0.5)]
 @pytest.mark.parametrize("compress", COMPRESSIONS, ids=str)
 def test_told_the_noise_a_linearised_e_step_sees_what_it_moves_behind_the_compression(compress):
     C, X, V_n, N = loud(compress)
-    estep = Linearised(wiener := Wiener(1e-9 * X.abs().square(), []), compress.slope(X, floor=1e-12))
+    estep = Linearised(wiener := Wiener(1e-9 * X.abs().square(), []), compress.chord(X, floor=1e-12))
     estep(X, V_n, estep.start(X, None))
     moved = (X - compress(C - N)).abs().square().mean(0)
     torch.testing.assert_close(wiener.told[0], moved, rtol=1e-3, atol=0)
@@ -725,7 +750,7 @@ def test_a_linearised_e_step_that_is_right_tells_the_power_of_the_noise(compress
             S = compress(C - N)
             return state + 1, Expectation((X - S).abs().square(), None, lambda: S.mean(0))
 
-    estep = Linearised(Right(V_n), compress.slope(X, floor=1e-12))
+    estep = Linearised(Right(V_n), compress.chord(X, floor=1e-12))
     state, e = estep(X, V_n, estep.start(X, None))
     assert state == 1
     torch.testing.assert_close(e.power.mean(0), V_n, rtol=1e-3, atol=0)
@@ -735,21 +760,21 @@ def test_a_linearised_e_step_that_is_right_tells_the_power_of_the_noise(compress
 @pytest.mark.parametrize("bases", [True, False])
 @pytest.mark.parametrize("speech", [0.0, 1.0])
 def test_the_noise_of_a_linearised_e_step_is_learned_in_linear_units(bases, speech):
-    """As in a loop where bins are as they are: a slope is a unit. Without speech all is the noise's."""
+    """As in a loop where bins are as they are: a chord is a unit. Without speech all is the noise's."""
     X, W_s = spectrum()
     V_s = speech * (W_s @ torch.ones(B, 4, T, dtype=W_s.dtype))
-    slope = drawn(5, B, F, T)
+    chord = drawn(5, B, F, T)
     start = nmf.init(X.abs().square(), 3, generators(0, B))
     plain = em(X, Wiener(V_s, []), start, iterations=5, generators=None, bases=bases)
-    there = Linearised(Wiener(slope * V_s, []), slope)
-    for one, two in zip(plain, em(slope.sqrt() * X, there, start, iterations=5, generators=None, bases=bases)):
+    there = Linearised(Wiener(chord * V_s, []), chord)
+    for one, two in zip(plain, em(chord.sqrt() * X, there, start, iterations=5, generators=None, bases=bases)):
         torch.testing.assert_close(two.noise.W, one.noise.W)
         torch.testing.assert_close(two.noise.H, one.noise.H)
-        torch.testing.assert_close(two.estimate(), slope.sqrt() * one.estimate())
+        torch.testing.assert_close(two.estimate(), chord.sqrt() * one.estimate())
 
 
 @pytest.mark.parametrize("make", SCORE_ESTEPS, ids=ids)
-def test_a_slope_of_one_changes_nothing(make):
+def test_a_chord_of_one_changes_nothing(make):
     known = bins()
     estep = make(known.denoise)
     for (a, e), (b, f) in zip(
@@ -762,11 +787,11 @@ def test_a_slope_of_one_changes_nothing(make):
 
 def test_a_linearised_e_step_takes_its_offset_to_linear_units_too():
     X, W_s = spectrum()
-    V_s, slope = W_s @ torch.ones(B, 4, T, dtype=W_s.dtype), drawn(5, B, F, T)
+    V_s, chord = W_s @ torch.ones(B, 4, T, dtype=W_s.dtype), drawn(5, B, F, T)
     start = nmf.init(X.abs().square(), 3, generators(0, B))
     plain = em(X, Truth(V_s), start, iterations=4, generators=None)
-    there = Linearised(Truth(slope * V_s), slope)
-    for one, two in zip(plain, em(slope.sqrt() * X, there, start, iterations=4, generators=None), strict=True):
+    there = Linearised(Truth(chord * V_s), chord)
+    for one, two in zip(plain, em(chord.sqrt() * X, there, start, iterations=4, generators=None), strict=True):
         torch.testing.assert_close(two.noise.variance, one.noise.variance)
 
 

@@ -62,7 +62,12 @@ def made():
     """All methods, with few rounds: what holds after some of them holds after 100."""
     few = {name: make(name) for name in METHODS}
     rounds = {name: 3 if name.startswith("rvae") else 8 for name in METHODS}
-    return {name: replace(m, iterations=min(m.iterations, rounds[name])) for name, m in few.items()}
+    rounds |= {"udiffse": 2, "udiffse-plus": 6, "depse": 6}
+    made = {name: replace(m, iterations=min(m.iterations, rounds[name])) for name, m in few.items()}
+    for name, steps in (("udiffse", 12), ("udiffse-plus", 12), ("depse", 6)):  # whole reverse processes, but short ones
+        made[name] = replace(made[name], estep=partial(made[name].estep, steps=steps, draws=1))
+    made["sgmse"] = replace(made["sgmse"], iterations=6, draws=1)
+    return made
 
 
 @pytest.fixture(params=METHODS)
@@ -932,7 +937,7 @@ def test_a_score_method_after_an_nmf_keeps_the_bases_it_ends_with(known_noise):
     if known_noise:
         torch.testing.assert_close(steps[-1].noise.W[0], W / W.sum(0))
     X = transform(x)
-    estep = Linearised(method.estep(prior.denoise), prior.compression.slope(X))
+    estep = Linearised(method.estep(prior.denoise), prior.compression.chord(X))
     by_hand = em(X, estep, begun.noise, iterations=3, generators=generators([1, 2], 2), bases=False)
     for step, expected in zip(steps, by_hand, strict=True):
         torch.testing.assert_close(step.noise.H, expected.noise.H)

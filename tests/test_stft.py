@@ -152,26 +152,33 @@ def test_a_compression_without_an_inverse(alpha):
 
 
 @pytest.mark.parametrize("compress", COMPRESSIONS, ids=str)
-def test_the_slope_of_a_compression_is_what_it_makes_of_small_changes(compress):
-    """Mean square over four directions: to first order, two at right angles say it all."""
+def test_the_chord_of_a_compression_is_what_it_makes_of_a_bin_alone(compress):
     C = spectrum(2, 9, 50)
-    turns = torch.tensor([1, 1j, -1, -1j]).to(C)[:, None, None, None]
-    change = 1e-5 * C.abs() * (1 + 2j) * turns
-    moved = (compress(C + change) - compress(C)).abs().square().mean(0)
-    slope = compress.slope(compress(C), floor=1e-30)
-    assert slope.shape == (2, 9, 50)
-    torch.testing.assert_close(slope, moved / change[0].abs().square(), rtol=1e-6, atol=0)
+    chord = compress.chord(compress(C), floor=1e-30)
+    assert chord.shape == (2, 9, 50)
+    torch.testing.assert_close(chord * C.abs().square(), compress(C).abs().square())
+
+
+@pytest.mark.parametrize("compress", COMPRESSIONS, ids=str)
+@pytest.mark.parametrize(("turn", "share"), [(1j, 1.0), (-1j, 1.0), (1, "alpha"), (-1, "alpha")])
+def test_the_chord_of_a_compression_bounds_what_it_makes_of_small_changes(compress, turn, share):
+    """Sideways it is that; outwards and inwards alpha squared of it."""
+    C = spectrum(2, 9, 50)
+    change = 1e-6 * C * turn
+    moved = (compress(C + change) - compress(C)).abs().square() / change.abs().square()
+    share = compress.alpha**2 if share == "alpha" else share
+    torch.testing.assert_close(moved, share * compress.chord(compress(C), floor=1e-30), rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("compress", COMPRESSIONS, ids=str)
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128], ids=str)
-def test_the_slope_of_a_compression_has_a_floor(compress, dtype):
+def test_the_chord_of_a_compression_has_a_floor(compress, dtype):
     """Silence has that of an amplitude of a thousandth, finite, real, and no phase matters."""
     C = torch.tensor([[0, 1e-9j, -1e-3, 1e-3, 0.5j, -0.5]], dtype=dtype)
-    slope = compress.slope(C)
-    assert slope.dtype == dtype.to_real()
-    assert slope.isfinite().all()
-    assert (slope > 0).all()
-    torch.testing.assert_close(slope[:, :4], slope[:, 2:3].expand(1, 4))
-    torch.testing.assert_close(slope[:, 4], slope[:, 5])
-    assert compress.slope(C, floor=0.5).unique().numel() == 1
+    chord = compress.chord(C)
+    assert chord.dtype == dtype.to_real()
+    assert chord.isfinite().all()
+    assert (chord > 0).all()
+    torch.testing.assert_close(chord[:, :4], chord[:, 2:3].expand(1, 4))
+    torch.testing.assert_close(chord[:, 4], chord[:, 5])
+    assert compress.chord(C, floor=0.5).unique().numel() == 1
