@@ -296,8 +296,8 @@ class ScoreEM:
 
     Nortier, Sadeghi & Serizel (2024). `estep` makes the E-step of the prior's denoiser, and is all that these methods
     differ in, but for the noise. It starts at random and lives in the compressed domain, as if mixtures added up there;
-    or it is what `first`, an NMF with the prior's transform, ends with, and is seen through the chord of the
-    compression; then only its activations are learned on.
+    or it is what `first`, an NMF with the prior's transform or one of longer windows, ends with, and is seen through
+    the chord of the compression; then only its activations are learned on.
     """
 
     prior: Any  # a `ScoreNet`
@@ -310,8 +310,15 @@ class ScoreEM:
     beside: bool = True
 
     def __post_init__(self) -> None:
-        if self.first is not None and self.first.stft != self.prior.stft:
-            raise ValueError(f"expected a first method with the prior's {self.prior.stft}, got {self.first.stft}")
+        if self.first is not None:
+            ratio, here, there = self._ratio, self.prior.stft, self.first.stft
+            if there != replace(here, n_fft=ratio * here.n_fft, hop=ratio * here.hop):
+                raise ValueError(f"expected a first method with the prior's {here}, or with a multiple, got {there}")
+
+    @property
+    def _ratio(self) -> int:
+        """How many times as long as the prior's the windows of the first method are."""
+        return 1 if self.first is None else max(1, self.first.stft.n_fft // self.prior.stft.n_fft)
 
     def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
         prior = _like(self.prior, x)
@@ -323,7 +330,7 @@ class ScoreEM:
             estep = Linearised(estep, prior.compression.chord(X))
             (begun,) = deque(self.first(transform.scaled(x), generators=fork(generators)), maxlen=1)
             assert begun.noise is not None
-            noise = begun.noise
+            noise = nmf.shorter(begun.noise, self._ratio, X.shape[-1])
         rounds = em(X, estep, noise, iterations=self.iterations, generators=generators, bases=self.first is None)
         yield from _in_time(rounds, transform, x.shape[-1])
 
@@ -394,10 +401,9 @@ def _times(peak: torch.Tensor, waveform: Callable[[], torch.Tensor]) -> torch.Te
 
 
 def scored(estep: Callable[..., EStep], iterations: int) -> ScoreEM:
-    """`ScoreEM` with the score prior, its noise begun by IS-NMF."""
+    """`ScoreEM` with the score prior, its noise begun by `nmf`."""
     # Deviation: the source's noise starts at random, and behind the compression; chapter 6 measures what that costs.
-    first = ISNMF(_bases("nmf-speech-257"), stft=STFT(512, 128))
-    return ScoreEM(priors.load("score"), estep, iterations, first=first)
+    return ScoreEM(priors.load("score"), estep, iterations, first=ISNMF(_bases("nmf-speech")))
 
 
 class Entry(NamedTuple):
@@ -428,7 +434,7 @@ def recurrent_ldem(chains: int, final_times: int, **choices: Any) -> VarianceEM:
     return recurrent(latent, prior, **choices)
 
 
-SCORED = ("score", "nmf-speech-257")  # the cards of the methods with a score prior
+SCORED = ("score", "nmf-speech")  # the cards of the methods with a score prior
 
 METHODS: dict[str, Entry] = {
     "spp-wiener": Entry("noise by speech presence probability, Wiener gain; no speech prior", (), SPPWiener),

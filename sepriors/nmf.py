@@ -111,6 +111,18 @@ def _ratios(power: torch.Tensor, V: Iterable[torch.Tensor], floor: float) -> tup
     return A, B
 
 
+def shorter(model: NMF, ratio: int, frames: int) -> NMF:
+    """The same spectra by windows and hops that are shorter by a whole ratio, so many frames of them.
+
+    Every ratio-th bin, each frame ratio times; a window of white noise that is so much shorter has as much less power.
+
+    >>> model = shorter(NMF(torch.rand(513, 8), torch.rand(8, 10)), ratio=2, frames=19)
+    >>> model.variance.shape
+    torch.Size([257, 19])
+    """
+    return NMF(model.W[..., ::ratio, :], model.H.repeat_interleave(ratio, -1)[..., :frames] / ratio)
+
+
 def fit(P: torch.Tensor, rank: int, *, iterations: int, generators: Generators) -> NMF:
     """The factorisation of a power spectrogram P (B, F, T) after so many updates of both factors."""
     model = init(P, rank, generators)

@@ -995,6 +995,17 @@ def test_a_reverse_process_by_a_prior_that_knows_the_speech_ends_in_it(schedule)
     assert (metrics.si_sdr(m.clean, got) > 30).all()
 
 
+def test_a_score_method_after_an_nmf_of_longer_windows():
+    """White noise that it finds there is as strong here."""
+    x = torch.randn(2, 8000, generator=torch.Generator().manual_seed(0)).double()
+    prior, silent = drawn_score(), torch.full((513, 1), 1e-9)
+    first = ISNMF(silent.double(), stft=STFT(1024, 256), rank=1, iterations=30)
+    step = next(iter(score_method("first", prior, first=first)(x, generators=generators([1, 2], 2))))
+    P = prior.stft(Compressed.like(x, prior).scaled(x)).abs().square()
+    assert step.noise.variance.shape == P.shape
+    assert (step.noise.variance.mean((-2, -1)) / P.mean((-2, -1)) - 1).abs().max() < 0.1
+
+
 def test_a_score_method_refuses_a_noise_model_of_another_transform():
     with pytest.raises(ValueError, match=r"first method with the prior's STFT\(n_fft=512.*got STFT\(n_fft=32"):
         ScoreEM(drawn_score(), GibbsE, first=ISNMF(torch.rand(17, 4), stft=STFT(32, 8)))
