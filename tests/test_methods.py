@@ -62,9 +62,9 @@ def made():
     """All methods, with few rounds: what holds after some of them holds after 100."""
     few = {name: make(name) for name in METHODS}
     rounds = {name: 3 if name.startswith("rvae") else 8 for name in METHODS}
-    rounds |= {"udiffse": 2, "udiffse-plus": 6, "depse": 6}
+    rounds |= {"udiffse": 1, "udiffse-plus": 4, "depse": 4}
     made = {name: replace(m, iterations=min(m.iterations, rounds[name])) for name, m in few.items()}
-    for name, steps in (("udiffse", 12), ("udiffse-plus", 12), ("depse", 6)):  # whole reverse processes, but short ones
+    for name, steps in (("udiffse", 10), ("udiffse-plus", 8), ("depse", 4)):  # whole reverse processes, but short ones
         made[name] = replace(made[name], estep=partial(made[name].estep, steps=steps, draws=1))
     made["sgmse"] = replace(made["sgmse"], iterations=6, draws=1)
     return made
@@ -203,7 +203,9 @@ def test_noise_goes_down_and_speech_stays():
     else:
         m = noisy(4, 32000, snr=0.0)
     for name in METHODS if DATA else ("spp-wiener", "nmf-supervised"):  # to `nmf` a voice that never changes is noise
-        gain = metrics.si_sdr(m.clean, enhance(m.noisy, make(name))) - metrics.si_sdr(m.clean, m.noisy)
+        method = make(name)
+        method = replace(method, iterations=1) if name == "udiffse" else method  # a round of its five: time
+        gain = metrics.si_sdr(m.clean, enhance(m.noisy, method)) - metrics.si_sdr(m.clean, m.noisy)
         assert gain.mean() > 2, name
 
 
