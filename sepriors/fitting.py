@@ -19,11 +19,15 @@ from .weights import WeightsError
 
 
 class Fitted(NamedTuple):
-    """The averaged model, its validation curve, and the seconds that training took, those before a resume included."""
+    """The averaged model, its validation curve, and the seconds that training took, those before a resume included.
+
+    `diverged` is the step at which the cost was no longer finite, if it was so; the model is then the best one before.
+    """
 
     model: Any
     curve: list[float]
     seconds: float
+    diverged: int | None = None
 
 
 def fit(
@@ -37,6 +41,8 @@ def fit(
     validate: Callable[[torch.nn.Module], float] | None = None,
     validations: int = 20,
     clip: float = math.inf,
+    betas: tuple[float, float] = (0.9, 0.999),
+    keep_best: bool = False,
     bf16: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
     about: str = "",
@@ -50,15 +56,20 @@ def fit(
     to the same weights as if it had never stopped, provided that all that is random comes from the generator. `about`
     names the run, its settings and its seed.
 
+    A cost or a gradient that is not finite raises RuntimeError; with `keep_best` it ends the training instead, and the
+    average is taken back to the validation whose value was the highest.
+
     Raises WeightsError for a checkpoint that is damaged, or of another run.
     """
     device = next(model.parameters()).device
     averaged = copy.deepcopy(model)
-    optimiser = torch.optim.Adam(model.parameters(), learning_rate)
+    optimiser = torch.optim.Adam(model.parameters(), learning_rate, betas)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda i: min(1, (i + 1) / 500) * (0.505 + 0.495 * math.cos(math.pi * i / steps))
     )
     parts = {"model": model, "averaged": averaged, "optimiser": optimiser, "schedule": schedule}
+    if keep_best:
+        parts["best"] = copy.deepcopy(model)
     run = f"{steps} steps {about}".strip()
     done, curve, before = _resume(checkpoint, parts, generator, run)
     begun = time.perf_counter()
@@ -70,8 +81,12 @@ def fit(
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             cost = loss(model, batch, generator, step / steps)
         cost.backward()
-        if clip < math.inf:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), clip, error_if_nonfinite=True)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+        if not (cost.isfinite() and norm.isfinite()):
+            if not keep_best:
+                raise RuntimeError(f"step {step}: expected a finite cost and gradient, got {cost:g} and {norm:g}")
+            tqdm.write(f"step {step}: diverged, cost {cost:g}, gradient {norm:g}; back to the best validation")
+            return Fitted(parts["best"], curve, before + time.perf_counter() - begun, step)
         optimiser.step()
         schedule.step()
         with torch.no_grad():
@@ -79,6 +94,8 @@ def fit(
         if step in moments:
             if validate is not None:
                 curve.append(validate(averaged))
+                if keep_best and curve[-1] == max(curve):
+                    parts["best"].load_state_dict(averaged.state_dict())
                 bar.set_postfix(valid=f"{curve[-1]:.3f}")
             if checkpoint is not None:
                 seconds = before + time.perf_counter() - begun

@@ -80,19 +80,16 @@ def fwsnrseg(clean: torch.Tensor, estimate: torch.Tensor, sample_rate: int = 160
     tensor([35., 35.])
     """
     size = round(0.03 * sample_rate)
-    hop = size // 4
     n_fft = 2 ** math.ceil(math.log2(2 * size))
     estimate = estimate.to(clean)
     if sample_rate < 8000:
         raise MetricError(f"fwSNRseg: expected 8000 Hz or more, its bands reach 3.8 kHz, got {sample_rate}")
     if clean.shape[-1] < size:
         raise MetricError(f"fwSNRseg needs at least {size} samples, one frame, got {clean.shape[-1]}")
-    n = torch.arange(1, size + 1, dtype=clean.dtype, device=clean.device)
-    window = 0.5 * (1 - torch.cos(2 * math.pi * n / (size + 1)))
     bands = _critical_bands(sample_rate, n_fft // 2).to(clean)
 
     def band_spectrum(x: torch.Tensor) -> torch.Tensor:
-        magnitude = torch.fft.rfft(x.unfold(-1, size, hop) * window, n_fft).abs()[..., :-1]
+        magnitude = torch.fft.rfft(_frames(x, sample_rate), n_fft).abs()[..., :-1]
         eps = torch.finfo(x.dtype).tiny
         return (magnitude / magnitude.sum(-1, keepdim=True).clamp_min(eps)) @ bands.mT
 
@@ -104,6 +101,104 @@ def fwsnrseg(clean: torch.Tensor, estimate: torch.Tensor, sample_rate: int = 160
     heard = weight.sum(-1) > 0
     frame = (weight * snr).sum(-1) / weight.sum(-1).clamp_min(tiny)
     return (frame * heard).sum(-1) / heard.sum(-1)
+
+
+def _frames(x: torch.Tensor, sample_rate: int) -> torch.Tensor:
+    """Windowed frames (..., frames, size) of 30 ms, a quarter apart, of which the measures of Hu & Loizou are means."""
+    size = round(0.03 * sample_rate)
+    if x.shape[-1] < size:
+        raise MetricError(f"expected at least {size} samples, one frame, got {x.shape[-1]}")
+    n = torch.arange(1, size + 1, dtype=x.dtype, device=x.device)
+    return x.unfold(-1, size, size // 4) * (0.5 * (1 - torch.cos(2 * math.pi * n / (size + 1))))
+
+
+def _least(distances: torch.Tensor, share: float = 0.95) -> torch.Tensor:
+    """Mean over the frames (..., T) but for the worst twentieth."""
+    return distances.sort(-1).values[..., : max(1, round(share * distances.shape[-1]))].mean(-1)
+
+
+def segmental_snr(clean: torch.Tensor, estimate: torch.Tensor, sample_rate: int = 16000) -> torch.Tensor:
+    """Signal-to-noise ratio of a frame, clamped to [-10, 35] dB, mean over frames (Hu & Loizou, 2008, § III).
+
+    clean and estimate (..., N) -> (...). Raises MetricError for less than a frame of 30 ms.
+    """
+    c, e = _frames(clean, sample_rate), _frames(estimate, sample_rate)
+    tiny = torch.finfo(torch.float64).eps
+    ratio = c.square().sum(-1) / ((c - e).square().sum(-1) + tiny)
+    return (10 * (ratio + tiny).log10()).clamp(-10, 35).mean(-1)
+
+
+def linear_prediction(autocorrelation: torch.Tensor) -> torch.Tensor:
+    """Coefficients (..., P + 1), the first of them 1, of an autocorrelation (..., P + 1), by Levinson's recursion.
+
+    >>> linear_prediction(torch.tensor([1.0, 0.5, 0.25]))
+    tensor([ 1.0000, -0.5000,  0.0000])
+    """
+    r = autocorrelation
+    a, error = torch.ones_like(r[..., :1]), r[..., :1]
+    for order in range(1, r.shape[-1]):
+        reflection = -(a * r[..., 1 : order + 1].flip(-1)).sum(-1, keepdim=True) / error
+        longer = torch.nn.functional.pad(a, (0, 1))
+        a = longer + reflection * longer.flip(-1)
+        error = error * (1 - reflection.square())
+    return a
+
+
+def log_likelihood_ratio(clean: torch.Tensor, estimate: torch.Tensor, sample_rate: int = 16000) -> torch.Tensor:
+    r"""How badly the estimate's all-pole model predicts the clean speech (Hu & Loizou, 2008, eq. 4); 0 is the best.
+
+    $\log (a_e R_c a_e^\top) / (a_c R_c a_c^\top)$ with 16 poles (10 below 10 kHz), without the worst 5 % of frames.
+    clean and estimate (..., N), float64 -> (...).
+    """
+    poles = 16 if sample_rate >= 10_000 else 10
+    c, e = (_frames(x.double() + torch.finfo(torch.float64).eps, sample_rate) for x in (clean, estimate))
+    size = c.shape[-1]
+
+    def autocorrelation(frames: torch.Tensor) -> torch.Tensor:
+        power = torch.fft.rfft(frames, 2 * size).abs().square()
+        return torch.fft.irfft(power)[..., : poles + 1]
+
+    r_c, r_e = autocorrelation(c), autocorrelation(e)
+    k = torch.arange(poles + 1, device=c.device)
+    R = r_c[..., (k[:, None] - k).abs()]
+    a_c, a_e = linear_prediction(r_c)[..., None], linear_prediction(r_e)[..., None]
+    ratio = (a_e.mT @ R @ a_e) / (a_c.mT @ R @ a_c)
+    return _least(ratio[..., 0, 0].log())
+
+
+def weighted_spectral_slope(clean: torch.Tensor, estimate: torch.Tensor, sample_rate: int = 16000) -> torch.Tensor:
+    """Weighted distance of the slopes of critical-band spectra, dB² (Klatt, 1982; Hu & Loizou, 2008, eq. 6); 0 is best.
+
+    clean and estimate (..., N) -> (...), without the worst 5 % of frames.
+    """
+    size = round(0.03 * sample_rate)
+    n_fft = 2 ** math.ceil(math.log2(2 * size))
+    bands = _critical_bands(sample_rate, n_fft // 2).to(clean)
+
+    def slopes(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        power = torch.fft.rfft(_frames(x, sample_rate), n_fft).abs().square()[..., :-1]
+        energy = 10 * (power @ bands.mT).clamp_min(1e-10).log10()
+        slope = energy.diff(dim=-1)
+        here = energy[..., :-1]
+        weight = 20 / (20 + energy.amax(-1, keepdim=True) - here) / (1 + _peak(energy, slope) - here)
+        return slope, weight
+
+    (slope, weight), (slope_e, weight_e) = slopes(clean), slopes(estimate)
+    W = (weight + weight_e) / 2
+    return _least((W * (slope - slope_e).square()).sum(-1) / W.sum(-1))
+
+
+def _peak(energy: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+    """The energy at the peak next to each band, uphill: to the right where the slope rises, else to the left.
+
+    To the right it is the band before the peak, as in the authors' program, by which the published figures are made.
+    """
+    bands = slope.shape[-1]
+    i = torch.arange(bands, device=slope.device).expand(slope.shape)
+    rises = slope > 0
+    falls_next = torch.where(rises, bands, i).flip(-1).cummin(-1).values.flip(-1)  # first band from here that falls
+    rose_before = torch.where(rises, i, -1).cummax(-1).values  # last band up to here that rises
+    return energy.gather(-1, torch.where(rises, falls_next - 1, rose_before + 1))
 
 
 def _pesq(mode: str) -> Metric:
@@ -145,6 +240,37 @@ def _stoi(extended: bool) -> Metric:
         return value
 
     return stoi
+
+
+# Weights of 1, PESQ, LLR, WSS and segmental SNR (Hu & Loizou, 2008, § V, as their program has them)
+_COMPOSITES = {
+    "csig": (3.093, 0.603, -1.029, -0.009, 0.0),
+    "cbak": (1.634, 0.478, 0.0, -0.007, 0.063),
+    "covl": (1.594, 0.805, -0.512, -0.007, 0.0),
+}
+
+
+@lru_cache(maxsize=4)
+def _parts(clean: bytes, estimate: bytes, sample_rate: int) -> tuple[float, float, float, float]:
+    """Wide-band PESQ, LLR, WSS and segmental SNR of two float64 signals."""
+    c, e = (np.frombuffer(x, np.float64) for x in (clean, estimate))
+    pesq = pesq_wb(c.astype(np.float32), e.astype(np.float32), sample_rate)
+    signals = torch.from_numpy(c.copy()), torch.from_numpy(e.copy())
+    return (
+        pesq,
+        float(log_likelihood_ratio(*signals, sample_rate)),
+        float(weighted_spectral_slope(*signals, sample_rate)),
+        float(segmental_snr(*signals, sample_rate)),
+    )
+
+
+def _composite(name: str) -> Metric:
+    def composite(clean: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
+        """Predicted mean opinion of the signal, the background or both (Hu & Loizou, 2008), 1 to 5, by wide-band PESQ."""
+        parts = _parts(clean.astype(np.float64).tobytes(), estimate.astype(np.float64).tobytes(), sample_rate)
+        return min(5.0, max(1.0, sum(w * part for w, part in zip(_COMPOSITES[name], (1.0, *parts), strict=True))))
+
+    return composite
 
 
 @lru_cache
@@ -198,6 +324,9 @@ METRICS: dict[str, Metric] = {
     "estoi": _stoi(extended=True),
     "si_sdr": _si_sdr,
     "fwsnrseg": _fwsnrseg,
+    "csig": _composite("csig"),
+    "cbak": _composite("cbak"),
+    "covl": _composite("covl"),
     "dnsmos_sig": _dnsmos_part(0),
     "dnsmos_bak": _dnsmos_part(1),
     "dnsmos_ovr": _dnsmos_part(2),

@@ -18,12 +18,15 @@ from torch import nn
 from tqdm import tqdm
 
 from . import nmf, weights
-from .audio import whole
+from .adversarial import Game, Objective, rebuild
+from .audio import whole, write
 from .corpora import Corpora, CorpusError
 from .fitting import fit
-from .priors import MAF, RVAE, VAE, ScoreNet, WaveGlow
+from .metrics import si_sdr
+from .priors import MAF, RVAE, VAE, Codec, ScoreNet, WaveGlow, load
 from .rng import generators
 from .stft import STFT
+from .unpaired import Clean, Share, drawing, held_out, share
 
 
 class Learned(NamedTuple):
@@ -515,8 +518,166 @@ def _noises(made: ScoreRecipe, corpora: Corpora) -> pd.DataFrame:
     return rows
 
 
-Recipe = NMFRecipe | VAERecipe | RVAERecipe | FlowRecipe | ScoreRecipe
-LONG = RVAERecipe | FlowRecipe | ScoreRecipe  # they keep a checkpoint and use a GPU
+@dataclass(frozen=True)
+class CodecRecipe:
+    """The encoder and the decoder of `use-ddp` as an autoencoder, of the mixtures and of the noise corpus.
+
+    It hears no clean speech: each of the three priors of chapter 7 begins here. Its branches let all pass.
+    """
+
+    objective: Objective = Objective()  # noqa: RUF009
+    snrs: tuple[float, float] = (-5.0, 15.0)
+    steps: int = 6000
+    batch: int = 4  # of mixtures, and as many of noise
+    seconds: float = 1.5
+    learning_rate: float = 1e-3
+    minutes: float = math.inf  # of speech, before it is divided
+    channels: tuple[int, ...] = (24, 48, 96, 256)
+    width: int = 96
+    kind: str = "speech"
+    clean: Clean = "in-domain"
+
+    @property
+    def about(self) -> str:
+        return "codec of mixtures and noise, 50 frames a second, whose branches for speech and noise let all pass"
+
+    def make(self, seed: int) -> tuple[Codec, torch.Generator]:
+        """The network before training, and the generator to go on with."""
+        (g,) = generators(seed, 1)
+        made = Codec(self.channels, self.width)
+        made.start(g)
+        return made, g
+
+    def learn(self, corpora: Corpora, seed: int, progress: bool, checkpoint: Path | None = None) -> Learned:
+        """The codec's parameters, in half precision, and by how many decibels validation mixtures are rebuilt."""
+        made, g = self.make(seed)
+        parts = share(corpora, self.clean, self.minutes, seed)
+        draw = drawing(corpora, parts, batch=self.batch, seconds=self.seconds, snrs=self.snrs, progress=progress)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        watched = held_out(corpora, parts).noisy.to(device)
+
+        def through(model: Any, x: torch.Tensor) -> torch.Tensor:
+            x = x / x.square().mean(-1, keepdim=True).clamp_min(1e-10).sqrt()
+            rebuilt: torch.Tensor = model.decode(model.encode(x), x.shape[-1]).float()
+            return rebuilt
+
+        def loss(model: Any, batch: torch.Tensor, g: torch.Generator, done: float) -> torch.Tensor:
+            x = batch[[0, 2]].flatten(0, 1)
+            x = x / x.square().mean(-1, keepdim=True).clamp_min(1e-10).sqrt()
+            return rebuild(x, through(model, x), self.objective)
+
+        def validate(model: Any) -> float:
+            with torch.inference_mode():
+                return float(si_sdr(watched, through(model, watched)).mean())
+
+        fitted = fit(
+            made.to(device), draw, loss, steps=self.steps, learning_rate=self.learning_rate, generator=g, clip=10.0,
+            validate=validate, bf16=True, checkpoint=checkpoint, progress=progress, about=f"{self}, seed {seed}",
+        )  # fmt: skip
+        tensors = {name: p.detach().cpu().half() for name, p in fitted.model.state_dict().items()}
+        facts = _sizes(Share(parts.speech, parts.noise, parts.clean[:0], parts.alone))
+        facts["valid_rebuilt_si_sdr"] = [round(value, 2) for value in fitted.curve]
+        return Learned(tensors, made.config, {**facts, "train_seconds": round(fitted.seconds, 1)})
+
+
+@dataclass(frozen=True)
+class UnpairedRecipe:
+    """`use-ddp` (Klement et al., 2025): the codec, and three ensembles of discriminators that make a prior of a corpus.
+
+    `clean` says of which; 'close-talk' has noise of the mixtures bled into it, at `bleed` dB. `start` is the card of a
+    codec, or None: from scratch.
+    """
+
+    clean: Clean = "in-domain"
+    start: str | None = "codec"
+    objective: Objective = Objective()  # noqa: RUF009
+    snrs: tuple[float, float] = (-5.0, 15.0)
+    bleed: tuple[float, float] = (10.0, 15.0)
+    minutes: float = 24.0  # of the clean corpus: the out-of-domain one has no more
+    steps: int = 8000
+    batch: int = 4
+    seconds: float = 1.5
+    learning_rate: float = 5e-4
+    judges: int = 12  # channels of the discriminators
+    fresh: CodecRecipe = CodecRecipe()  # noqa: RUF009  the sizes of a network from scratch
+    kind: str = "speech"
+
+    @property
+    def about(self) -> str:
+        began = f"begun as {self.start}" if self.start else "from scratch"
+        return f"speech and noise of a mixture, unpaired, a clean corpus {self.clean}, {began}"
+
+    def learn(self, corpora: Corpora, seed: int, progress: bool, checkpoint: Path | None = None) -> Learned:
+        """The network's parameters, in half precision, and its SI-SDR gain on validation mixtures at 0 dB."""
+        made, g = self.fresh.make(seed)
+        if self.start is not None:
+            made.load_state_dict(load(self.start).state_dict())
+        parts = share(corpora, self.clean, self.minutes, seed)
+        bleed = self.bleed if self.clean == "close-talk" else None
+        draw = drawing(
+            corpora, parts, batch=self.batch, seconds=self.seconds, snrs=self.snrs, bleed=bleed, progress=progress
+        )
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        game = Game(made, self.judges)
+        for judge in (game.clean, game.noise, game.mixture):
+            _start(judge, g)
+        watched = held_out(corpora, parts)
+        before = si_sdr(watched.clean, watched.noisy)
+
+        def loss(model: Any, batch: torch.Tensor, g: torch.Generator, done: float) -> torch.Tensor:
+            return model.cost(batch, self.objective, done)
+
+        def validate(model: Any) -> float:
+            with torch.inference_mode():
+                speech, noise = (part.cpu() for part in model.generator.separate(watched.noisy.to(device)))
+            if checkpoint is not None:
+                _keep_samples(checkpoint.with_suffix(".samples"), watched.noisy[:3], speech[:3], noise[:3])
+            return float((si_sdr(watched.clean, speech) - before).mean())
+
+        fitted = fit(
+            game.to(device), draw, loss, steps=self.steps, learning_rate=self.learning_rate, generator=g, clip=10.0,
+            betas=(0.8, 0.99), keep_best=True, validate=validate, bf16=True, checkpoint=checkpoint, progress=progress,
+            about=f"{self}, seed {seed}",
+        )  # fmt: skip
+        net = fitted.model.generator
+        tensors = {name: p.detach().cpu().half() for name, p in net.state_dict().items()}
+        facts = {**_sizes(parts), "valid_si_sdr_gain": [round(value, 2) for value in fitted.curve]}
+        if fitted.diverged is not None:
+            facts["diverged_at_step"] = fitted.diverged
+        return Learned(tensors, net.config, {**facts, "train_seconds": round(fitted.seconds, 1)})
+
+
+def _start(module: nn.Module, g: torch.Generator) -> None:
+    """Random parameters from one generator, as for a network of leaky rectifiers (He et al., 2015)."""
+    with torch.no_grad():
+        for p in module.parameters():
+            if p.ndim == 1:
+                p.zero_()
+            else:
+                p.copy_(torch.randn(p.shape, generator=g) * math.sqrt(2 / p[0].numel()))
+
+
+def _sizes(parts: Share) -> dict[str, Any]:
+    """What the files of an unpaired training were."""
+    rows = pd.concat(parts)
+    return {
+        "corpus": ", ".join(sorted(rows["corpus"].unique())),
+        "files": len(rows),
+        "minutes": round(rows["seconds"].sum() / 60, 1),
+        **{f"{name}_minutes": round(part["seconds"].sum() / 60, 1) for name, part in parts._asdict().items()},
+    }
+
+
+def _keep_samples(folder: Path, *signals: torch.Tensor) -> None:
+    """Mixtures, their speech and their noise, to listen to while it trains: SPEAKER-mixture.flac and so on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind, rows in zip(("mixture", "speech", "noise"), signals, strict=True):
+        for i, x in enumerate(rows):
+            write(folder / f"{i}-{kind}.flac", x / x.abs().max().clamp_min(1.0), 16000, overwrite=True)
+
+
+Recipe = NMFRecipe | VAERecipe | RVAERecipe | FlowRecipe | ScoreRecipe | CodecRecipe | UnpairedRecipe
+LONG = RVAERecipe | FlowRecipe | ScoreRecipe | CodecRecipe | UnpairedRecipe  # they keep a checkpoint and use a GPU
 
 LIBRISPEECH = {"corpus": "mini-librispeech"}
 RECIPES: dict[str, Recipe] = {
@@ -535,6 +696,10 @@ RECIPES: dict[str, Recipe] = {
     "waveglow-companded": FlowRecipe(select=LIBRISPEECH, mu=255.0, steps=6000),
     "score": ScoreRecipe(select=LIBRISPEECH),
     "sgmse": ScoreRecipe(told=True, select=LIBRISPEECH),
+    "codec": CodecRecipe(),
+    "use-ddp": UnpairedRecipe(),
+    "use-ddp-out-of-domain": UnpairedRecipe(clean="out-of-domain"),
+    "use-ddp-close-talk": UnpairedRecipe(clean="close-talk"),
     **{f"vae-seed{i}": VAERecipe(STFT(1024, 256), select=LIBRISPEECH, seed=i) for i in (1, 2, 3)},
 }
 
@@ -646,6 +811,9 @@ def _hardware(made: Recipe) -> str:
 def _licence(made: Recipe, corpora: Corpora) -> str:
     if made.kind == "white":
         return "MIT"
+    if isinstance(made, CodecRecipe | UnpairedRecipe):
+        rows = pd.concat(share(corpora, made.clean, made.minutes))
+        return f"weights MIT; trained on {', '.join(sorted(set(rows['licence'])))}"
     rows = list(corpora.select(kind=made.kind, split="train", **made.select)["licence"])
     if getattr(made, "background", False):
         rows += [*corpora.select(kind="noise", split="train")["licence"]]
@@ -678,4 +846,10 @@ def quick(made: Recipe) -> Recipe:
         return replace(made, minutes=minutes, steps=4, batch=2, seconds=0.5, hidden=16)
     if isinstance(made, ScoreRecipe):
         return replace(made, minutes=minutes, steps=4, batch=2, frames=32, channels=(8, 8))
+    if isinstance(made, CodecRecipe):
+        return replace(made, minutes=minutes, steps=4, batch=2, seconds=0.5, channels=(8, 8, 8, 16), width=8)
+    if isinstance(made, UnpairedRecipe):
+        fresh = quick(made.fresh)
+        assert isinstance(fresh, CodecRecipe)
+        return replace(made, minutes=minutes, steps=4, batch=2, seconds=0.5, judges=2, start=None, fresh=fresh)
     return replace(made, minutes=minutes, iterations=3)

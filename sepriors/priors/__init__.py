@@ -13,6 +13,7 @@ import torch
 from sepriors import weights
 from sepriors.stft import STFT
 
+from .codec import Codec
 from .maf import MAF
 from .rvae import RVAE
 from .score import ScoreNet
@@ -23,6 +24,7 @@ __all__ = [
     "MAF",
     "RVAE",
     "VAE",
+    "Codec",
     "EncodedPrior",
     "InvertiblePrior",
     "NoisyPrior",
@@ -115,7 +117,7 @@ class NoisyPrior(Protocol):
         ...
 
 
-FAMILIES: dict[str, Any] = {"vae": VAE, "rvae": RVAE, "waveglow": WaveGlow, "maf": MAF, "score": ScoreNet}
+FAMILIES: dict[str, Any] = {"vae": VAE, "rvae": RVAE, "waveglow": WaveGlow, "maf": MAF, "score": ScoreNet, "codec": Codec}
 
 
 def load(name: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> Any:
