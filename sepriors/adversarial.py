@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from .metrics import si_sdr
-from .stft import STFT, Compression
+from .stft import STFT
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,6 @@ class SpectralDiscriminator(nn.Module):
     def __init__(self, n_fft: int, channels: int) -> None:
         super().__init__()
         self.stft = STFT(n_fft, n_fft // 4)
-        self.compression = Compression(0.5, 1.0)  # Deviation: not compressed there; pauses must count as words do
         C = channels
         self.layers = nn.ModuleList(
             nn.Conv2d(a, C, size, stride, (size[0] // 2, size[1] // 2))
@@ -65,7 +64,9 @@ class SpectralDiscriminator(nn.Module):
         self.last = nn.Conv2d(C, 1, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> Judged:
-        X = self.compression(self.stft(x)) / self.stft.n_fft**0.25
+        X = self.stft(x) / self.stft.n_fft**0.5
+        # Deviation: amplitudes are compressed, as they are not there, so that pauses count as words do
+        X = X * (X.real.square() + X.imag.square() + 1e-7) ** -0.25
         return _through(torch.view_as_real(X.mT).permute(0, 3, 1, 2), self.layers, self.last)  # (B, 2, T, F)
 
 
@@ -99,7 +100,7 @@ def _through(h: torch.Tensor, layers: nn.ModuleList, last: nn.Conv2d) -> Judged:
 class Ensemble(nn.ModuleList):
     """Discriminators of one kind of sound, at several resolutions; they hear every clip at power 1."""
 
-    def __init__(self, n_ffts: tuple[int, ...] = (), periods: tuple[int, ...] = (), channels: int = 12) -> None:
+    def __init__(self, n_ffts: tuple[int, ...] = (), periods: tuple[int, ...] = (), channels: int = 16) -> None:
         spectral = [SpectralDiscriminator(n_fft, channels) for n_fft in n_ffts]
         super().__init__([*spectral, *(PeriodDiscriminator(period, channels) for period in periods)])
 
@@ -173,17 +174,17 @@ def spectral_distance(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 def rebuild(x: torch.Tensor, rebuilt: torch.Tensor, objective: Objective) -> torch.Tensor:
     """What it costs that a clip (B, N) of about power 1 is not rebuilt exactly."""
     distance = objective.spectra * spectral_distance(x, rebuilt)
-    return distance - objective.si_sdr * si_sdr(x, rebuilt).clamp_max(30).mean()
+    return distance - objective.si_sdr * si_sdr(x, rebuilt, floor=1e-3).clamp_max(30).mean()
 
 
 class Game(nn.Module):
     """A generator, and an ensemble for each of the three corpora that it must please."""
 
-    def __init__(self, generator: Any, channels: int = 12) -> None:
+    def __init__(self, generator: Any, channels: int = 16) -> None:
         super().__init__()
         self.generator = generator
-        self.clean = Ensemble((1024, 512, 256), channels=channels)
-        self.noise = Ensemble((1024, 512, 256), channels=channels)
+        self.clean = Ensemble((1024, 256), channels=channels)
+        self.noise = Ensemble((1024, 256), channels=channels)
         self.mixture = Ensemble((512,), (2, 3, 5), channels=channels)
 
     def cost(self, corpora: torch.Tensor, objective: Objective, done: float) -> torch.Tensor:
@@ -199,14 +200,14 @@ class Game(nn.Module):
         for judge, weight, real, fake in (
             (self.clean, objective.clean, clean, s),
             (self.noise, objective.noise, noise, n),
-            (self.mixture, objective.mixture, x, rebuilt),
+            (self.mixture, objective.mixture, x[::2], rebuilt[::2]),  # that one has the losses of `rebuild` besides
         ):
             if weight:
                 heard = judge(real)
                 total = total + least_squares(heard, judge(fake.detach()))
                 with unmoved(judge):
                     believed = judge(fake)
-                    features = match(heard, believed, paired=real is x)
+                    features = match(heard, believed, paired=judge is self.mixture)
                 pays = objective.adversarial * deceive(believed) + objective.matching * features
                 total = total + rise * weight * pays
         return total

@@ -361,6 +361,21 @@ class Supervised:
         yield from _in_time(steps, transform, x.shape[-1])
 
 
+@dataclass(frozen=True, eq=False)
+class Separator:
+    """The speech that a network of two branches hears in a mixture, in one call (`use-ddp`; Klement et al., 2025)."""
+
+    prior: Any  # a `Codec`
+    iterations: int = 1
+    at_once: int = 1
+    longest: float = 30.0
+    beside: bool = True
+
+    def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
+        prior = _like(self.prior, x)
+        yield Step(0, None, lambda: prior.separate(x).speech)
+
+
 def _like(prior: Any, x: torch.Tensor) -> Any:
     """A copy of a prior that has gradients, with the signal's precision and place."""
     with torch.inference_mode(False):
@@ -523,6 +538,11 @@ METHODS: dict[str, Entry] = {
         ("sgmse",),
         # Deviation: ten steps for thirty, four draws for one: as good, and judged like the draws of `udiffse`.
         lambda: Supervised(priors.load("sgmse"), iterations=10, draws=4, at_once=1),
+    ),
+    "use-ddp": Entry(
+        "codec with a branch for speech and one for noise, learned from mixtures and corpora without pairs",
+        ("use-ddp",),
+        lambda: Separator(priors.load("use-ddp")),
     ),
     "flow-map": Entry(
         "WaveGlow, posterior's mode by gradient ascent, stopped at the likelihood of clean speech; white noise only",

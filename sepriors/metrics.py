@@ -36,19 +36,20 @@ class MetricError(ValueError):
     """A measure that is not defined for these signals."""
 
 
-def si_sdr(clean: torch.Tensor, estimate: torch.Tensor) -> torch.Tensor:
+def si_sdr(clean: torch.Tensor, estimate: torch.Tensor, floor: float = 0.0) -> torch.Tensor:
     r"""Scale-invariant signal-to-distortion ratio, dB (Le Roux et al., 2019, eq. 3).
 
     $10 \log_{10} \|\alpha s\|^2 / \|\alpha s - \hat s\|^2$ with $\alpha = \hat s^\top s / \|s\|^2$.
-    clean and estimate (..., N) -> (...).
+    clean and estimate (..., N) -> (...). A `floor`, energy that is added wherever energies are divided, makes of it a
+    loss with a gradient in silence.
 
     >>> s, n = torch.tensor([1.0, 1.0, -1.0, -1.0]), torch.tensor([1.0, -1.0, 1.0, -1.0])
     >>> print(f"{si_sdr(s, 0.5 * s + 0.05 * n):.3f} dB")
     20.000 dB
     """
-    scale = (estimate * clean).sum(-1, keepdim=True) / clean.square().sum(-1, keepdim=True)
+    scale = (estimate * clean).sum(-1, keepdim=True) / (clean.square().sum(-1, keepdim=True) + floor)
     target = scale * clean
-    return 10 * (target.square().sum(-1) / (target - estimate).square().sum(-1)).log10()
+    return 10 * ((target.square().sum(-1) + floor) / ((target - estimate).square().sum(-1) + floor)).log10()
 
 
 # Centres and bandwidths of 25 critical bands, Hz (Loizou, 2013, appendix; Quackenbush et al., 1988)

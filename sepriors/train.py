@@ -21,9 +21,10 @@ from . import nmf, weights
 from .adversarial import Game, Objective, rebuild
 from .audio import whole, write
 from .corpora import Corpora, CorpusError
+from .corpora.fetch import cache_dir, download
 from .fitting import fit
 from .metrics import si_sdr
-from .priors import MAF, RVAE, VAE, Codec, ScoreNet, WaveGlow, load
+from .priors import MAF, RVAE, VAE, Codec, Descript, ScoreNet, WaveGlow, load
 from .rng import generators
 from .stft import STFT
 from .unpaired import Clean, Share, drawing, held_out, share
@@ -527,7 +528,7 @@ class CodecRecipe:
 
     objective: Objective = Objective()  # noqa: RUF009
     snrs: tuple[float, float] = (-5.0, 15.0)
-    steps: int = 6000
+    steps: int = 5000
     batch: int = 4  # of mixtures, and as many of noise
     seconds: float = 1.5
     learning_rate: float = 1e-3
@@ -585,7 +586,7 @@ class UnpairedRecipe:
     """`use-ddp` (Klement et al., 2025): the codec, and three ensembles of discriminators that make a prior of a corpus.
 
     `clean` says of which; 'close-talk' has noise of the mixtures bled into it, at `bleed` dB. `start` is the card of a
-    codec, or None: from scratch.
+    codec; 'descript', the published Descript Audio Codec, which is downloaded; or None, from scratch.
     """
 
     clean: Clean = "in-domain"
@@ -598,7 +599,7 @@ class UnpairedRecipe:
     batch: int = 4
     seconds: float = 1.5
     learning_rate: float = 5e-4
-    judges: int = 12  # channels of the discriminators
+    judges: int = 16  # channels of the discriminators
     fresh: CodecRecipe = CodecRecipe()  # noqa: RUF009  the sizes of a network from scratch
     kind: str = "speech"
 
@@ -610,8 +611,7 @@ class UnpairedRecipe:
     def learn(self, corpora: Corpora, seed: int, progress: bool, checkpoint: Path | None = None) -> Learned:
         """The network's parameters, in half precision, and its SI-SDR gain on validation mixtures at 0 dB."""
         made, g = self.fresh.make(seed)
-        if self.start is not None:
-            made.load_state_dict(load(self.start).state_dict())
+        made = self.begun(progress) or made
         parts = share(corpora, self.clean, self.minutes, seed)
         bleed = self.bleed if self.clean == "close-talk" else None
         draw = drawing(
@@ -645,6 +645,23 @@ class UnpairedRecipe:
         if fitted.diverged is not None:
             facts["diverged_at_step"] = fitted.diverged
         return Learned(tensors, net.config, {**facts, "train_seconds": round(fitted.seconds, 1)})
+
+
+    def begun(self, progress: bool = False) -> Codec | None:
+        """The network that the training starts with, if not a fresh one."""
+        if self.start is None:
+            return None
+        if self.start == "descript":
+            return Descript.from_checkpoint(download(DESCRIPT, cache_dir() / "weights", progress=progress))
+        found: Codec = load(self.start)
+        return found.requires_grad_(True).train()
+
+
+# The published codec for 16 kHz; its authors give no hash
+DESCRIPT = {
+    "name": "weights_16khz.pth",
+    "urls": ["https://github.com/descriptinc/descript-audio-codec/releases/download/0.0.5/weights_16khz.pth"],
+}
 
 
 def _start(module: nn.Module, g: torch.Generator) -> None:
@@ -700,6 +717,8 @@ RECIPES: dict[str, Recipe] = {
     "use-ddp": UnpairedRecipe(),
     "use-ddp-out-of-domain": UnpairedRecipe(clean="out-of-domain"),
     "use-ddp-close-talk": UnpairedRecipe(clean="close-talk"),
+    "use-ddp-scratch": UnpairedRecipe(start=None),
+    "use-ddp-descript": UnpairedRecipe(start="descript"),
     **{f"vae-seed{i}": VAERecipe(STFT(1024, 256), select=LIBRISPEECH, seed=i) for i in (1, 2, 3)},
 }
 

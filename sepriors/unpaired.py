@@ -41,7 +41,7 @@ def share(corpora: Corpora, clean: Clean = "in-domain", minutes: float = math.in
     if not domain:
         raise CorpusError(f"expected training speech of mini-librispeech, got none; {corpora}")
     speech, rest = _halves(corpora.select(corpus=domain, kind="speech", split="train"), "speaker")
-    noise, alone = _halves(corpora.select(kind="noise", split="train"), "source", within="cls")
+    noise, alone = _halves(corpora.select(kind="noise", split="train"), "source")
     if clean == "out-of-domain":
         rest = corpora.table[corpora.table["corpus"].isin([*ELSEWHERE, "synthetic-de"])]
         rest = rest[(rest["kind"] == "speech") & (rest["split"] == "train")]
@@ -54,10 +54,9 @@ def share(corpora: Corpora, clean: Clean = "in-domain", minutes: float = math.in
     return parts
 
 
-def _halves(rows: pd.DataFrame, field: str, within: str | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The first, third, ... value of a field and its files, and those of the others; group by group, if so asked."""
-    groups = [rows] if within is None else [group for _, group in rows.groupby(within, sort=True)]
-    odd = {value for group in groups for value in sorted(group[field].unique())[1::2]}
+def _halves(rows: pd.DataFrame, field: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The files of the first, third, ... value of a field, class by class, and those of the others."""
+    odd = rows.sort_values(["cls", field, "path"])[field].unique()[1::2]
     return rows[~rows[field].isin(odd)], rows[rows[field].isin(odd)]
 
 

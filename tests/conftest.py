@@ -98,7 +98,7 @@ def corpus_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def add(path: str, x: torch.Tensor, **about: str) -> None:
         audio.write(folder / path, x, 16000)
-        row = dict.fromkeys(FIELDS, "") | {"path": path, "seconds": len(x) / 16000, "licence": "CC0", "source": "drawn"}
+        row = dict.fromkeys(FIELDS, "") | {"path": path, "seconds": len(x) / 16000, "licence": "CC0", "source": path}
         rows.append(row | about)
 
     for s, split in enumerate(("train", "valid", "test")):

@@ -14,6 +14,7 @@ from sepriors import weights
 from sepriors.stft import STFT
 
 from .codec import Codec
+from .descript import Descript
 from .maf import MAF
 from .rvae import RVAE
 from .score import ScoreNet
@@ -25,6 +26,7 @@ __all__ = [
     "RVAE",
     "VAE",
     "Codec",
+    "Descript",
     "EncodedPrior",
     "InvertiblePrior",
     "NoisyPrior",
@@ -117,7 +119,7 @@ class NoisyPrior(Protocol):
         ...
 
 
-FAMILIES: dict[str, Any] = {"vae": VAE, "rvae": RVAE, "waveglow": WaveGlow, "maf": MAF, "score": ScoreNet, "codec": Codec}
+FAMILIES: dict[str, Any] = {"vae": VAE, "rvae": RVAE, "waveglow": WaveGlow, "maf": MAF, "score": ScoreNet, "codec": Codec, "descript": Descript}
 
 
 def load(name: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> Any:

@@ -25,10 +25,11 @@ class Pair(NamedTuple):
     noise: torch.Tensor
 
 
-def scales(x: torch.Tensor, s: torch.Tensor, n: torch.Tensor, ridge: float = 1e-6) -> tuple[torch.Tensor, torch.Tensor]:
+def scales(x: torch.Tensor, s: torch.Tensor, n: torch.Tensor, ridge: float = 1e-3) -> tuple[torch.Tensor, torch.Tensor]:
     r"""$\alpha, \beta$ (..., 1) that minimise $\| x - \alpha s - \beta n \|^2$, for waveforms (..., N).
 
-    A relative ridge makes them the smallest pair of factors where s and n are alike, and zero where they are silent.
+    A relative ridge keeps them from large factors of opposite signs where s and n are nearly alike; it costs 60 dB
+    below x where they are not. Of a silent branch the factor has no meaning, and is finite.
 
     >>> s, n = torch.randn(2, 1000, dtype=torch.float64)
     >>> alpha, beta = scales(3 * s - 2 * n, s, n, ridge=0.0)
@@ -40,11 +41,11 @@ def scales(x: torch.Tensor, s: torch.Tensor, n: torch.Tensor, ridge: float = 1e-
         return (a * b).sum(-1, keepdim=True)
 
     # both of power 1 first, so that a faint branch is no worse determined than a loud one
-    tiny = torch.finfo(x.dtype).tiny ** 0.5
-    norms = [dot(a, a).sqrt().clamp_min(tiny) for a in (s, n)]
+    tiny = torch.finfo(x.dtype).tiny
+    norms = [dot(a, a).clamp_min(tiny).sqrt() for a in (s, n)]
     s, n = s / norms[0], n / norms[1]
     ss, nn_, sn, xs, xn = dot(s, s) + ridge, dot(n, n) + ridge, dot(s, n), dot(x, s), dot(x, n)
-    det = (ss * nn_ - sn.square()).clamp_min(torch.finfo(x.dtype).tiny)
+    det = (ss * nn_ - sn.square()).clamp_min(tiny)
     return (nn_ * xs - sn * xn) / det / norms[0], (ss * xn - sn * xs) / det / norms[1]
 
 
@@ -59,7 +60,8 @@ class Codec(nn.Module):
     torch.Size([2, 1000])
     """
 
-    strides = (5, 4, 4, 4)
+    strides: tuple[int, ...] = (5, 4, 4, 4)
+    rms = 1.0  # the level that encoder and decoder expect
 
     def __init__(
         self, channels: tuple[int, ...] = (24, 48, 96, 256), width: int = 96, layers: int = 2, heads: int = 4
@@ -123,7 +125,7 @@ class Codec(nn.Module):
 
     def forward(self, x: torch.Tensor) -> Pair:
         """Speech and noise (B, N) of mixtures (B, N), at levels that mean nothing until `scales` has set them."""
-        level = x.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-12)
+        level = x.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-12) / self.rms
         z = self.encode(x / level).mT  # (B, T, D)
         both = torch.cat([self.speech(z), self.noise(z)]).mT
         return Pair(*(level * part for part in self.decode(both, x.shape[-1]).to(x).chunk(2)))
@@ -131,7 +133,7 @@ class Codec(nn.Module):
     def separate(self, x: torch.Tensor) -> Pair:
         r"""$\alpha s$ and $\beta n$, which add up to what the network makes of the mixture."""
         s, n = self(x)
-        alpha, beta = scales(x, s, n)
+        alpha, beta = (factor.detach() for factor in scales(x, s, n))  # at their optimum they need not move
         return Pair(alpha * s, beta * n)
 
 
@@ -185,7 +187,12 @@ class Branch(nn.Module):
 
 
 class Layer(nn.Module):
-    """A transformer layer: attention between all frames, and two layers on each."""
+    """A transformer layer: attention between frames that are `reach` apart at most, and two layers on each.
+
+    One second: what a clip of the training holds, so that a long file asks for nothing that was never learned.
+    """
+
+    reach = 50  # frames
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -196,7 +203,9 @@ class Layer(nn.Module):
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
         q, k, v = self.attend(self.norm(h)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, T, E)
-        there = nn.functional.scaled_dot_product_attention(rotate(q), rotate(k), v)
+        t = torch.arange(h.shape[1], device=h.device)
+        near = (t[:, None] - t).abs() <= self.reach
+        there = nn.functional.scaled_dot_product_attention(rotate(q), rotate(k), v, near)
         h = h + self.last_attend(there.transpose(1, 2).flatten(2))
         return h + self.last_widen(nn.functional.gelu(self.widen(self.norm_of_frame(h))))
 

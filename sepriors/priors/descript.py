@@ -1,0 +1,157 @@
+"""The Descript Audio Codec (Kumar et al., 2023) as the codec of `use-ddp`: 76 million parameters, of other people.
+
+Its published checkpoint is read as it is: names of parameters, weight normalisation, no pickled code. Its quantiser
+stays behind, for what leaves our branches is no codeword.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import nn
+
+from sepriors.weights import Weights, WeightsError
+
+from .codec import RATE, Branch, Codec
+
+
+class Descript(Codec):
+    """Encoder and decoder of a Descript Audio Codec, with untrained branches; `from_checkpoint` reads the weights.
+
+    >>> net = Descript(encoder=8, rates=(2, 4, 5, 8), decoder=64, width=8)
+    >>> net(0.1 * torch.randn(1, 1000)).noise.shape
+    torch.Size([1, 1000])
+    """
+
+    rms = 0.05  # of what it was trained on
+
+    def __init__(
+        self,
+        encoder: int = 64,
+        rates: tuple[int, ...] = (2, 4, 5, 8),
+        decoder: int = 1536,
+        width: int = 96,
+        layers: int = 2,
+        heads: int = 4,
+    ) -> None:
+        nn.Module.__init__(self)
+        self.first, self.rates, self.last = encoder, rates, decoder
+        self.strides, self.width, self.layers, self.heads = rates, width, layers, heads
+        up = [encoder << i for i in range(len(rates) + 1)]
+        down = [decoder >> i for i in range(len(rates) + 1)]
+        size = up[-1]
+        self.encoder = nn.Sequential(
+            nn.Conv1d(1, encoder, 7, padding=3),
+            *(_encoder_block(a, b, stride) for (a, b), stride in zip(pairwise(up), rates, strict=True)),
+            Snake(size),
+            nn.Conv1d(size, size, 3, padding=1),
+        )
+        self.decoder = nn.Sequential(
+            nn.Conv1d(size, decoder, 7, padding=3),
+            *(_decoder_block(a, b, stride) for (a, b), stride in zip(pairwise(down), reversed(rates), strict=True)),
+            Snake(down[-1]),
+            nn.Conv1d(down[-1], 1, 7, padding=3),
+            nn.Tanh(),
+        )
+        self.speech, self.noise = (Branch(size, width, layers, heads) for _ in range(2))
+        for branch in (self.speech, self.noise):
+            nn.init.zeros_(branch.last.weight)
+            nn.init.zeros_(branch.last.bias)
+
+    @classmethod
+    def from_checkpoint(cls, path: str | os.PathLike[str], **branches: int) -> Descript:
+        """The codec of a file such as weights_16khz.pth; raises WeightsError for another kind of file."""
+        expected = f"{path}: expected a checkpoint of a Descript Audio Codec for {RATE} Hz and 50 frames a second"
+        try:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+            state, sizes = found["state_dict"], found["metadata"]["kwargs"]
+            rates = tuple(sizes["encoder_rates"])
+            if (sizes["sample_rate"], math.prod(rates)) != (RATE, 320):
+                raise WeightsError(f"{expected}, got one for {sizes['sample_rate']} Hz, {math.prod(rates)} samples each")
+            made = cls(sizes["encoder_dim"], rates, sizes["decoder_dim"], **branches)
+            for part, prefix in ((made.encoder, "encoder.block."), (made.decoder, "decoder.model.")):
+                own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+                part.load_state_dict(_plain(own))
+        except (LookupError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise WeightsError(f"{expected}, got {error}") from error
+        return made
+
+    @classmethod
+    def from_weights(cls, found: Weights) -> Descript:
+        """The network of a file of ours, its sizes from the file's configuration."""
+        c = found.config
+        rates = tuple(int(rate) for rate in c["rates"].split())
+        made = cls(int(c["encoder"]), rates, int(c["decoder"]), int(c["width"]), int(c["layers"]), int(c["heads"]))
+        made.load_state_dict({name: tensor.float() for name, tensor in found.tensors.items()})
+        return made
+
+    @property
+    def config(self) -> dict[str, str]:
+        """What `from_weights` needs beside the tensors."""
+        sizes = {"encoder": self.first, "decoder": self.last, "width": self.width}
+        sizes |= {"layers": self.layers, "heads": self.heads}
+        rates = " ".join(map(str, self.rates))
+        return {"family": "descript", "rates": rates, **{key: str(value) for key, value in sizes.items()}}
+
+
+def _plain(state: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Parameters without weight normalisation: direction v times length g (Salimans & Kingma, 2016)."""
+    plain = {}
+    for name, p in state.items():
+        if name.endswith("weight_v"):
+            length = state[name[:-1] + "g"]
+            plain[name.removesuffix("_v")] = p * (length / p.flatten(1).norm(dim=1).view(-1, 1, 1))
+        elif not name.endswith("weight_g"):
+            plain[name] = p
+    return plain
+
+
+class Snake(nn.Module):
+    r"""$x + \sin^2(a x) / a$, a slope a channel: periodic where speech is (Ziyin, Hartwig & Ueda, 2020)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.ones(1, channels, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + (self.alpha * x).sin().square() / (self.alpha + 1e-9)
+
+
+class Block(nn.Module):
+    """Layers under the name that the checkpoint has for them; with `residual`, added to what came in."""
+
+    def __init__(self, *layers: nn.Module, residual: bool = False) -> None:
+        super().__init__()
+        self.block, self.residual = nn.Sequential(*layers), residual
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.block(x)
+        return x + y if self.residual else y
+
+
+def _units(channels: int) -> list[nn.Module]:
+    return [
+        Block(
+            Snake(channels),
+            nn.Conv1d(channels, channels, 7, dilation=dilation, padding=3 * dilation),
+            Snake(channels),
+            nn.Conv1d(channels, channels, 1),
+            residual=True,
+        )
+        for dilation in (1, 3, 9)
+    ]
+
+
+def _encoder_block(a: int, b: int, stride: int) -> Block:
+    return Block(*_units(a), Snake(a), nn.Conv1d(a, b, 2 * stride, stride, padding=math.ceil(stride / 2)))
+
+
+def _decoder_block(a: int, b: int, stride: int) -> Block:
+    # Deviation: published without `output_padding`, it loses a sample wherever a stride is odd
+    edge = {"padding": math.ceil(stride / 2), "output_padding": stride % 2}
+    return Block(Snake(a), nn.ConvTranspose1d(a, b, 2 * stride, stride, **edge), *_units(b))

@@ -1,0 +1,216 @@
+"""What both sides pay at their known optima, who moves whom, and what it costs to rebuild a mixture."""
+
+import math
+
+import pytest
+import torch
+
+from sepriors.adversarial import (
+    Ensemble,
+    Game,
+    Judged,
+    Objective,
+    PeriodDiscriminator,
+    SpectralDiscriminator,
+    deceive,
+    least_squares,
+    match,
+    rebuild,
+    spectral_distance,
+    unmoved,
+)
+from sepriors.priors import Codec
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def game(**choices):
+    net = Codec(channels=(8, 8, 8, 16), width=8)
+    net.start(torch.Generator().manual_seed(0))
+    g = torch.Generator().manual_seed(1)
+    for p in net.parameters():
+        p.data += 0.1 * torch.randn(p.shape, generator=g)
+    torch.manual_seed(0)
+    return Game(net, **{"channels": 2} | choices)
+
+
+def says(value, shape=(2, 3)):
+    return [Judged(torch.full(shape, value), [])]
+
+
+# ------------------------------------------------------------- losses
+
+
+def test_adversaries_pay_least_when_they_know():
+    assert float(least_squares(says(1.0), says(0.0))) == 0
+    for real, fake in ((0.5, 0.5), (0.9, 0.0), (1.0, 0.1), (1.1, 0.0)):
+        assert float(least_squares(says(real), says(fake))) == pytest.approx((1 - real) ** 2 + fake**2, rel=1e-5)
+
+
+def test_a_blind_adversary_says_a_half():
+    """Where real and fake are alike: the best single answer (Mao et al., 2017, eq. 5), at a cost of a half."""
+    answers = torch.linspace(0, 1, 101).tolist()
+    costs = [float(least_squares(says(a), says(a))) for a in answers]
+    assert answers[costs.index(min(costs))] == pytest.approx(0.5)
+    assert min(costs) == pytest.approx(0.5)
+
+
+def test_a_generator_pays_nothing_when_believed():
+    assert float(deceive(says(1.0))) == 0
+    assert float(deceive(says(0.0))) == 1
+    assert float(deceive(says(0.0) + says(1.0))) == 0.5  # mean over discriminators
+
+
+def test_features_that_match():
+    h = [normal(3, 4, 5, 6), normal(3, 2, 7)]
+    same = [Judged(h[0], h)]
+    turned = [Judged(h[0], [x.flip(0).roll(2, -1) for x in h])]  # the same values elsewhere
+    louder = [Judged(h[0], [2 * x for x in h])]
+    for paired in (True, False):
+        assert float(match(same, same, paired)) == 0
+        assert float(match(same, louder, paired)) > 0.3
+    assert float(match(same, turned, True)) > 0.5
+    assert float(match(same, turned, False)) < 1e-6
+
+
+def test_features_of_the_real_clips_do_not_move():
+    real, fake = (normal(2, 3, 4, seed=i).requires_grad_() for i in range(2))
+    match([Judged(real, [real])], [Judged(fake, [fake])], True).backward()
+    assert real.grad is None
+    assert fake.grad.abs().sum() > 0
+
+
+def test_a_mixture_rebuilt_exactly_costs_least():
+    """Nothing but what 30 dB are worth, where the ratio stops counting."""
+    x, noise, objective = normal(2, 8000), normal(2, 8000, seed=1), Objective()
+    assert float(spectral_distance(x, x)) == 0
+    assert float(rebuild(x, x + 1e-3 * noise, objective)) == pytest.approx(-30 * objective.si_sdr, abs=0.1)
+    costs = [float(rebuild(x, x + away * noise, objective)) for away in (1e-3, 0.03, 0.1, 0.3, 1.0)]
+    assert costs == sorted(costs)
+
+
+@pytest.mark.parametrize("other", [0.0, 1e-30, 1.0])
+def test_spectral_distance_of_silence(other):
+    x = torch.zeros(1, 4000, requires_grad=True)
+    cost = spectral_distance(torch.full((1, 4000), other), x)
+    cost.backward()
+    assert cost.isfinite() and x.grad.isfinite().all()
+
+
+# ------------------------------------------------------------- discriminators
+
+
+@pytest.mark.parametrize("length", [1, 100, 8000])
+def test_any_length(length):
+    judges = [SpectralDiscriminator(256, 2), PeriodDiscriminator(2, 2), PeriodDiscriminator(5, 2)]
+    for judge in judges:
+        judged = judge(normal(3, length))
+        assert len(judged.verdict) == 3
+        assert judged.verdict.isfinite().all()
+        assert all(len(h) == 3 for h in judged.features)
+
+
+def test_an_ensemble_is_deaf_to_level():
+    judges = Ensemble((256,), (3,), 2)
+    for a, b in zip(judges(normal(2, 4000)), judges(1e-3 * normal(2, 4000)), strict=True):
+        torch.testing.assert_close(a.verdict, b.verdict, rtol=1e-3, atol=1e-5)
+    assert all(judged.verdict.isfinite().all() for judged in judges(torch.zeros(1, 4000)))
+
+
+def test_what_is_computed_unmoved():
+    """Gradients reach what goes in, not the parameters; and afterwards they do again."""
+    judges, x = Ensemble((256,), (2,), 2), normal(1, 2000).requires_grad_()
+    with unmoved(judges):
+        deceive(judges(x)).backward()
+    assert x.grad.abs().sum() > 0
+    assert all(p.grad is None for p in judges.parameters())
+    deceive(judges(x)).backward()
+    assert all(p.grad is not None for p in judges.parameters())
+
+
+# ------------------------------------------------------------- the game
+
+
+def gradients(made, corpora, objective, done=1.0):
+    made.zero_grad()
+    made.cost(corpora, objective, done).backward()
+    return {name: None if p.grad is None else p.grad.clone() for name, p in made.named_parameters()}
+
+
+def of(part, found):
+    return torch.cat([g.flatten() for name, g in found.items() if name.startswith(part) and g is not None] or [torch.zeros(1)])
+
+
+def test_neither_side_pays_for_the_other():
+    """Adversaries learn the same whatever the generator pays; the generator learns the same whatever they do."""
+    made, corpora = game(), normal(3, 2, 4000)
+    base = gradients(made, corpora, Objective())
+    kinder = gradients(made, corpora, Objective(adversarial=0.0, matching=0.0, spectra=0.0, si_sdr=0.0))
+    for part in ("clean", "noise", "mixture"):
+        torch.testing.assert_close(of(part, base), of(part, kinder))
+        assert of(part, base).abs().max() > 0
+    assert not of("generator", kinder).any()
+    alone = gradients(made, corpora, Objective(adversarial=0.0, matching=0.0))
+    without = gradients(made, corpora, Objective(clean=0.0, noise=0.0, mixture=0.0))
+    torch.testing.assert_close(of("generator", alone), of("generator", without))
+    assert all(without[name] is None for name in without if not name.startswith("generator"))
+
+
+@pytest.mark.parametrize(("weight", "part"), [("clean", "speech"), ("noise", "noise")])
+def test_each_corpus_moves_its_branch(weight, part):
+    only = {"adversarial": 1.0, "matching": 0.0, "spectra": 0.0, "si_sdr": 0.0, "clean": 0.0, "noise": 0.0, "mixture": 0.0}
+    found = gradients(game(), normal(3, 2, 4000), Objective(**only | {weight: 1.0}))
+    other = {"speech": "noise", "noise": "speech"}[part]
+    assert of(f"generator.{part}", found).abs().max() > 0
+    assert not of(f"generator.{other}", found).any()
+
+
+def test_adversaries_come_in_slowly():
+    made, corpora, objective = game().double(), normal(3, 2, 4000).double(), Objective(warm=0.5)
+    none = of("generator", gradients(made, corpora, Objective(adversarial=0.0, matching=0.0)))
+    early, half, late = (of("generator", gradients(made, corpora, objective, done)) for done in (0.0, 0.25, 1.0))
+    torch.testing.assert_close(early, none)
+    torch.testing.assert_close(half - none, (late - none) / 2, rtol=1e-3, atol=1e-6)
+
+
+def test_energy_wakes_the_fainter_branch():
+    made, corpora = game(), normal(3, 2, 4000)
+    made.generator.noise.last.weight.data.zero_()
+    made.generator.noise.last.bias.data.fill_(-20.0)  # the gain of the noise is next to none
+    made.generator.noise.last.bias.data[16:] = 0.0
+
+    def power():
+        with torch.no_grad():
+            return float(made.generator.separate(corpora[0]).noise.square().mean())
+
+    calm, rewarded = (float(made.cost(corpora, Objective(energy=e), 1.0).detach()) for e in (0.0, 0.1))
+    assert rewarded > calm + 0.1  # it is fainter than the mixture by decibels
+    assert power() < 1
+
+
+@pytest.mark.parametrize("silent", [0, 1, 2, slice(None)])
+def test_silence_in_a_corpus(silent):
+    made, corpora = game(), normal(3, 2, 4000)
+    corpora[silent] = 0
+    cost = made.cost(corpora, Objective(energy=0.1), 1.0)
+    cost.backward()
+    assert cost.isfinite()
+    assert all(p.grad.isfinite().all() for p in made.parameters() if p.grad is not None)
+
+
+def test_adversaries_learn_to_tell_noise_from_tones():
+    """The cost of a fixed generator's adversaries falls well below that of a blind one."""
+    torch.manual_seed(0)
+    judges = Ensemble((256,), (2,), 4)
+    optimiser = torch.optim.Adam(judges.parameters(), 3e-3)
+    t = torch.arange(4000) / 16000
+    for i in range(60):
+        noise = normal(4, 4000, seed=i)
+        tones = torch.sin(2 * math.pi * (200 + 800 * torch.rand(4, 1, generator=torch.Generator().manual_seed(i))) * t)
+        cost = least_squares(judges(tones), judges(noise))
+        optimiser.zero_grad()
+        cost.backward()
+        optimiser.step()
+    assert float(cost) < 0.15
