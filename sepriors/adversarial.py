@@ -6,7 +6,6 @@ optimiser, since what the generator pays does not move the adversaries, nor thei
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ class Objective:
     matching: float = 1.0  # of features, the mixture's clip by clip, the others' on average
     spectra: float = 5.0  # mel and STFT, of the mixture rebuilt
     si_sdr: float = 0.05  # a decibel of the mixture rebuilt
-    energy: float = 0.0  # a decibel of the fainter branch, so that neither falls silent
+    energy: float = 0.0  # a decibel of what the fainter branch explains of the mixture, so that neither falls silent
     clean: float = 1.0  # of each ensemble, within the two adversarial losses
     noise: float = 1.0
     mixture: float = 0.5
@@ -177,6 +176,12 @@ def rebuild(x: torch.Tensor, rebuilt: torch.Tensor, objective: Objective) -> tor
     return distance - objective.si_sdr * si_sdr(x, rebuilt, floor=1e-3).clamp_max(30).mean()
 
 
+def explained(x: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+    """The share of the energy of x (B, N) along a part of it: their squared cosine, whatever the part's level."""
+    energy = x.square().sum(-1) * part.square().sum(-1)
+    return (x * part).sum(-1).square() / energy.clamp_min(1e-8)
+
+
 class Game(nn.Module):
     """A generator, and an ensemble for each of the three corpora that it must please."""
 
@@ -194,7 +199,7 @@ class Game(nn.Module):
         rebuilt = s + n
         total = rebuild(x, rebuilt, objective)
         if objective.energy:
-            faint = torch.minimum(s.square().mean(-1), n.square().mean(-1)) + 1e-4
+            faint = torch.minimum(explained(x, s), explained(x, n)) + 1e-4
             total = total - objective.energy * 10 * faint.log10().mean()
         rise = min(1.0, done / objective.warm) if objective.warm else 1.0
         for judge, weight, real, fake in (

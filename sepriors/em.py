@@ -235,7 +235,8 @@ class ReverseE(NamedTuple):
     """E-step of a score prior: draws of the speech by a whole reverse process, anew each round.
 
     Nortier, Sadeghi & Serizel (2024, algorithm 2): it starts at the mixture, which guides every `every`-th step, but
-    for the first `unguided` rounds, whose noise model knows nothing yet.
+    for the first `unguided` rounds, whose noise model knows nothing yet. `draws` may differ from round to round; those
+    past its end have its last.
     """
 
     # Deviation, here and in `StepE`: what the prior does not know of the speech is no noise, so its variance is the
@@ -244,17 +245,20 @@ class ReverseE(NamedTuple):
     denoise: diffusion.Denoiser
     schedule: diffusion.Schedule = diffusion.OUVE()
     steps: int = 30
-    draws: int = 4
+    draws: int | tuple[int, ...] = 4
     weight: float = 1.5
     every: int = 2
     unguided: int = 1
 
     def start(self, X: torch.Tensor, generators: Generators) -> ReverseState:
-        return ReverseState(0, diffusion.copies(X, self.draws), generators)
+        return ReverseState(0, diffusion.copies(X, self._draws(0)), generators)
+
+    def _draws(self, done: int) -> int:
+        return self.draws if isinstance(self.draws, int) else self.draws[min(done, len(self.draws) - 1)]
 
     def __call__(self, X: torch.Tensor, V_n: torch.Tensor, state: ReverseState) -> tuple[ReverseState, Expectation]:
         done, _, generators = state
-        s = diffusion.start(X, self.schedule, self.draws, generators)
+        s = diffusion.start(X, self.schedule, self._draws(done), generators)
 
         def guide(to: diffusion.Transition) -> diffusion.Transition:
             return diffusion.pseudo_likelihood(to, X, V_n, self.weight)

@@ -67,7 +67,7 @@ def fit(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda i: min(1, (i + 1) / 500) * (0.505 + 0.495 * math.cos(math.pi * i / steps))
     )
-    parts = {"model": model, "averaged": averaged, "optimiser": optimiser, "schedule": schedule}
+    parts: dict[str, Any] = {"model": model, "averaged": averaged, "optimiser": optimiser, "schedule": schedule}
     if keep_best:
         parts["best"] = copy.deepcopy(model)
     run = f"{steps} steps {about}".strip()

@@ -267,7 +267,7 @@ def _parts(clean: bytes, estimate: bytes, sample_rate: int) -> tuple[float, floa
 
 def _composite(name: str) -> Metric:
     def composite(clean: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
-        """Predicted mean opinion of the signal, the background or both (Hu & Loizou, 2008), 1 to 5, by wide-band PESQ."""
+        """Predicted opinion of signal, background or both (Hu & Loizou, 2008), 1 to 5, by wide-band PESQ."""
         parts = _parts(clean.astype(np.float64).tobytes(), estimate.astype(np.float64).tobytes(), sample_rate)
         return min(5.0, max(1.0, sum(w * part for w, part in zip(_COMPOSITES[name], (1.0, *parts), strict=True))))
 

@@ -600,7 +600,7 @@ class UnpairedRecipe:
     seconds: float = 1.5
     learning_rate: float = 5e-4
     judges: int = 16  # channels of the discriminators
-    fresh: CodecRecipe = CodecRecipe()  # noqa: RUF009  the sizes of a network from scratch
+    fresh: CodecRecipe = CodecRecipe()
     kind: str = "speech"
 
     @property
@@ -645,7 +645,6 @@ class UnpairedRecipe:
         if fitted.diverged is not None:
             facts["diverged_at_step"] = fitted.diverged
         return Learned(tensors, net.config, {**facts, "train_seconds": round(fitted.seconds, 1)})
-
 
     def begun(self, progress: bool = False) -> Codec | None:
         """The network that the training starts with, if not a fresh one."""
@@ -694,6 +693,7 @@ def _keep_samples(folder: Path, *signals: torch.Tensor) -> None:
 
 
 Recipe = NMFRecipe | VAERecipe | RVAERecipe | FlowRecipe | ScoreRecipe | CodecRecipe | UnpairedRecipe
+OfOneCorpus = NMFRecipe | VAERecipe | RVAERecipe | FlowRecipe | ScoreRecipe
 LONG = RVAERecipe | FlowRecipe | ScoreRecipe | CodecRecipe | UnpairedRecipe  # they keep a checkpoint and use a GPU
 
 LIBRISPEECH = {"corpus": "mini-librispeech"}
@@ -768,7 +768,7 @@ def spectra(
     return torch.cat(frames), facts
 
 
-def chosen(made: Recipe, corpora: Corpora, seed: int, split: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+def chosen(made: OfOneCorpus, corpora: Corpora, seed: int, split: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     """A split's files in random order, until there are enough minutes, and what they are."""
     rows = corpora.select(kind=made.kind, split=split, **made.select).sample(frac=1, random_state=seed)
     if rows.empty:
@@ -831,8 +831,8 @@ def _licence(made: Recipe, corpora: Corpora) -> str:
     if made.kind == "white":
         return "MIT"
     if isinstance(made, CodecRecipe | UnpairedRecipe):
-        rows = pd.concat(share(corpora, made.clean, made.minutes))
-        return f"weights MIT; trained on {', '.join(sorted(set(rows['licence'])))}"
+        licences = pd.concat(share(corpora, made.clean, made.minutes))["licence"]
+        return f"weights MIT; trained on {', '.join(sorted(set(licences)))}"
     rows = list(corpora.select(kind=made.kind, split="train", **made.select)["licence"])
     if getattr(made, "background", False):
         rows += [*corpora.select(kind="noise", split="train")["licence"]]

@@ -1,4 +1,4 @@
-"""Mixtures, a clean corpus and a noise corpus, of which no recording is ever the part of another: no pair to learn from.
+"""Mixtures, a clean corpus and a noise corpus that share no recording, so that there is no pair to learn from.
 
 The three clean corpora of chapter 7 are choices of `Clean`: what a prior that is a corpus is made of.
 """
@@ -130,7 +130,7 @@ def drawing(
 
 
 def held_out(corpora: Corpora, parts: Share, *, files: int = 24, seconds: float = 3.0, snr_db: float = 0.0) -> Mixture:
-    """Mixtures (files, N) of validation speakers in the noise of the training mixtures: they watch, and teach nothing."""
+    """Mixtures (files, N) of validation speakers in noise of the training mixtures: they watch, and teach nothing."""
     rows = corpora.select(corpus=parts.speech["corpus"].iloc[0], kind="speech", split="valid")
     (g,) = generators(0, 1)
     length = round(16000 * seconds)

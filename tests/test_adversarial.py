@@ -13,6 +13,7 @@ from sepriors.adversarial import (
     PeriodDiscriminator,
     SpectralDiscriminator,
     deceive,
+    explained,
     least_squares,
     match,
     rebuild,
@@ -96,7 +97,8 @@ def test_spectral_distance_of_silence(other):
     x = torch.zeros(1, 4000, requires_grad=True)
     cost = spectral_distance(torch.full((1, 4000), other), x)
     cost.backward()
-    assert cost.isfinite() and x.grad.isfinite().all()
+    assert cost.isfinite()
+    assert x.grad.isfinite().all()
 
 
 # ------------------------------------------------------------- discriminators
@@ -140,7 +142,9 @@ def gradients(made, corpora, objective, done=1.0):
 
 
 def of(part, found):
-    return torch.cat([g.flatten() for name, g in found.items() if name.startswith(part) and g is not None] or [torch.zeros(1)])
+    return torch.cat(
+        [g.flatten() for name, g in found.items() if name.startswith(part) and g is not None] or [torch.zeros(1)]
+    )
 
 
 def test_neither_side_pays_for_the_other():
@@ -158,13 +162,13 @@ def test_neither_side_pays_for_the_other():
     assert all(without[name] is None for name in without if not name.startswith("generator"))
 
 
-@pytest.mark.parametrize(("weight", "part"), [("clean", "speech"), ("noise", "noise")])
-def test_each_corpus_moves_its_branch(weight, part):
-    only = {"adversarial": 1.0, "matching": 0.0, "spectra": 0.0, "si_sdr": 0.0, "clean": 0.0, "noise": 0.0, "mixture": 0.0}
-    found = gradients(game(), normal(3, 2, 4000), Objective(**only | {weight: 1.0}))
-    other = {"speech": "noise", "noise": "speech"}[part]
-    assert of(f"generator.{part}", found).abs().max() > 0
-    assert not of(f"generator.{other}", found).any()
+@pytest.mark.parametrize("weight", ["clean", "noise", "mixture"])
+def test_each_corpus_moves_both_branches(weight):
+    """They divide one sequence, so what is wrong with one is wrong with the other."""
+    none = dict.fromkeys(("matching", "spectra", "si_sdr", "clean", "noise", "mixture"), 0.0)
+    found = gradients(game(), normal(3, 2, 4000), Objective(**none | {weight: 1.0}))
+    for part in ("encoder", "speech", "noise", "decoder"):
+        assert of(f"generator.{part}", found).abs().max() > 0
 
 
 def test_adversaries_come_in_slowly():
@@ -175,19 +179,21 @@ def test_adversaries_come_in_slowly():
     torch.testing.assert_close(half - none, (late - none) / 2, rtol=1e-3, atol=1e-6)
 
 
-def test_energy_wakes_the_fainter_branch():
+def test_what_a_part_explains():
+    s, n = normal(4, 5000), 0.5 * normal(4, 5000, seed=1)
+    torch.testing.assert_close(explained(s + n, s), torch.full((4,), 0.8), rtol=0.05, atol=0)
+    torch.testing.assert_close(explained(s + n, 7 * n), torch.full((4,), 0.2), rtol=0.15, atol=0)
+    assert (explained(s, normal(4, 5000, seed=2)) < 0.01).all()
+    assert not explained(s, 0 * s).any()
+
+
+def test_energy_is_a_reward_for_the_fainter_branch():
     made, corpora = game(), normal(3, 2, 4000)
-    made.generator.noise.last.weight.data.zero_()
-    made.generator.noise.last.bias.data.fill_(-20.0)  # the gain of the noise is next to none
-    made.generator.noise.last.bias.data[16:] = 0.0
-
-    def power():
-        with torch.no_grad():
-            return float(made.generator.separate(corpora[0]).noise.square().mean())
-
     calm, rewarded = (float(made.cost(corpora, Objective(energy=e), 1.0).detach()) for e in (0.0, 0.1))
-    assert rewarded > calm + 0.1  # it is fainter than the mixture by decibels
-    assert power() < 1
+    x = corpora[0] / corpora[0].square().mean(-1, keepdim=True).sqrt()
+    speech, noise = made.generator.separate(x)
+    faint = torch.minimum(*(torch.cosine_similarity(x, part, -1).square() for part in (speech, noise))) + 1e-4
+    assert rewarded - calm == pytest.approx(-0.1 * float(10 * faint.log10().mean()), rel=1e-3)
 
 
 @pytest.mark.parametrize("silent", [0, 1, 2, slice(None)])

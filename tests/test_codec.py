@@ -70,12 +70,16 @@ def test_factors_in_silence(silent, dtype):
     s = 0 * s if silent in ("s", "both", "all") else s
     n = 0 * n if silent in ("n", "both", "all") else n
     alpha, beta = scales(x, s, n)
-    assert alpha.isfinite().all() and beta.isfinite().all()
+    assert alpha.isfinite().all()
+    assert beta.isfinite().all()
     assert (alpha * s + beta * n).isfinite().all()
     if silent == "s":
-        torch.testing.assert_close(beta, (x * n).sum(-1, keepdim=True) / n.square().sum(-1, keepdim=True), rtol=2e-3, atol=0)
+        torch.testing.assert_close(
+            beta, (x * n).sum(-1, keepdim=True) / n.square().sum(-1, keepdim=True), rtol=2e-3, atol=0
+        )
     if silent in ("x", "all"):
-        assert not (alpha * s).any() and not (beta * n).any()
+        assert not (alpha * s).any()
+        assert not (beta * n).any()
 
 
 def test_factors_hardly_miss_a_sum_of_unlike_parts():
@@ -93,14 +97,23 @@ def test_factors_of_nearly_equal_branches_stay_small():
             assert factor.abs().max() < 5
 
 
-def test_branches_have_gradients_where_one_is_silent():
-    made = drawn()
-    for p in (*made.noise.parameters(), *made.decoder[-1].parameters()):
-        p.zero_()
-    made.requires_grad_(True)
+def test_silence_has_gradients():
+    made = drawn().requires_grad_(True)
     speech, noise = made.separate(torch.zeros(1, 640, dtype=torch.float64))
     (speech + noise - 1).square().sum().backward()
     assert all(p.grad.isfinite().all() for p in made.parameters())
+
+
+def test_branches_divide_what_there_is():
+    """What speech asks for, noise does not get, and the other way round."""
+    made, x = drawn(), normal(2, 3200)
+    z = made.encode(x)
+    share = made.share(z)
+    assert 0 < share.min() < 0.4
+    assert share.max() > 0.6
+    assert share.max() < 1
+    made.speech, made.noise = made.noise, made.speech
+    torch.testing.assert_close(made.share(z), 1 - share)
 
 
 # ------------------------------------------------------------- attention
@@ -111,7 +124,9 @@ def test_rotary_positions_are_relative():
     q, k = normal(2, 7, 12), normal(2, 7, 12, seed=1)
     here = rotate(q) @ rotate(k).mT
     for start in (1, 13, 5000):
-        torch.testing.assert_close(rotate(q, start) @ rotate(k, start).mT, here, rtol=1e-4, atol=1e-3 * here.abs().max().item())
+        torch.testing.assert_close(
+            rotate(q, start) @ rotate(k, start).mT, here, rtol=1e-4, atol=1e-3 * here.abs().max().item()
+        )
     assert (rotate(q, 1) @ rotate(k).mT - here).abs().max() > 0.1
     torch.testing.assert_close(rotate(q).norm(dim=-1), q.norm(dim=-1))
 
@@ -141,7 +156,7 @@ def test_any_length(length, dtype):
         assert part.isfinite().all()
 
 
-def test_untrained_branches_let_all_pass():
+def test_untrained_branches_share_evenly():
     """Speech, noise, and what the autoencoder alone makes of the mixture: one signal."""
     made, x = fresh(), normal(2, 3200)
     x = x / x.square().mean(-1, keepdim=True).sqrt()
@@ -157,7 +172,9 @@ def test_speech_and_noise_add_up_to_the_nearest_mixture():
     made, x = drawn(), normal(3, 3200)
     (s, n), (speech, noise) = made(x), made.separate(x)
     basis = torch.stack([s, n], -1)
-    torch.testing.assert_close(speech + noise, (basis @ torch.linalg.lstsq(basis, x[..., None]).solution)[..., 0], rtol=0.02, atol=0.02)
+    torch.testing.assert_close(
+        speech + noise, (basis @ torch.linalg.lstsq(basis, x[..., None]).solution)[..., 0], rtol=0.02, atol=0.02
+    )
 
 
 @pytest.mark.parametrize("gain", [1e-8, 1e-3, 100.0])
@@ -167,13 +184,17 @@ def test_level_goes_through(gain):
         torch.testing.assert_close(part, gain * whole)
 
 
-@pytest.mark.parametrize("x", [torch.zeros(1, 4000), torch.eye(1, 4000), torch.full((1, 4000), 0.5), torch.full((1, 4000), 1e-30)])
+@pytest.mark.parametrize(
+    "x", [torch.zeros(1, 4000), torch.eye(1, 4000), torch.full((1, 4000), 0.5), torch.full((1, 4000), 1e-30)]
+)
 def test_signals_without_speech_or_noise(x):
     made = drawn(torch.float32)
     speech, noise = made.separate(x)
-    assert speech.isfinite().all() and noise.isfinite().all()
+    assert speech.isfinite().all()
+    assert noise.isfinite().all()
     if not x.any():
-        assert not speech.any() and not noise.any()
+        assert not speech.any()
+        assert not noise.any()
 
 
 def test_places_far_apart_do_not_meet():

@@ -626,6 +626,18 @@ def test_a_round_of_reverse_e_is_a_whole_reverse_process(schedule, weight, every
         assert e.power.shape == (3, 2, 3, 2)
 
 
+def test_draws_of_each_round():
+    """A round with its own number of draws is that round; past the end the last number goes on."""
+    known = bins()
+    each, two = (
+        [e for _, e in rounds(ReverseE(known.denoise, steps=3, draws=draws), known.X, known.V_n, 3)]
+        for draws in ((2, 5), 2)
+    )
+    assert [len(e.power) for e in each] == [2, 5, 5]
+    assert each[0].power.equal(two[0].power)
+    assert not each[1].power[:2].equal(two[1].power)
+
+
 @pytest.mark.parametrize("unguided", [0, 1, 2])
 def test_the_first_rounds_of_reverse_e_know_nothing_of_the_noise(unguided):
     known = bins()

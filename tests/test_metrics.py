@@ -171,8 +171,10 @@ def test_parts_of_the_composites_batched(speech):
     """A file alone or in a batch; a perfect estimate; and each worse estimate is worse."""
     s = speech.double()
     for part, best, up in (
-        (metrics.log_likelihood_ratio, 0.0, -1), (metrics.weighted_spectral_slope, 0.0, -1), (metrics.segmental_snr, 35.0, 1),
-    ):  # fmt: skip
+        (metrics.log_likelihood_ratio, 0.0, -1),
+        (metrics.weighted_spectral_slope, 0.0, -1),
+        (metrics.segmental_snr, 35.0, 1),
+    ):
         e = s + 0.1 * s.std() * noise(*s.shape).double()
         torch.testing.assert_close(part(s, e)[1], part(s[1], e[1]))
         torch.testing.assert_close(part(s, s), torch.full((3,), best).double(), rtol=0, atol=0.5 if up > 0 else 1e-9)

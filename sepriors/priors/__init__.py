@@ -119,7 +119,15 @@ class NoisyPrior(Protocol):
         ...
 
 
-FAMILIES: dict[str, Any] = {"vae": VAE, "rvae": RVAE, "waveglow": WaveGlow, "maf": MAF, "score": ScoreNet, "codec": Codec, "descript": Descript}
+FAMILIES: dict[str, Any] = {
+    "vae": VAE,
+    "rvae": RVAE,
+    "waveglow": WaveGlow,
+    "maf": MAF,
+    "score": ScoreNet,
+    "codec": Codec,
+    "descript": Descript,
+}
 
 
 def load(name: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> Any:

@@ -52,8 +52,8 @@ def scales(x: torch.Tensor, s: torch.Tensor, n: torch.Tensor, ridge: float = 1e-
 class Codec(nn.Module):
     """The network of `use-ddp`: waveforms (B, N) at 16 kHz -> speech and noise, which add up to about the mixture.
 
-    Encoder and decoder stride 320 samples, 50 frames a second. Untrained branches let all pass, so that a trained
-    autoencoder without them, whose `speech` and `noise` are both the mixture, is where the adversaries begin.
+    Encoder and decoder stride 320 samples, 50 frames a second. Untrained branches share evenly, so that a trained
+    autoencoder without them, whose speech and noise are both the mixture, is where the adversaries begin.
 
     >>> net = Codec(channels=(8, 8, 8, 16), width=8)
     >>> net(torch.randn(2, 1000)).speech.shape
@@ -123,11 +123,21 @@ class Codec(nn.Module):
         """Latent sequences (B, D, T) -> waveforms (B, length)."""
         return self.decoder(z)[:, 0, :length]
 
+    def share(self, z: torch.Tensor) -> torch.Tensor:
+        r"""The share of speech, 0 to 1, in each place of a latent sequence (B, D, T): $\varsigma(g_s - g_n)$.
+
+        So the branches divide what there is; a half each before they have learned.
+        """
+        # Deviation: the source's branches give latent sequences of their own. Ours then found noise that the noise
+        # discriminators took, and the mixture had nothing of: least squares weighed it by zero, and speech kept all.
+        return torch.sigmoid(self.speech(z.mT) - self.noise(z.mT)).mT
+
     def forward(self, x: torch.Tensor) -> Pair:
         """Speech and noise (B, N) of mixtures (B, N), at levels that mean nothing until `scales` has set them."""
         level = x.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-12) / self.rms
-        z = self.encode(x / level).mT  # (B, T, D)
-        both = torch.cat([self.speech(z), self.noise(z)]).mT
+        z = self.encode(x / level)
+        share = self.share(z)
+        both = torch.cat([2 * share * z, 2 * (1 - share) * z])
         return Pair(*(level * part for part in self.decode(both, x.shape[-1]).to(x).chunk(2)))
 
     def separate(self, x: torch.Tensor) -> Pair:
@@ -168,22 +178,21 @@ class Residual(nn.Module):
 
 
 class Branch(nn.Module):
-    r"""What one of the two sources makes of a latent sequence (B, T, D): $z \odot 2 \varsigma(g) + b$.
+    """What one source asks for of a latent sequence (B, T, D): a number a place, the logarithm of a share.
 
-    g and b come from transformer layers with rotary positions (Su et al., 2021).
+    Transformer layers with rotary positions (Su et al., 2021).
     """
 
-    # Deviation: the source's branch gives the latent sequence itself; a gain and a shift begin as the identity.
     def __init__(self, size: int, width: int, layers: int, heads: int) -> None:
         super().__init__()
         self.enter = nn.Linear(size, width)
         self.layers = nn.Sequential(*(Layer(width, heads) for _ in range(layers)))
         self.norm = nn.LayerNorm(width)
-        self.last = nn.Linear(width, 2 * size)
+        self.last = nn.Linear(width, size)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        g, b = self.last(self.norm(self.layers(self.enter(z)))).chunk(2, -1)
-        return z * 2 * torch.sigmoid(g) + b
+        asked: torch.Tensor = self.last(self.norm(self.layers(self.enter(z))))
+        return asked
 
 
 class Layer(nn.Module):
@@ -202,7 +211,9 @@ class Layer(nn.Module):
         self.widen, self.last_widen = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
-        q, k, v = self.attend(self.norm(h)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, T, E)
+        q, k, v = (
+            self.attend(self.norm(h)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )  # (B, heads, T, E)
         t = torch.arange(h.shape[1], device=h.device)
         near = (t[:, None] - t).abs() <= self.reach
         there = nn.functional.scaled_dot_product_attention(rotate(q), rotate(k), v, near)

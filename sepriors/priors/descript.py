@@ -72,7 +72,9 @@ class Descript(Codec):
             state, sizes = found["state_dict"], found["metadata"]["kwargs"]
             rates = tuple(sizes["encoder_rates"])
             if (sizes["sample_rate"], math.prod(rates)) != (RATE, 320):
-                raise WeightsError(f"{expected}, got one for {sizes['sample_rate']} Hz, {math.prod(rates)} samples each")
+                raise WeightsError(
+                    f"{expected}, got one for {sizes['sample_rate']} Hz, {math.prod(rates)} samples each"
+                )
             made = cls(sizes["encoder_dim"], rates, sizes["decoder_dim"], **branches)
             for part, prefix in ((made.encoder, "encoder.block."), (made.decoder, "decoder.model.")):
                 own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
@@ -153,5 +155,5 @@ def _encoder_block(a: int, b: int, stride: int) -> Block:
 
 def _decoder_block(a: int, b: int, stride: int) -> Block:
     # Deviation: published without `output_padding`, it loses a sample wherever a stride is odd
-    edge = {"padding": math.ceil(stride / 2), "output_padding": stride % 2}
-    return Block(Snake(a), nn.ConvTranspose1d(a, b, 2 * stride, stride, **edge), *_units(b))
+    up = nn.ConvTranspose1d(a, b, 2 * stride, stride, padding=math.ceil(stride / 2), output_padding=stride % 2)
+    return Block(Snake(a), up, *_units(b))
