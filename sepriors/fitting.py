@@ -7,7 +7,7 @@ import math
 import os
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +42,8 @@ def fit(
     validations: int = 20,
     clip: float = math.inf,
     betas: tuple[float, float] = (0.9, 0.999),
+    warm: int = 500,
+    rates: Mapping[str, float] | None = None,
     keep_best: bool = False,
     bf16: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -50,7 +52,8 @@ def fit(
 ) -> Fitted:
     """Minimise loss(model, batch, generator, share done) over `steps` batches of `draw(generator)`.
 
-    Adam's rate rises over 500 steps and falls by a cosine to its hundredth; gradients are clipped to the norm `clip`.
+    Adam's rate rises over `warm` steps and falls by a cosine to its hundredth; `rates` multiplies it for parts of the
+    model, by their names. Gradients are clipped to the norm `clip`.
     The average is a plain mean of the first thousand steps, then of about the last thousand. `validate` sees the
     average. With `checkpoint` the state is written there at each validation, and a run that finds one goes on from it,
     to the same weights as if it had never stopped, provided that all that is random comes from the generator. `about`
@@ -63,9 +66,9 @@ def fit(
     """
     device = next(model.parameters()).device
     averaged = copy.deepcopy(model)
-    optimiser = torch.optim.Adam(model.parameters(), learning_rate, betas)
+    optimiser = torch.optim.Adam(_groups(model, learning_rate, rates or {}), learning_rate, betas)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda i: min(1, (i + 1) / 500) * (0.505 + 0.495 * math.cos(math.pi * i / steps))
+        optimiser, lambda i: min(1, (i + 1) / warm) * (0.505 + 0.495 * math.cos(math.pi * i / steps))
     )
     parts: dict[str, Any] = {"model": model, "averaged": averaged, "optimiser": optimiser, "schedule": schedule}
     if keep_best:
@@ -106,6 +109,14 @@ def fit(
                     {"step": step, "run": run, "curve": curve, "seconds": seconds},
                 )
     return Fitted(averaged, curve, before + time.perf_counter() - begun)
+
+
+def _groups(model: torch.nn.Module, learning_rate: float, rates: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The parameters, those of the named parts with rates of their own."""
+    apart = {name: list(model.get_submodule(name).parameters()) for name in rates}
+    moved = {id(p) for parameters in apart.values() for p in parameters}
+    groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if id(p) not in moved]}]
+    return groups + [{"params": apart[name], "lr": learning_rate * factor} for name, factor in rates.items()]
 
 
 def _save(path: Path, parts: dict[str, Any], generator: torch.Generator, facts: dict[str, Any]) -> None:

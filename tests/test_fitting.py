@@ -193,6 +193,66 @@ def test_gradients_are_clipped():
     assert not torch.allclose(trained(1000.0, math.inf), trained(1.0, math.inf), rtol=1e-2)
 
 
+def test_parts_with_rates_of_their_own():
+    """A part that learns half as fast moves half as far in Adam's first step, the others as ever."""
+    made = torch.nn.ModuleDict({"a": line(), "b": line()})
+
+    def loss(model, x, g, done):
+        return model["a"](x).sum() + model["b"](x).sum()
+
+    moved = fit(
+        made, lambda g: torch.ones(1, 3, dtype=torch.float64), loss, steps=1, learning_rate=0.01, warm=1,
+        rates={"b": 0.5}, generator=torch.Generator(), progress=False,
+    ).model  # fmt: skip
+    a, b = (flat(part) - 0.5 for part in (moved["a"], moved["b"]))
+    torch.testing.assert_close(a, 2 * b)
+    assert a.abs().min() > 0
+    assert [len(group["params"]) for group in fitting._groups(made, 1.0, {"b": 0.5})] == [2, 2]
+
+
+def test_the_rate_rises_over_its_steps():
+    paths = []
+    for warm in (1, 4):
+        made = fit(
+            line(), lambda g: torch.ones(1, 3, dtype=torch.float64), lambda m, x, g, done: m(x).sum(), steps=1,
+            learning_rate=0.01, warm=warm, generator=torch.Generator(), progress=False,
+        ).model  # fmt: skip
+        paths.append(flat(made) - 0.5)
+    torch.testing.assert_close(paths[0], 4 * paths[1], rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_back_to_the_best_where_it_diverges(tmp_path, value):
+    """The model of the highest validation so far, also when a resumed run diverges; and the step is named."""
+    scores = {2: 1.0, 4: 5.0, 6: 3.0, 8: 2.0}
+
+    def run(diverges, checkpoint=None, broken=None):
+        count = [6 if checkpoint is not None and checkpoint.is_file() else 0]
+
+        def loss(model, x, g, done):
+            count[0] += 1
+            if count[0] == broken:
+                raise Broken
+            return model(x).sum() * (value if count[0] == diverges else 1)
+
+        return fit(
+            line(), lambda g: torch.ones(1, 3, dtype=torch.float64), loss, steps=8, learning_rate=1.0, warm=1,
+            generator=torch.Generator(), validations=4, validate=lambda m: scores[count[0]], keep_best=True,
+            checkpoint=checkpoint, progress=False,
+        )  # fmt: skip
+
+    got, shorter = run(diverges=7), run(diverges=5)
+    assert (got.diverged, got.curve) == (7, [1.0, 5.0, 3.0])
+    assert (shorter.diverged, shorter.curve) == (5, [1.0, 5.0])
+    assert flat(got.model).equal(flat(shorter.model))
+    assert run(diverges=None).diverged is None
+    with pytest.raises(Broken):
+        run(diverges=None, checkpoint=tmp_path / "run", broken=7)
+    resumed = run(diverges=7, checkpoint=tmp_path / "run")
+    assert resumed.diverged == 7
+    assert flat(resumed.model).equal(flat(got.model))
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_gradient_that_is_not_finite(tmp_path, value):
     """It stops the run where clipping is asked for, and the checkpoint before it stays."""

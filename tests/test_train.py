@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import drawn_flow
 
-from sepriors import STFT, nmf, train, weights
+from sepriors import STFT, nmf, train, unpaired, weights
 from sepriors.corpora import Corpora, CorpusError
 from sepriors.diffusion import Denoised
 from sepriors.gaussian import is_divergence
@@ -26,6 +26,7 @@ VAES = [name for name, made in train.RECIPES.items() if isinstance(made, train.V
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     monkeypatch.setattr(train, "RECIPES", {name: train.quick(made) for name, made in SHIPPED.items()})
+    monkeypatch.setattr(unpaired, "ELSEWHERE", ["mini-librispeech"])  # here there is no other speech
     told = replace(train.RECIPES["sgmse"], noises=("street",))  # of the classes that the corpus has
     monkeypatch.setitem(train.RECIPES, "sgmse", told)
 
