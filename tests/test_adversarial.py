@@ -151,7 +151,8 @@ def test_neither_side_pays_for_the_other():
     """Adversaries learn the same whatever the generator pays; the generator learns the same whatever they do."""
     made, corpora = game(), normal(3, 2, 4000)
     base = gradients(made, corpora, Objective())
-    kinder = gradients(made, corpora, Objective(adversarial=0.0, matching=0.0, spectra=0.0, si_sdr=0.0))
+    nothing = dict.fromkeys(("adversarial", "matching", "spectra", "si_sdr", "anchor"), 0.0)
+    kinder = gradients(made, corpora, Objective(**nothing))
     for part in ("clean", "noise", "mixture"):
         torch.testing.assert_close(of(part, base), of(part, kinder))
         assert of(part, base).abs().max() > 0
@@ -165,7 +166,7 @@ def test_neither_side_pays_for_the_other():
 @pytest.mark.parametrize("weight", ["clean", "noise", "mixture"])
 def test_each_corpus_moves_both_branches(weight):
     """They divide one sequence, so what is wrong with one is wrong with the other."""
-    none = dict.fromkeys(("matching", "spectra", "si_sdr", "clean", "noise", "mixture"), 0.0)
+    none = dict.fromkeys(("matching", "spectra", "si_sdr", "anchor", "clean", "noise", "mixture"), 0.0)
     found = gradients(game(), normal(3, 2, 4000), Objective(**none | {weight: 1.0}))
     for part in ("encoder", "speech", "noise", "decoder"):
         assert of(f"generator.{part}", found).abs().max() > 0
@@ -185,6 +186,19 @@ def test_what_a_part_explains():
     torch.testing.assert_close(explained(s + n, 7 * n), torch.full((4,), 0.2), rtol=0.15, atol=0)
     assert (explained(s, normal(4, 5000, seed=2)) < 0.01).all()
     assert not explained(s, 0 * s).any()
+
+
+def test_what_goes_astray():
+    """Half of everything before the branches have learned; nothing where all goes where it belongs."""
+    made, x = game(), normal(2, 4000)
+    for branch in (made.generator.speech, made.generator.noise):
+        branch.last.weight.data.zero_()
+        branch.last.bias.data.zero_()
+    assert float(made.astray(x, 0).detach()) == pytest.approx(0.25)  # of energy: half the amplitude
+    made.generator.speech.last.bias.data.fill_(30.0)
+    assert float(made.astray(x, 0).detach()) == pytest.approx(0, abs=1e-6)
+    assert float(made.astray(x, 1).detach()) == pytest.approx(1)
+    assert float(made.astray(0 * x, 1).detach()) <= 1
 
 
 def test_energy_is_a_reward_for_the_fainter_branch():
