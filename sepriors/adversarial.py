@@ -29,7 +29,7 @@ class Objective:
     spectra: float = 5.0  # mel and STFT, of the mixture rebuilt
     si_sdr: float = 0.05  # a decibel of the mixture rebuilt
     anchor: float = 2.0  # of clean speech that goes to the noise, and of noise that goes to the speech
-    energy: float = 0.0  # a decibel of what the fainter branch explains of the mixture, so that neither falls silent
+    energy: float = 0.05  # a decibel of what the speech explains of the mixture, lest it falls silent where it is hard
     clean: float = 1.0  # of each ensemble, within the two adversarial losses
     noise: float = 1.0
     mixture: float = 0.5
@@ -68,7 +68,7 @@ class SpectralDiscriminator(nn.Module):
     def forward(self, x: torch.Tensor) -> Judged:
         X = self.stft(x) / self.stft.n_fft**0.5
         power = X.real.square() + X.imag.square()
-        return _through(1 + (power + 1e-5).log().mT[:, None] / 4, self.layers, self.last)  # (B, 1, T, F)
+        return _through(1 + (power + 1e-3).log().mT[:, None] / 4, self.layers, self.last)  # (B, 1, T, F)
 
 
 class PeriodDiscriminator(nn.Module):
@@ -203,8 +203,7 @@ class Game(nn.Module):
         if objective.anchor:
             total = total + objective.anchor * (self.astray(clean, 0) + self.astray(noise, 1))
         if objective.energy:
-            faint = torch.minimum(explained(x, s), explained(x, n)) + 1e-4
-            total = total - objective.energy * 10 * faint.log10().mean()
+            total = total - objective.energy * 10 * (explained(x, s) + 1e-4).log10().mean()
         rise = min(1.0, done / objective.warm) if objective.warm else 1.0
         for judge, weight, real, fake in (
             (self.clean, objective.clean, clean, s),
