@@ -26,14 +26,15 @@ class Objective:
 
     adversarial: float = 1.0
     matching: float = 1.0  # of features, the mixture's clip by clip, the others' on average
+    clean: float = 1.0  # of each ensemble, within these two
+    noise: float = 3.0  # more, since speech that is left in the noise is what they notice last
+    mixture: float = 0.5
+    warm: float = 0.02  # share of the training in which these rise from nothing
     spectra: float = 5.0  # mel and STFT, of the mixture rebuilt
     si_sdr: float = 0.05  # a decibel of the mixture rebuilt
-    anchor: float = 2.0  # of clean speech that goes to the noise, and of noise that goes to the speech
-    energy: float = 0.05  # a decibel of what the speech explains of the mixture, lest it falls silent where it is hard
-    clean: float = 1.0  # of each ensemble, within the two adversarial losses
-    noise: float = 1.0
-    mixture: float = 0.5
-    warm: float = 0.02  # share of the training in which the adversarial losses rise from nothing
+    anchor: float = 4.0  # of clean speech that goes to the noise, and of noise that goes to the speech
+    remix: float = 0.15  # a decibel of what separating a remixed mixture misses of the parts that it was made of
+    energy: float = 0.1  # a decibel of what the speech explains of the mixture, lest it falls silent where it is hard
 
 
 class Judged(NamedTuple):
@@ -202,6 +203,8 @@ class Game(nn.Module):
         total = rebuild(x, rebuilt, objective)
         if objective.anchor:
             total = total + objective.anchor * (self.astray(clean, 0) + self.astray(noise, 1))
+        if objective.remix:
+            total = total + objective.remix * self.again(s.detach(), n.detach().roll(1, 0))
         if objective.energy:
             total = total - objective.energy * 10 * (explained(x, s) + 1e-4).log10().mean()
         rise = min(1.0, done / objective.warm) if objective.warm else 1.0
@@ -219,6 +222,14 @@ class Game(nn.Module):
                 pays = objective.adversarial * deceive(believed) + objective.matching * features
                 total = total + rise * weight * pays
         return total
+
+    def again(self, s: torch.Tensor, n: torch.Tensor) -> torch.Tensor:
+        """How far from s the speech of s + n is, dB of that mixture's energy, where both are estimates (B, N).
+
+        They come of different mixtures (after Tzinis et al., 2022).
+        """
+        missed = (self.generator.separate(s + n).speech - s).square().sum(-1)
+        return 10 * (missed / (s + n).square().sum(-1).clamp_min(1e-8) + 1e-3).log10().mean()
 
     def astray(self, x: torch.Tensor, branch: int) -> torch.Tensor:
         """The share of the latent energy of clips (B, N) of one source that goes to the other; 0 speech, 1 noise."""
