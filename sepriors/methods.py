@@ -363,7 +363,10 @@ class Supervised:
 
 @dataclass(frozen=True, eq=False)
 class Separator:
-    """The speech that a network of two branches hears in a mixture, in one call (`use-ddp`; Klement et al., 2025)."""
+    """The speech that a network of two branches hears in a mixture, in one call (`use-ddp`; Klement et al., 2025).
+
+    Where the mixture is digital silence, a frame to either side, so is the speech.
+    """
 
     prior: Any  # a `Codec`
     iterations: int = 1
@@ -373,7 +376,8 @@ class Separator:
 
     def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
         prior = _like(self.prior, x)
-        yield Step(0, None, lambda: prior.separate(x).speech)
+        around = torch.nn.functional.max_pool1d(x.abs()[:, None], 2 * prior.hop + 1, 1, prior.hop)[:, 0]
+        yield Step(0, None, lambda: prior.separate(x).speech.masked_fill(around == 0, 0))
 
 
 def _like(prior: Any, x: torch.Tensor) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import shutil
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -628,12 +629,15 @@ class UnpairedRecipe:
         def loss(model: Any, batch: torch.Tensor, g: torch.Generator, done: float) -> torch.Tensor:
             return model.cost(batch, self.objective, done)
 
-        def validate(model: Any) -> float:
+        def gains(net: Any) -> torch.Tensor:
             with torch.inference_mode():
-                speech, noise = (part.cpu() for part in model.generator.separate(watched.noisy.to(device)))
+                speech, noise = (part.cpu() for part in net.separate(watched.noisy.to(device)))
             if checkpoint is not None:
                 _keep_samples(checkpoint.with_suffix(".samples"), watched.noisy[:3], speech[:3], noise[:3])
-            return float((si_sdr(watched.clean, speech) - before).mean())
+            return si_sdr(watched.clean, speech) - before
+
+        def validate(model: Any) -> float:
+            return float(gains(model.generator).mean())
 
         fitted = fit(
             game.to(device), draw, loss, steps=self.steps, learning_rate=self.learning_rate, generator=g, clip=10.0,
@@ -644,6 +648,7 @@ class UnpairedRecipe:
         net = fitted.model.generator
         tensors = {name: p.detach().cpu().half() for name, p in net.state_dict().items()}
         facts = {**_sizes(parts), "valid_si_sdr_gain": [round(value, 2) for value in fitted.curve]}
+        facts["valid_gain_by_file"] = [round(value, 2) for value in gains(net).tolist()]
         if fitted.diverged is not None:
             facts["diverged_at_step"] = fitted.diverged
         return Learned(tensors, net.config, {**facts, "train_seconds": round(fitted.seconds, 1)})
@@ -683,8 +688,8 @@ def _sizes(parts: Share) -> dict[str, Any]:
     return {
         "corpus": ", ".join(sorted(rows["corpus"].unique())),
         "files": len(rows),
-        "minutes": round(rows["seconds"].sum() / 60, 1),
-        **{f"{name}_minutes": round(part["seconds"].sum() / 60, 1) for name, part in parts._asdict().items()},
+        "minutes": round(float(rows["seconds"].sum()) / 60, 1),
+        **{f"{name}_minutes": round(float(part["seconds"].sum()) / 60, 1) for name, part in parts._asdict().items()},
     }
 
 
@@ -810,6 +815,7 @@ def write_card(
     path = folder / f"{name}.safetensors"
     weights.save(path, learned.tensors, learned.config)
     checkpoint.unlink(missing_ok=True)
+    shutil.rmtree(checkpoint.with_suffix(".samples"), ignore_errors=True)  # they were for the time of the training
     card = {
         "about": made.about,
         "file": path.name,

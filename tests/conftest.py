@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from browser import browser  # noqa: F401
+from serving import server  # noqa: F401
 
 from sepriors import STFT, audio, weights
 from sepriors.corpora import FIELDS, Corpora, open_corpora, write_manifest

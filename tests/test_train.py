@@ -9,12 +9,14 @@ from itertools import pairwise
 import pytest
 import torch
 from conftest import drawn_flow
+from test_codec import descript, published
 
 from sepriors import STFT, nmf, train, unpaired, weights
+from sepriors.adversarial import Game
 from sepriors.corpora import Corpora, CorpusError
 from sepriors.diffusion import Denoised
 from sepriors.gaussian import is_divergence
-from sepriors.priors import MAF, RVAE, VAE, ScoreNet, WaveGlow
+from sepriors.priors import MAF, RVAE, VAE, Codec, Descript, ScoreNet, WaveGlow
 from sepriors.rng import generators
 
 SHIPPED = dict(train.RECIPES)  # whole; the tests below have them quick
@@ -936,3 +938,127 @@ def test_a_finished_flow_is_asked_in_half_precision():
     assert got.hidden == flow.hidden
     assert flow.clean == math.inf  # what was given stays
     assert train.finished(drawn_flow(told=True, dtype=torch.float32), s)[1]["clean"] == "inf"
+
+
+# ------------------------------------------------------------- unpaired
+
+
+UNPAIRED = [name for name, made in train.RECIPES.items() if isinstance(made, train.UnpairedRecipe)]
+
+
+@pytest.mark.parametrize("name", ["codec", *UNPAIRED])
+def test_a_separator(watched, name):
+    """Finite, half precision, its curve and its files on record, and it has read training and validation files only."""
+    learned = train.train(name, watched, progress=False)
+    facts, got = learned.facts, Codec.from_weights(weights.Weights(learned.tensors, learned.config))
+    assert got.channels == (8, 8, 8, 16)
+    assert {p.dtype for p in learned.tensors.values()} == {torch.float16}
+    assert all(p.isfinite().all() for p in got.parameters())
+    assert {path.split("/")[1] for path in watched.seen} == {"train", "valid"}
+    curve = facts["valid_rebuilt_si_sdr" if name == "codec" else "valid_si_sdr_gain"]
+    assert len(curve) == 4
+    assert facts["corpus"] == "mini-librispeech, noise"
+    assert facts["speech_minutes"] > 0
+    if name != "codec":
+        by_file = facts["valid_gain_by_file"]
+        assert len(by_file) == 24
+        assert sum(by_file) / 24 == pytest.approx(curve[-1], abs=0.02)
+        assert "diverged_at_step" not in facts
+
+
+def test_the_codec_hears_no_clean_corpus(toy, monkeypatch):
+    """What stands in the place of clean speech in a batch does not matter to it."""
+    exact, kept = train.drawing, []
+
+    def without(*args, **kw):
+        draw = exact(*args, **kw)
+        return lambda g: draw(g) * torch.tensor([1.0, math.nan, 1.0])[:, None, None]
+
+    for patched in (False, True):
+        if patched:
+            monkeypatch.setattr(train, "drawing", without)
+        learned = train.train("codec", toy, progress=False)
+        kept.append(learned.tensors)
+        assert learned.facts["clean_minutes"] == 0
+    assert all(a.equal(b) for a, b in zip(kept[0].values(), kept[1].values(), strict=True))
+
+
+def test_training_lowers_what_rebuilding_misses(toy):
+    made = replace(train.RECIPES["codec"], steps=60, batch=4, learning_rate=0.02)
+    curve = made.learn(toy, 0, False).facts["valid_rebuilt_si_sdr"]
+    assert curve[-1] > curve[0] + 3
+
+
+def test_a_separator_goes_on_from_its_checkpoint(toy, tmp_path, monkeypatch):
+    """To the same bytes, with samples to listen to on the way, and none left behind."""
+    whole = train.write_card("use-ddp", toy, folder=tmp_path / "whole", progress=False)
+    exact, calls = Game.cost, []
+
+    def counted(*args):
+        calls.append(1)
+        if len(calls) == 4:
+            raise BrokenOff
+        return exact(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Game, "cost", counted)
+        with pytest.raises(BrokenOff):
+            train.write_card("use-ddp", toy, folder=tmp_path / "broken", progress=False)
+    found = sorted(path.name for path in (tmp_path / "broken").iterdir())
+    assert found == ["use-ddp.checkpoint", "use-ddp.samples"]
+    heard = sorted(path.name for path in (tmp_path / "broken" / "use-ddp.samples").iterdir())
+    assert heard == [f"{i}-{kind}.flac" for i in range(3) for kind in ("mixture", "noise", "speech")]
+    path = train.write_card("use-ddp", toy, folder=tmp_path / "broken", progress=False)
+    assert path.read_bytes() == whole.read_bytes()
+    assert sorted(p.name for p in path.parent.iterdir()) == ["cards.toml", "use-ddp.safetensors"]
+
+
+def test_a_diverging_separator_keeps_the_best(toy, monkeypatch):
+    """And says at which step it stopped."""
+    exact, calls = Game.cost, []
+
+    def diverges(*args):
+        calls.append(1)
+        return exact(*args) * (math.nan if len(calls) == 3 else 1)
+
+    monkeypatch.setattr(Game, "cost", diverges)
+    learned = train.train("use-ddp", toy, progress=False)
+    assert learned.facts["diverged_at_step"] == 3
+    assert len(learned.facts["valid_si_sdr_gain"]) == 2
+    assert all(p.isfinite().all() for p in learned.tensors.values())
+
+
+def test_a_separator_begins_as_the_codec_of_a_card():
+    made = replace(SHIPPED["use-ddp"], start="codec").begun()
+    shipped = weights.load("codec").tensors
+    assert all(p.equal(shipped[name].float()) for name, p in made.state_dict().items())
+    assert all(p.requires_grad for p in made.parameters())
+    assert SHIPPED["use-ddp-scratch"].begun() is None
+
+
+def test_a_separator_begins_as_a_published_codec(server, tmp_path, monkeypatch):
+    """Which is downloaded once; where it cannot be had the error says so."""
+    torch.save(published(descript()), tmp_path / "served.pth")
+    server.files["weights_16khz.pth"] = (tmp_path / "served.pth").read_bytes()
+    monkeypatch.setenv("SEPRIORS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(train.DESCRIPT, "urls", [f"{server.url}/weights_16khz.pth"])
+    made = SHIPPED["use-ddp-descript"].begun()
+    assert isinstance(made, Descript)
+    assert made.rates == (2, 4, 5, 8)
+    again = SHIPPED["use-ddp-descript"].begun()
+    assert len([path for path, _ in server.asked if path.endswith(".pth")]) == 1
+    assert all(a.equal(b) for a, b in zip(made.encoder.parameters(), again.encoder.parameters(), strict=True))
+    monkeypatch.setenv("SEPRIORS_CACHE", str(tmp_path / "other"))
+    monkeypatch.setitem(train.DESCRIPT, "urls", [f"{server.url}/gone.pth"])
+    with pytest.raises(CorpusError, match=r"could not download weights_16khz\.pth"):
+        SHIPPED["use-ddp-descript"].begun()
+
+
+def test_a_published_codec_is_tuned_like_ours(toy, tmp_path, monkeypatch):
+    """Adversaries and all, with its own level and its own strides."""
+    torch.save(published(descript()), tmp_path / "weights.pth")
+    monkeypatch.setattr(train, "download", lambda *args, **kw: tmp_path / "weights.pth")
+    made = replace(train.quick(SHIPPED["use-ddp"]), start="descript", steps=1)
+    learned = made.learn(toy, 0, False)
+    got = Descript.from_weights(weights.Weights(learned.tensors, learned.config))
+    assert all(p.isfinite().all() for p in got.parameters())

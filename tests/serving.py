@@ -1,0 +1,70 @@
+"""A server on this machine, for whatever downloads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `files`; may break off each answer after `cut` bytes (`cuts` times), and may know no ranges."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files: dict[str, bytes] = {}
+        self.asked: list[tuple[str, str | None]] = []  # path, Range
+        self.cut, self.cuts, self.ranges = 0, 0, True
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_HEAD(self) -> None:
+        self._head(200 if self.path[1:] in self.server.files else 404, {})
+
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range")
+        self.server.asked.append((self.path, wanted))
+        content = self.server.files.get(self.path[1:])
+        if content is None:
+            self._head(404, {"Content-Length": "0"})
+            return
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.server.ranges else 0
+        if start >= len(content) > 0:
+            self._head(416, {"Content-Range": f"bytes */{len(content)}", "Content-Length": "0"})
+            return
+        body, headers = content[start:], {"Content-Length": str(len(content) - start)}
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        self._head(206 if start else 200, headers)
+        if self.server.cuts:
+            self.server.cuts -= 1
+            body = body[: self.server.cut]
+            self.close_connection = True
+        self.wfile.write(body)
+
+    def _head(self, status: int, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
