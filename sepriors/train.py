@@ -603,6 +603,7 @@ class UnpairedRecipe:
     judges: int = 16  # channels of the discriminators
     faster: float = 3.0  # how many times as fast they, and the branches, learn
     fresh: CodecRecipe = CodecRecipe()
+    shipped: bool = True  # else the repository has the card, not the weights
     kind: str = "speech"
 
     @property
@@ -726,8 +727,8 @@ RECIPES: dict[str, Recipe] = {
     "use-ddp": UnpairedRecipe(),
     "use-ddp-out-of-domain": UnpairedRecipe(clean="out-of-domain"),
     "use-ddp-close-talk": UnpairedRecipe(clean="close-talk"),
-    "use-ddp-scratch": UnpairedRecipe(start=None),
-    "use-ddp-descript": UnpairedRecipe(start="descript"),
+    "use-ddp-scratch": UnpairedRecipe(start=None, shipped=False),
+    "use-ddp-descript": UnpairedRecipe(start="descript", shipped=False),
     **{f"vae-seed{i}": VAERecipe(STFT(1024, 256), select=LIBRISPEECH, seed=i) for i in (1, 2, 3)},
 }
 
@@ -825,6 +826,7 @@ def write_card(
         **learned.facts,
         "hardware": _hardware(made),
         "command": f"sepriors train {name} --force" + (f" --seed {seed}" if seed else ""),
+        **({} if getattr(made, "shipped", True) else {"shipped": False}),
     }
     _enter(folder / "cards.toml", name, card)
     return path

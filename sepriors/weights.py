@@ -80,7 +80,9 @@ def load(name: str | os.PathLike[str], *, device: torch.device | str = "cpu") ->
             near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.3)
             raise WeightsError(f"unknown weights {str(name)!r}; did you mean {' or '.join(near or known)}?")
     if not path.is_file():
-        raise WeightsError(f"{path}: no such weights")
+        card = known.get(str(name), {})
+        how = f"; its card does not come with them, train them: {card['command']}" if card else ""
+        raise WeightsError(f"{path}: no such weights{how}")
     try:
         with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
             config = json.loads((file.metadata() or {}).get("config", "{}"))

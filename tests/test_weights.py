@@ -8,7 +8,8 @@ import torch
 from sepriors import load, priors, weights
 from sepriors.weights import WeightsError
 
-CARDS = weights.cards()
+ALL = weights.cards()
+CARDS = {name: card for name, card in ALL.items() if card.get("shipped", True)}
 MEGABYTE = 2**20
 
 
@@ -93,6 +94,14 @@ def test_a_shipped_card_tells_the_truth(name):
         assert W.shape == (F, int(got.config["rank"]))
         assert (W >= 0).all()
         torch.testing.assert_close(W.sum(0), torch.ones(W.shape[1]))
+
+
+def test_a_card_without_its_weights(shelf):
+    """Says how to make them."""
+    (shelf / "codec.safetensors").unlink()
+    with pytest.raises(WeightsError, match=r"codec\.safetensors: no such weights.*train them: sepriors train codec"):
+        load("codec")
+    assert all(not (weights.folder() / ALL[name]["file"]).exists() for name in ALL.keys() - CARDS.keys())
 
 
 def test_what_ships_is_small_and_has_a_card():
