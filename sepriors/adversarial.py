@@ -34,7 +34,7 @@ class Objective:
     si_sdr: float = 0.05  # a decibel of the mixture rebuilt
     anchor: float = 4.0  # of clean speech that goes to the noise, and of noise that goes to the speech
     remix: float = 0.15  # a decibel of what separating a remixed mixture misses of the parts that it was made of
-    energy: float = 0.1  # a decibel of what the speech explains of the mixture, lest it falls silent where it is hard
+    energy: float = 0.5  # a decibel of what the speech explains of the mixture, lest it falls silent where it is hard
 
 
 class Judged(NamedTuple):

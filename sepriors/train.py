@@ -596,7 +596,7 @@ class UnpairedRecipe:
     snrs: tuple[float, float] = (-5.0, 15.0)
     bleed: tuple[float, float] = (10.0, 15.0)
     minutes: float = 24.0  # of the clean corpus: the out-of-domain one has no more
-    steps: int = 5000
+    steps: int = 4000
     batch: int = 4
     seconds: float = 1.5
     learning_rate: float = 3e-4
