@@ -520,7 +520,7 @@ METHODS: dict[str, Entry] = {
     "udiffse": Entry(
         "diffusion, five rounds of a guided reverse process, the last of them with four draws",
         SCORED,
-        # Deviation: two draws for four in the rounds that only teach the noise; three fifths of the time
+        # Deviation: two draws for four in the rounds that only teach the noise; two thirds of the time
         lambda: scored(partial(ReverseE, unguided=0, draws=(2, 2, 2, 2, 4)), iterations=5),
     ),
     "udiffse-plus": Entry(
