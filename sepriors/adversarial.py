@@ -44,6 +44,11 @@ class Judged(NamedTuple):
     features: list[torch.Tensor]
 
 
+def unit(x: torch.Tensor) -> torch.Tensor:
+    """Clips (..., N) at power 1, silence as it is."""
+    return x / x.square().mean(-1, keepdim=True).clamp_min(1e-10).sqrt()
+
+
 class SpectralDiscriminator(nn.Module):
     """Convolutions over the logarithm of a power spectrogram (after Défossez et al., 2022, § 3.4).
 
@@ -52,8 +57,8 @@ class SpectralDiscriminator(nn.Module):
     (2, 4)
     """
 
-    # Deviation: complex spectra there. On ours two hundred steps teach the adversaries of noise what takes logarithms
-    # one hundred, and pauses count as words do.
+    # Deviation: complex spectra there. Adversaries of clean speech knew after a hundred steps with logarithms what
+    # complex spectra had taught them after two hundred; those of noise after a hundred and fifty.
     def __init__(self, n_fft: int, channels: int) -> None:
         super().__init__()
         self.stft = STFT(n_fft, n_fft // 4)
@@ -107,8 +112,7 @@ class Ensemble(nn.ModuleList):
         super().__init__([*spectral, *(PeriodDiscriminator(period, channels) for period in periods)])
 
     def forward(self, x: torch.Tensor) -> list[Judged]:
-        x = x / x.square().mean(-1, keepdim=True).clamp_min(1e-10).sqrt()
-        return [discriminator(x) for discriminator in self]
+        return [discriminator(unit(x)) for discriminator in self]
 
 
 def least_squares(real: list[Judged], fake: list[Judged]) -> torch.Tensor:
@@ -197,7 +201,7 @@ class Game(nn.Module):
 
     def cost(self, corpora: torch.Tensor, objective: Objective, done: float) -> torch.Tensor:
         """What both sides pay for mixtures, clean speech and noise (3, B, N), none of which belongs to another."""
-        x, clean, noise = corpora / corpora.square().mean(-1, keepdim=True).clamp_min(1e-10).sqrt()
+        x, clean, noise = unit(corpora)
         s, n = self.generator.separate(x)
         rebuilt = s + n
         total = rebuild(x, rebuilt, objective)

@@ -19,7 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from . import nmf, weights
-from .adversarial import Game, Objective, rebuild
+from .adversarial import Game, Objective, rebuild, unit
 from .audio import whole, write
 from .corpora import Corpora, CorpusError
 from .corpora.fetch import cache_dir, download
@@ -556,16 +556,14 @@ class CodecRecipe:
         parts = share(corpora, self.clean, self.minutes, seed)
         draw = drawing(corpora, parts, batch=self.batch, seconds=self.seconds, snrs=self.snrs, progress=progress)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        watched = held_out(corpora, parts).noisy.to(device)
+        watched = unit(held_out(corpora, parts).noisy.to(device))
 
         def through(model: Any, x: torch.Tensor) -> torch.Tensor:
-            x = x / x.square().mean(-1, keepdim=True).clamp_min(1e-10).sqrt()
             rebuilt: torch.Tensor = model.decode(model.encode(x), x.shape[-1]).float()
             return rebuilt
 
         def loss(model: Any, batch: torch.Tensor, g: torch.Generator, done: float) -> torch.Tensor:
-            x = batch[[0, 2]].flatten(0, 1)
-            x = x / x.square().mean(-1, keepdim=True).clamp_min(1e-10).sqrt()
+            x = unit(batch[[0, 2]].flatten(0, 1))
             return rebuild(x, through(model, x), self.objective)
 
         def validate(model: Any) -> float:
