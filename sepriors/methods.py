@@ -544,6 +544,11 @@ METHODS: dict[str, Entry] = {
         # Deviation: ten steps for thirty, four draws for one: as good, and judged like the draws of `udiffse`.
         lambda: Supervised(priors.load("sgmse"), iterations=10, draws=4, at_once=1),
     ),
+    "use-ddp": Entry(
+        "codec with a branch for speech and one for noise, learned from mixtures and corpora without pairs",
+        ("use-ddp",),
+        lambda: Separator(priors.load("use-ddp")),
+    ),
     "flow-map": Entry(
         "WaveGlow, posterior's mode by gradient ascent, stopped at the likelihood of clean speech; white noise only",
         ("waveglow",),

@@ -594,8 +594,8 @@ class UnpairedRecipe:
     snrs: tuple[float, float] = (-5.0, 15.0)
     bleed: tuple[float, float] = (10.0, 15.0)
     minutes: float = 24.0  # of the clean corpus: the out-of-domain one has no more
-    steps: int = 4000
-    batch: int = 4
+    steps: int = 900
+    batch: int = 8
     seconds: float = 1.5
     learning_rate: float = 3e-4
     judges: int = 16  # channels of the discriminators
@@ -607,7 +607,9 @@ class UnpairedRecipe:
     @property
     def about(self) -> str:
         began = f"begun as {self.start}" if self.start else "from scratch"
-        return f"speech and noise of a mixture, unpaired, a clean corpus {self.clean}, {began}"
+        without = {"adversaries": self.objective.adversarial, "a cycle": self.objective.cycle}
+        lacks = "".join(f", without {name}" for name, weight in without.items() if not weight)
+        return f"speech and noise of a mixture, unpaired, a clean corpus {self.clean}, {began}{lacks}"
 
     def learn(self, corpora: Corpora, seed: int, progress: bool, checkpoint: Path | None = None) -> Learned:
         """The network's parameters, in half precision, and its SI-SDR gain on validation mixtures at 0 dB."""
@@ -726,6 +728,8 @@ RECIPES: dict[str, Recipe] = {
     "use-ddp-out-of-domain": UnpairedRecipe(clean="out-of-domain"),
     "use-ddp-close-talk": UnpairedRecipe(clean="close-talk"),
     "use-ddp-scratch": UnpairedRecipe(start=None, shipped=False),
+    "use-ddp-no-adversaries": UnpairedRecipe(objective=Objective(adversarial=0.0, matching=0.0), shipped=False),
+    "use-ddp-no-cycle": UnpairedRecipe(objective=Objective(cycle=0.0, heard=0.0), shipped=False),
     "use-ddp-descript": UnpairedRecipe(start="descript", shipped=False),
     **{f"vae-seed{i}": VAERecipe(STFT(1024, 256), select=LIBRISPEECH, seed=i) for i in (1, 2, 3)},
 }

@@ -13,11 +13,14 @@ from sepriors.adversarial import (
     PeriodDiscriminator,
     SpectralDiscriminator,
     deceive,
+    emphasised,
     explained,
+    half_known,
     least_squares,
     match,
     rebuild,
     spectral_distance,
+    unit,
     unmoved,
 )
 from sepriors.priors import Codec
@@ -168,7 +171,7 @@ def test_neither_side_pays_for_the_other():
 def test_each_corpus_moves_both_branches(weight):
     """They divide one sequence, so what is wrong with one is wrong with the other."""
     none = dict.fromkeys(
-        ("matching", "spectra", "si_sdr", "anchor", "remix", "energy", "clean", "noise", "mixture"), 0.0
+        ("matching", "spectra", "si_sdr", "anchor", "cycle", "heard", "energy", "clean", "noise", "mixture"), 0.0
     )
     found = gradients(game(), normal(3, 2, 4000), Objective(**none | {weight: 1.0}))
     for part in ("encoder", "speech", "noise", "decoder"):
@@ -204,24 +207,65 @@ def test_what_goes_astray():
     assert float(made.astray(0 * x, 1).detach()) <= 1
 
 
+class Answers(torch.nn.Module):
+    """Separates as it is told, and keeps what it was asked."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer, self.asked = answer, []
+
+    def separate(self, x):
+        self.asked.append(x)
+        return Pair(*self.answer(x))
+
+
 def test_separating_again():
-    """-30 dB, where the ratio stops counting, if the speech comes back; 0 dB if none of it does; it has a gradient."""
-    made, (s, n) = game().double(), normal(2, 3, 4000).double()
-    parts = iter([(s, n), (s + n, 0 * n), (0 * s, s + n)])
-
-    class Answers(torch.nn.Module):
-        def separate(self, x):
-            torch.testing.assert_close(x, s + n)
-            return Pair(*next(parts))
-
-    made.generator = Answers()
-    assert float(made.again(s, n)) == pytest.approx(-30, abs=1e-3)
-    ratios = [part.square().sum(-1) / (s + n).square().sum(-1) for part in (n, s)]
-    for ratio in ratios:
-        assert float(made.again(s, n)) == pytest.approx(float(10 * (ratio + 1e-3).log10().mean()))
+    """-30 dB, where the ratio stops counting, if the speech comes back; 0 dB if it is taken for noise, all of it."""
+    s, n = normal(2, 3, 4000).double()
+    level = (s + n).square().mean(-1, keepdim=True).sqrt()
+    decibels, spectra = Objective(cycle=1.0, heard=0.0), Objective(cycle=0.0, heard=2.0)
     made = game()
-    made.again(s.float(), n.float()).backward()
+
+    def costs(found):
+        made.generator = Answers(lambda x: (found, x - found))
+        return [float(made.again(s, n, objective)) for objective in (decibels, spectra)]
+
+    assert costs(s / level) == pytest.approx([-30, 0], abs=1e-3)
+    torch.testing.assert_close(made.generator.asked[0], (s + n) / level)
+    high = [float(emphasised(x).square().sum()) for x in (s, s + n)]
+    assert costs(0 * s)[0] == pytest.approx(10 * math.log10(high[0] / high[1] + 1e-3), abs=0.05)
+    assert costs(0 * s)[1] == pytest.approx(2 * float(spectral_distance(s / level, 0 * s)))
+
+
+def test_separating_again_has_a_gradient():
+    made = game()
+    made.again(*normal(2, 2, 4000), Objective()).backward()
     assert sum(float(p.grad.abs().sum()) for p in made.generator.parameters() if p.grad is not None) > 0
+
+
+def test_what_is_separated_again_is_never_of_one_recording():
+    """Half of the mixtures are of a corpus's speech, half of a corpus's noise; the rest of each is an estimate.
+
+    So no clean clip meets a clip of noise, and no estimate of speech the estimate of noise that it was divided from.
+    """
+    s, n, clean, noise = normal(4, 6, 4000)
+    clean, noise = unit(clean), unit(noise)
+    speech, rest = half_known(3 * s, n, clean, noise)
+    level = 3 * s.square().mean(-1, keepdim=True).sqrt()
+    torch.testing.assert_close(speech, torch.cat([(level * clean)[:3], 3 * s[3:]]))
+    torch.testing.assert_close(rest[:3], n[[5, 0, 1]])
+    shape = torch.cosine_similarity(rest[3:, None], noise[None], dim=-1)
+    torch.testing.assert_close(shape[:, 3:].diagonal(), torch.ones(3))
+    torch.testing.assert_close(rest[3:].square().mean(-1), n[[2, 3, 4]].square().mean(-1))
+
+
+def test_high_frequencies_count():
+    """A tone at 100 Hz against one at 4 kHz, by the gain of the filter; and a constant falls by 26 dB."""
+    t = torch.arange(1600, dtype=torch.float64) / 16000
+    low, high = (emphasised((2 * math.pi * f * t).sin()).square().mean() for f in (100, 4000))
+    gain = [1 + 0.95**2 - 2 * 0.95 * math.cos(2 * math.pi * f / 16000) for f in (100, 4000)]
+    assert float(high / low) == pytest.approx(gain[1] / gain[0], rel=0.02)
+    torch.testing.assert_close(emphasised(torch.ones(5)), torch.full((4,), 0.05))
 
 
 def test_energy_is_a_reward_for_speech_that_explains_the_mixture():

@@ -39,7 +39,6 @@ from sepriors.methods import (
     FlowTweedie,
     MethodError,
     ScoreEM,
-    Separator,
     Supervised,
     VarianceEM,
     _spans,
@@ -68,11 +67,10 @@ def made():
     for name, steps in (("udiffse", 10), ("udiffse-plus", 8), ("depse", 4)):  # whole reverse processes, but short ones
         made[name] = replace(made[name], estep=partial(made[name].estep, steps=steps, draws=1))
     made["sgmse"] = replace(made["sgmse"], iterations=6, draws=1)
-    made["separator"] = Separator(priors.load("codec"))
     return made
 
 
-@pytest.fixture(params=[*METHODS, "separator"])
+@pytest.fixture(params=[*METHODS])
 def method(request, made):
     return made[request.param]
 

@@ -8,6 +8,7 @@ frame looks back at the latent variables that came before it. Power (..., F, T),
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,6 +21,8 @@ from sepriors.stft import STFT, griffin_lim
 
 from .vae import Autoencoder, Drawn, affine
 
+# cuDNN would have a layer's weights side by side, and puts them so at each call: they come from many places here
+warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous")
 
 def lstm(x: torch.Tensor, weights: Sequence[torch.Tensor], lengths: torch.Tensor | None = None) -> torch.Tensor:
     """Outputs of an LSTM, or of one in either direction, for inputs x (B, T, I): (B, T, H) or (B, T, 2 H).
@@ -33,7 +36,8 @@ def lstm(x: torch.Tensor, weights: Sequence[torch.Tensor], lengths: torch.Tensor
     # whole vectors of sequences: a lone sequence, or in double precision the odd ones, would be rounded differently
     filled = nn.functional.pad(x, (0, 0, 0, 0, 0, -len(x) % (4 if x.dtype == torch.float64 else 2)))
     zero = x.new_zeros(1 + both, len(filled), weights[1].shape[-1])
-    return torch.lstm(filled, (zero, zero), list(weights), True, 1, 0.0, False, both, True)[0][: len(x)]
+    train = x.is_cuda  # cuDNN has gradients in no other way, and without dropout it is the same
+    return torch.lstm(filled, (zero, zero), list(weights), True, 1, 0.0, train, both, True)[0][: len(x)]
 
 
 def turned(x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
