@@ -226,9 +226,7 @@ def test_weights_that_are_no_priors(tmp_path):
         priors.load("nmf-speech")
     path = tmp_path / "v.safetensors"
     weights.save(path, {"W": torch.zeros(1)}, {"family": "flow"})
-    with pytest.raises(
-        WeightsError, match=r"expected the weights of a prior \(vae, .*, descript\), got 'flow'"
-    ):
+    with pytest.raises(WeightsError, match=r"expected the weights of a prior \(vae, .*, descript\), got 'flow'"):
         priors.load(path)
 
 

@@ -24,6 +24,7 @@ from .vae import Autoencoder, Drawn, affine
 # cuDNN would have a layer's weights side by side, and puts them so at each call: they come from many places here
 warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous")
 
+
 def lstm(x: torch.Tensor, weights: Sequence[torch.Tensor], lengths: torch.Tensor | None = None) -> torch.Tensor:
     """Outputs of an LSTM, or of one in either direction, for inputs x (B, T, I): (B, T, H) or (B, T, 2 H).
 
