@@ -97,7 +97,8 @@ def main() -> None:
     scored = {"udiffse": 5.0, "udiffse-plus": 1.0, "depse": None, "udiffse-fast": 0.5, "sgmse": None}
     for name, goal in scored.items():
         row(name, 4, lambda n=name: sp.enhance(x[:4], sp.make(n)), goal)
-    row("use-ddp", 4, lambda: sp.enhance(x[:4], sp.make("use-ddp")), 0.1)
+    for name in ("use-ddp", "bsse"):
+        row(name, 4, lambda n=name: sp.enhance(x[:4], sp.make(n)), 0.1)
     for fast in (True, False):
         for batch in (1, 16):
             name = f"a step of flow MAP, couplings in {'bf16' if fast else 'fp32'}"

@@ -380,6 +380,24 @@ class Separator:
         yield Step(0, None, lambda: prior.separate(x).speech.masked_fill(around == 0, 0))
 
 
+@dataclass(frozen=True, eq=False)
+class Masker:
+    """A mask of the spectrum, by a network that was trained on pairs of mixture and speech (`bsse`; Hung et al., 2022).
+
+    The phase is the mixture's.
+    """
+
+    prior: Any  # a `BSSE`
+    iterations: int = 1
+    at_once: int = 4
+    longest: float = 30.0
+    beside: bool = True
+
+    def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
+        prior = _like(self.prior, x)
+        yield Step(0, None, lambda: prior.enhance(x))
+
+
 def _like(prior: Any, x: torch.Tensor) -> Any:
     """A copy of a prior that has gradients, with the signal's precision and place."""
     with torch.inference_mode(False):
@@ -548,6 +566,11 @@ METHODS: dict[str, Entry] = {
         "codec with a branch for speech and one for noise, learned from mixtures and corpora without pairs",
         ("use-ddp",),
         lambda: Separator(priors.load("use-ddp")),
+    ),
+    "bsse": Entry(
+        "mask from spectrum and self-supervised embeddings; supervised: trained on pairs, as `sgmse` was",
+        ("bsse",),
+        lambda: Masker(priors.load("bsse")),
     ),
     "flow-map": Entry(
         "WaveGlow, posterior's mode by gradient ascent, stopped at the likelihood of clean speech; white noise only",

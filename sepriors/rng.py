@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -63,3 +64,23 @@ def _event(x: torch.Tensor, dim: int) -> list[int]:
 def fork(generators: Generators) -> list[torch.Generator]:
     """Generators that go on as these would, and leave these where they are."""
     return [g.clone_state() for g in generators]
+
+
+@contextmanager
+def borrowed(generator: torch.Generator) -> Iterator[None]:
+    """The global randomness of the CPU follows this generator within the block, and is put back after it.
+
+    For libraries that take no generator: their masks and first weights are then ours to repeat.
+
+    >>> (g,) = generators(0, 1)
+    >>> with borrowed(g):
+    ...     a = torch.rand(3)
+    >>> bool(a.equal(torch.rand(3, generator=generators(0, 1)[0])))
+    True
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(generator.get_state())
+        try:
+            yield
+        finally:
+            generator.set_state(torch.get_rng_state())

@@ -11,12 +11,13 @@ import torch
 from conftest import drawn_flow
 from test_codec import descript, published
 
-from sepriors import STFT, nmf, train, unpaired, weights
+from sepriors import STFT, bench, nmf, train, unpaired, weights
 from sepriors.adversarial import Game
-from sepriors.corpora import Corpora, CorpusError
+from sepriors.corpora import Corpora, CorpusError, bench_set
 from sepriors.diffusion import Denoised
 from sepriors.gaussian import is_divergence
-from sepriors.priors import MAF, RVAE, VAE, Codec, Descript, ScoreNet, WaveGlow
+from sepriors.methods import Masker
+from sepriors.priors import BSSE, MAF, RVAE, SSL, VAE, Codec, Descript, ScoreNet, WaveGlow
 from sepriors.rng import generators
 
 SHIPPED = dict(train.RECIPES)  # whole; the tests below have them quick
@@ -29,8 +30,9 @@ VAES = [name for name, made in train.RECIPES.items() if isinstance(made, train.V
 def _quick(monkeypatch):
     monkeypatch.setattr(train, "RECIPES", {name: train.quick(made) for name, made in SHIPPED.items()})
     monkeypatch.setattr(unpaired, "ELSEWHERE", ["mini-librispeech"])  # here there is no other speech
-    told = replace(train.RECIPES["sgmse"], noises=("street",))  # of the classes that the corpus has
-    monkeypatch.setitem(train.RECIPES, "sgmse", told)
+    for name, made in train.RECIPES.items():
+        if hasattr(made, "noises"):  # of the classes that the corpus has
+            monkeypatch.setitem(train.RECIPES, name, replace(made, noises=("street",)))
 
 
 class Watched(Corpora):
@@ -1062,3 +1064,194 @@ def test_a_published_codec_is_tuned_like_ours(toy, tmp_path, monkeypatch):
     learned = made.learn(toy, 0, False)
     got = Descript.from_weights(weights.Weights(learned.tensors, learned.config))
     assert all(p.isfinite().all() for p in got.parameters())
+
+
+# ------------------------------------------------------------- embeddings, and masks from them
+
+PAIRED = [name for name, made in SHIPPED.items() if isinstance(made, train.PairedRecipe)]
+
+
+def test_embeddings(watched):
+    """Two rounds, of speech alone; a card with what was guessed in each; half precision, and a network again."""
+    learned = train.train("ssl", watched, progress=False)
+    assert {path.split("/")[1] for path in watched.seen} == {"train", "valid"}
+    assert all(path.startswith("speech/") for path in watched.seen)
+    assert {p.dtype for p in learned.tensors.values()} == {torch.half}
+    made = SSL.from_weights(weights.Weights(learned.tensors, learned.config))
+    assert (made.width, made.layers) == (8, 3)
+    for i in (1, 2):
+        assert len(learned.facts[f"valid_guessed_{i}"]) == 4
+        assert 0 < learned.facts[f"valid_most_frequent_{i}"] <= 1
+        assert all(0 <= share <= 1 for share in learned.facts[f"valid_guessed_{i}"])
+
+
+def test_embeddings_go_on_from_their_checkpoint(toy, tmp_path, monkeypatch):
+    """In the second round, to the same bytes, without the first again."""
+    whole = train.write_card("ssl", toy, folder=tmp_path / "whole", progress=False)
+    exact, calls = train.SSLRecipe.loss, []
+
+    def counted(*args):
+        calls.append(1)
+        if len(calls) == 7:  # the third step of the second round
+            raise BrokenOff
+        return exact(*args)
+
+    monkeypatch.setattr(train.SSLRecipe, "loss", counted)
+    with pytest.raises(BrokenOff):
+        train.write_card("ssl", toy, folder=tmp_path / "broken", progress=False)
+    found = sorted(path.name for path in (tmp_path / "broken").iterdir())
+    assert found == ["ssl.checkpoint.1", "ssl.checkpoint.2"]
+    path = train.write_card("ssl", toy, folder=tmp_path / "broken", progress=False)
+    assert len(calls) == 9
+    assert path.read_bytes() == whole.read_bytes()
+    assert sorted(p.name for p in path.parent.iterdir()) == ["cards.toml", "ssl.safetensors"]
+
+
+def test_each_label_comes_with_the_samples_that_its_frame_sees():
+    """Files whose samples and labels say where they are: every frame of a batch has the label of its place."""
+    made = replace(train.quick(SHIPPED["ssl"]), level_db=0.0, batch=50)
+    length = 320 * 130
+    speech = [torch.arange(length) + 1e6 * k for k in (1, 2)]
+    labels = [torch.arange(131) + 1000 * k for k in (1, 2)]
+    batch = made.drawing(speech, labels)(seeded())
+    T = 50
+    assert batch.shape == (50, 320 * (T - 1) + 400 + T)
+    starts = set()
+    for row in batch:
+        x, y = row[:-T], row[-T:]
+        k, i = divmod(int(y[0]), 1000)
+        assert y.tolist() == [1000 * k + j for j in range(i, i + T)]
+        whole = torch.nn.functional.pad(speech[k - 1], (120, 1000))
+        torch.testing.assert_close(x, whole[320 * i : 320 * i + len(x)])
+        starts.add((k, i))
+    assert len(starts) > 30
+    with pytest.raises(CorpusError, match="expected files of 1 s at least"):
+        made.drawing([torch.zeros(8000)], [torch.zeros(26)])
+
+
+def test_a_network_that_knows_guesses_all_and_one_that_does_not_guesses_by_chance():
+    made = replace(train.quick(SHIPPED["ssl"]), batch=4)
+    logits = torch.randn(1000, 9, generator=seeded())
+    logits[:, 0] = 10
+
+    class Says(torch.nn.Module):
+        def forward(self, x, y):
+            return logits, logits, None
+
+    batch = torch.zeros(4, 320 * 49 + 400 + 50)
+    assert made.guessed(Says(), batch) == 1
+    expected = (logits.logsumexp(-1) - 10).mean()
+    torch.testing.assert_close(made.loss(Says(), batch, seeded(), 0.5), expected)
+    logits[:, 0] = torch.randn(1000, generator=seeded(1))
+    assert made.guessed(Says(), batch) == pytest.approx(1 / 9, abs=0.03)
+
+
+def test_training_teaches_what_is_hidden(toy):
+    """More hidden frames are guessed than by naming the most frequent class."""
+    made = replace(train.quick(SHIPPED["ssl"]), minutes=1.0, steps=(150, 1), batch=4, learning_rate=0.01)
+    learned = made.learn(toy, 0, False)
+    assert learned.facts["valid_guessed_1"][-1] > learned.facts["valid_most_frequent_1"] + 0.1
+
+
+@pytest.mark.parametrize("name", PAIRED)
+def test_a_mask(watched, name):
+    learned = train.train(name, watched, progress=False)
+    made = BSSE.from_weights(weights.Weights(learned.tensors, learned.config))
+    recipe = SHIPPED[name]
+    assert made.inputs == recipe.inputs
+    curve = learned.facts["valid_si_sdr_gain"]
+    assert len(curve) == 4
+    assert all(math.isfinite(gain) for gain in curve)
+    assert ("layer_weights" in learned.facts) == (recipe.inputs != "spectrum")
+    if recipe.inputs != "spectrum":
+        assert sum(learned.facts["layer_weights"]) == pytest.approx(1, abs=1e-3)
+    asked = [key for key in learned.facts if key.startswith("matched_")]
+    assert asked == ([f"matched_{metric}" for metric in train.SCORES] if recipe.files else [])
+    tests = {path.split("/")[1] for path in watched.seen} == {"train", "valid", "test"}
+    assert tests == bool(recipe.files)
+
+
+@pytest.mark.parametrize("tuning", ["frozen", "part", "whole"])
+def test_what_is_frozen_stays(toy, tuning):
+    """To the last bit; and what is tuned moves, every tensor of it."""
+    made = replace(train.RECIPES["bsse"], tuning=tuning, files=0, learning_rate=20.0)  # four steps, and half precision
+    before = {name: p.half() for name, p in made.make(seeded(0)).state_dict().items()}
+    after = made.learn(toy, 0, False).tensors
+    assert after.keys() == before.keys()
+    stays = {"frozen": "ssl.", "part": "ssl.network.feature_extractor.", "whole": "none"}[tuning]
+    for name, p in after.items():
+        if name.startswith(stays):
+            assert p.equal(before[name]), name
+        elif not name.endswith(("k_proj.bias", "transformer.layer_norm.weight", "transformer.layer_norm.bias")):
+            # a softmax does not feel the one, and the other two lie beyond the last embedding
+            assert not p.equal(before[name]), name
+
+
+def test_a_mask_goes_on_from_its_checkpoint(toy, tmp_path, monkeypatch):
+    whole = train.write_card("bsse", toy, folder=tmp_path / "whole", progress=False)
+    exact, calls = train.PairedRecipe.loss, []
+
+    def counted(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise BrokenOff
+        return exact(*args)
+
+    monkeypatch.setattr(train.PairedRecipe, "loss", counted)
+    with pytest.raises(BrokenOff):
+        train.write_card("bsse", toy, folder=tmp_path / "broken", progress=False)
+    path = train.write_card("bsse", toy, folder=tmp_path / "broken", progress=False)
+    assert len(calls) == 5
+    assert path.read_bytes() == whole.read_bytes()
+
+
+def test_pairs_lower_the_cost_and_raise_the_gain(toy):
+    made = replace(train.RECIPES["bsse-spectrum"], steps=300, batch=8, files=0, learning_rate=0.02)
+    curve = made.learn(toy, 0, False).facts["valid_si_sdr_gain"]
+    assert curve[-1] > max(0.5, curve[0] + 2)
+
+
+def test_the_cost_of_a_mask_is_nothing_for_who_knows(toy):
+    made, net = SHIPPED["bsse-spectrum"], BSSE("spectrum", width=8, hidden=8)
+    x = 0.03 * torch.randn(2, 3000, generator=seeded())
+    with torch.no_grad():
+        net.outward.weight.zero_()
+        net.outward.bias.fill_(100.0)
+        assert float(made.loss(net, torch.stack([x, x]), seeded(), 0.0)) < 1e-6
+        expected = (net.spectrum(x).abs().log1p() - net.spectrum(0.5 * x).abs().log1p()).abs().mean()
+        torch.testing.assert_close(made.loss(net, torch.stack([x, 0.5 * x]), seeded(), 0.0), expected)
+
+
+def test_scores_are_those_of_the_bench(toy):
+    """Each file's mean over the SNRs, in the order of the set."""
+    mixtures = bench_set(toy, "real", files=2, seconds=2.0, snrs=[0.0, 10.0])
+    method = Masker(BSSE("spectrum", width=8, hidden=8).requires_grad_(False))
+    got = train.scored(method, mixtures)
+    table = bench.records(bench.run({"m": method}, mixtures, metrics=["si_sdr", "stoi"]))
+    table = table[table["method"] == "m"].groupby("file")[["si_sdr", "stoi"]].mean().loc[list(mixtures[0].key)]
+    for metric in ("si_sdr", "stoi"):
+        assert got[metric] == pytest.approx(table[metric].tolist(), abs=1e-3)
+
+
+def test_a_bent_clip_is_a_filtered_one():
+    """Its spectrum over the clip's is a smooth curve of some decibels, another for each clip."""
+    x = torch.randn(200, 8000, generator=seeded())
+    gain_db = 20 * (torch.fft.rfft(train.bent(x, seeded(1))) / torch.fft.rfft(x)).abs().log10()[:, 1:-1]
+    assert gain_db.diff().abs().max() < 0.05
+    assert 0.9 * 3 * 1.5**0.5 < gain_db.std() < 1.1 * 3 * 1.5**0.5  # three cosines of 3 dB
+    assert train.bent(x, seeded(1), spread_db=0.0).allclose(x, atol=1e-5)
+
+
+def test_pairs_without_their_noise(toy):
+    made = replace(train.RECIPES["bsse"], noises=("weather",), files=0)
+    with pytest.raises(CorpusError, match="unknown cls 'weather'"):
+        made.learn(toy, 0, False)
+
+
+def test_what_masks_are_said_to_be():
+    supervised = "; supervised: trained on pairs in noise of home, vehicle, weather"
+    assert SHIPPED["bsse"].about == f"mask from spectrum and embeddings, the embeddings tuned{supervised}"
+    assert SHIPPED["bsse-spectrum"].about == f"mask from spectrum{supervised}"
+    assert SHIPPED["bsse-embeddings-part"].about.startswith(
+        "mask from embeddings, the embeddings tuned but for the conv"
+    )

@@ -221,12 +221,12 @@ def test_a_file_in_half_precision_is_used_in_single(tmp_path):
 def test_weights_that_are_no_priors(tmp_path):
     with pytest.raises(
         WeightsError,
-        match=r"nmf-speech: expected the weights of a prior \(vae, .*, descript\), got 'no family'",
+        match=r"nmf-speech: expected the weights of a prior \(vae, .*, bsse\), got 'no family'",
     ):
         priors.load("nmf-speech")
     path = tmp_path / "v.safetensors"
     weights.save(path, {"W": torch.zeros(1)}, {"family": "flow"})
-    with pytest.raises(WeightsError, match=r"expected the weights of a prior \(vae, .*, descript\), got 'flow'"):
+    with pytest.raises(WeightsError, match=r"expected the weights of a prior \(vae, .*, bsse\), got 'flow'"):
         priors.load(path)
 
 

@@ -13,17 +13,21 @@ import torch
 from sepriors import weights
 from sepriors.stft import STFT
 
+from .bsse import BSSE
 from .codec import Codec
 from .descript import Descript
 from .maf import MAF
 from .rvae import RVAE
 from .score import ScoreNet
+from .ssl import SSL
 from .vae import VAE, Drawn
 from .waveglow import Image, WaveGlow
 
 __all__ = [
+    "BSSE",
     "MAF",
     "RVAE",
+    "SSL",
     "VAE",
     "Codec",
     "Descript",
@@ -127,6 +131,8 @@ FAMILIES: dict[str, Any] = {
     "score": ScoreNet,
     "codec": Codec,
     "descript": Descript,
+    "ssl": SSL,
+    "bsse": BSSE,
 }
 
 

@@ -54,7 +54,7 @@ class MAF(nn.Module):
         """The flow of a file, its sizes from the file's configuration."""
         c = {key: int(found.config[key]) for key in ("features", "blocks", "hidden", "components")}
         made = cls(**c, rms=float(found.config["rms"]), clean=float(found.config["clean"]))
-        made.load_state_dict({name: tensor.to(made.state_dict()[name].dtype) for name, tensor in found.tensors.items()})
+        made.load_state_dict({**dict(made.named_buffers()), **{k: p.float() for k, p in found.tensors.items()}})
         return made
 
     @property

@@ -1,0 +1,186 @@
+"""Self-supervised embeddings: a transformer that has learned to say what was hidden from it (`ssl`).
+
+The architecture is wav2vec 2.0's (Baevski et al., 2020), by torchaudio: seven convolutions from samples to 50 frames a
+second, then transformer layers. A small one is pretrained here as HuBERT was (Hsu et al., 2021); the published ones are
+torchaudio's bundles. A waveform in, the embeddings of every layer out, is all that an enhancer sees of either.
+"""
+
+from __future__ import annotations
+
+import difflib
+import pickle
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torchaudio
+from torch import nn
+
+from sepriors.weights import Weights, WeightsError
+
+BUNDLES = ("WAV2VEC2_BASE", "HUBERT_BASE", "WAVLM_BASE_PLUS")  # at 16 kHz, 12 layers of 768, 95 million parameters
+FAULTS = (OSError, RuntimeError, ValueError, EOFError, LookupError, pickle.UnpicklingError)  # network, disk, file
+KERNELS = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))  # and strides, those of wav2vec 2.0
+
+
+class SSL(nn.Module):
+    """Embeddings of speech, `layers` + 1 of them a frame: what enters the transformer, and what each layer makes of it.
+
+    Frame i lies around sample 320 i + 80: between frames 2 i and 2 i + 1 of a spectrum with a hop of 160 samples, whose
+    number sets ours, so that each frame repeated stands beside its spectrum.
+
+    >>> net = SSL(width=8, layers=2, heads=2, inner=16, channels=(4, 4, 4, 4, 4, 4, 8))
+    >>> net(torch.randn(3, 16000)).shape
+    torch.Size([3, 3, 51, 8])
+    """
+
+    hop = 320  # samples
+    field = 400  # that a frame sees before the transformer
+
+    def __init__(
+        self,
+        width: int = 96,
+        layers: int = 8,
+        heads: int = 4,
+        inner: int = 256,
+        channels: tuple[int, ...] = (16, 32, 64, 96, 96, 96, 96),
+    ) -> None:
+        super().__init__()
+        self.sizes = {"width": width, "layers": layers, "heads": heads, "inner": inner}
+        self.channels = channels
+        self.network: nn.Module = torchaudio.models.wav2vec2_model(**self.settings, aux_num_out=None)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What torchaudio's builders call these sizes. No dropout, and each frame normalised by itself."""
+        rates = ("projection", "attention", "ff_interm", "")
+        dropout = {f"encoder_{name}_dropout".replace("__", "_"): 0.0 for name in rates}
+        return {
+            "extractor_mode": "layer_norm",
+            "extractor_conv_layer_config": [(C, *k) for C, k in zip(self.channels, KERNELS, strict=True)],
+            "extractor_conv_bias": False,
+            "encoder_embed_dim": self.sizes["width"],
+            "encoder_pos_conv_kernel": 64,
+            "encoder_pos_conv_groups": self.sizes["heads"],
+            "encoder_num_layers": self.sizes["layers"],
+            "encoder_num_heads": self.sizes["heads"],
+            "encoder_ff_interm_features": self.sizes["inner"],
+            "encoder_layer_norm_first": True,
+            "encoder_layer_drop": 0.0,
+            **dropout,
+        }
+
+    @classmethod
+    def from_weights(cls, found: Weights) -> SSL:
+        """The network of a file, its sizes from the file's configuration."""
+        made = cls.from_config(found.config)
+        made.load_state_dict({name: tensor.float() for name, tensor in found.tensors.items()})
+        return made
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, str]) -> SSL:
+        """The network of these sizes, before training."""
+        sizes = {name: int(config[name]) for name in ("width", "layers", "heads", "inner")}
+        return cls(**sizes, channels=tuple(int(C) for C in config["channels"].split()))
+
+    @classmethod
+    def from_bundle(cls, name: str, *, folder: str | None = None, progress: bool = True) -> SSL:
+        """A published network by torchaudio's name of it, downloaded into `folder` (torch's if None), or found there.
+
+        Raises WeightsError for an unknown name, with the nearest, and where it cannot be had.
+        """
+        if name not in BUNDLES:
+            near = difflib.get_close_matches(name.upper(), BUNDLES, n=2, cutoff=0.3) or BUNDLES
+            raise WeightsError(f"unknown bundle {name!r}; did you mean {' or '.join(near)}?")
+        bundle = getattr(torchaudio.pipelines, name)
+        wanted = {"model_dir": folder, "progress": progress, "weights_only": True}
+        try:
+            network = bundle.get_model(dl_kwargs=wanted)
+        except FAULTS as error:
+            raise WeightsError(
+                f"{name}: expected to download it, or to find it in {folder or 'the cache of torch.hub'}, got "
+                f"{type(error).__name__}: {error}; the small one comes with this package: load('ssl')"
+            ) from error
+        made = cls.__new__(cls)
+        nn.Module.__init__(made)
+        made.network = network.requires_grad_(False).eval()
+        return made
+
+    @property
+    def config(self) -> dict[str, str]:
+        """What `from_weights` needs beside the tensors."""
+        sizes = {key: str(value) for key, value in self.sizes.items()}
+        return {"family": "ssl", **sizes, "channels": " ".join(map(str, self.channels))}
+
+    @property
+    def layers(self) -> int:
+        """How many embeddings there are of a frame."""
+        return 1 + len(self.transformer.layers)
+
+    @property
+    def width(self) -> int:
+        """Numbers in an embedding."""
+        return int(self.transformer.layer_norm.normalized_shape[0])
+
+    @property
+    def transformer(self) -> Any:
+        """What fine-tuning 'in part' tunes: all but the convolutions."""
+        return self.network.encoder.transformer
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        """Waveforms (B, N) at 16 kHz -> embeddings (layers + 1, B, T, D), T = ceil((1 + ceil(N / 160)) / 2).
+
+        `lengths` (B,) are samples: what lies beyond them is seen by no frame before, and its own frames mean nothing.
+        Raises ValueError for another shape, and where the network cannot be told lengths, as WavLM cannot.
+        """
+        if x.ndim != 2 or not x.numel():
+            raise ValueError(f"expected waveforms (B, N) of one sample at least, got {tuple(x.shape)}")
+        network: Any = self.network
+        if lengths is None:
+            return self._embed(framed(x))
+        if hasattr(self.transformer.layers[0].attention, "rel_attn_embed"):
+            raise ValueError("expected no lengths, since WavLM's attention takes no mask; embed each length by itself")
+        within = torch.arange(x.shape[-1], device=x.device) < lengths[:, None]
+        features, _ = network.feature_extractor(framed(x * within), None)
+        return self._layers(*network.encoder._preprocess(features, frames(lengths)))
+
+    def _embed(self, x: torch.Tensor) -> torch.Tensor:
+        network: Any = self.network
+        features, _ = network.feature_extractor(x, None)
+        return self._layers(*network.encoder._preprocess(features))
+
+    def _layers(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        return torch.stack([x, *self.transformer.get_intermediate_outputs(x, attention_mask=mask)])
+
+
+def frames(length: Any) -> Any:
+    """T of so many samples, a number or a tensor of them: half as many as frames of a spectrum with a hop of 160."""
+    return (2 + -(-length // 160)) // 2
+
+
+def framed(x: torch.Tensor) -> torch.Tensor:
+    """Waveforms with the zeros at either side that make T frames of them, each around sample 320 i + 80."""
+    before = SSL.field // 2 - SSL.hop // 4
+    return nn.functional.pad(x, (before, SSL.hop * (frames(x.shape[-1]) - 1) + SSL.field - before - x.shape[-1]))
+
+
+def distance(a: torch.Tensor, b: torch.Tensor, kind: str = "L2") -> torch.Tensor:
+    """How far embeddings (..., T, D) lie apart, mean over frames (...), each frame at a mean of 0 and a power of 1.
+
+    'L1' is the mean absolute difference of a frame, 'L2' its root mean square, 'cosine' one minus the cosine: half the
+    square of L2. Of clean speech and the same speech in noise it is the clean-noisy distance (Hung et al., 2022, whose
+    formula could not be found; this is ours). Raises ValueError for another kind.
+
+    >>> a = torch.tensor([[1.0, -1.0, 1.0, -1.0]])
+    >>> distance(a, 3 * a, "L2"), distance(a, -a, "cosine")
+    (tensor(0.), tensor(2.))
+    """
+    a, b = (nn.functional.layer_norm(x, x.shape[-1:], eps=1e-12) for x in (a, b))
+    each = {
+        "L1": lambda: (a - b).abs().mean(-1),
+        "L2": lambda: (a - b).square().mean(-1).sqrt(),
+        "cosine": lambda: 1 - (a * b).mean(-1),
+    }
+    if kind not in each:
+        raise ValueError(f"expected a distance of {', '.join(each)}, got {kind!r}")
+    return each[kind]().mean(-1)
