@@ -389,7 +389,7 @@ class Masker:
 
     prior: Any  # a `BSSE`
     iterations: int = 1
-    at_once: int = 4
+    at_once: int = 1
     longest: float = 30.0
     beside: bool = True
 

@@ -363,8 +363,7 @@ class FlowRecipe:
 
 def finished(flow: WaveGlow | MAF, held_out: torch.Tensor) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """A trained flow's parameters in half precision, and its configuration, with the density of clean speech (B, N)."""
-    drawn = dict(flow.named_buffers())  # masks and orders, which the sizes tell
-    tensors = {name: p.detach().cpu().half() for name, p in flow.state_dict().items() if name not in drawn}
+    tensors = {name: p.detach().cpu().half() for name, p in flow.tensors.items()}
     told = getattr(flow, "told", False)
     made = type(flow).from_weights(weights.Weights(tensors, flow.config))
     if not told:
@@ -520,8 +519,8 @@ def spectrograms(
     return draw, facts
 
 
-def _noises(made: ScoreRecipe, corpora: Corpora) -> pd.DataFrame:
-    """The noise recordings that a told network learns from; for validation, too: there are no more."""
+def _noises(made: ScoreRecipe | PairedRecipe, corpora: Corpora) -> pd.DataFrame:
+    """The noise recordings that a supervised network learns from; for validation, too: there are no more."""
     rows = corpora.select(kind="noise", split="train", cls=made.noises)
     if rows.empty:
         raise CorpusError(f"expected training noise of {' or '.join(made.noises)}, got none; {corpora}")
@@ -1014,7 +1013,6 @@ RECIPES: dict[str, Recipe] = {
     "bsse-embeddings": replace(PAIRED, inputs="embeddings"),
     "bsse-embeddings-frozen": replace(PAIRED, inputs="embeddings", tuning="frozen"),
     "bsse-embeddings-part": replace(PAIRED, inputs="embeddings", tuning="part"),
-    **{f"bsse-seed{i}": replace(PAIRED, seed=i, files=0) for i in (1, 2)},
     **{f"bsse-frozen-seed{i}": replace(PAIRED, tuning="frozen", seed=i, files=0) for i in (1, 2)},
     **{f"vae-seed{i}": VAERecipe(STFT(1024, 256), select=LIBRISPEECH, seed=i) for i in (1, 2, 3)},
 }
@@ -1172,7 +1170,7 @@ def quick(made: Recipe) -> Recipe:
     if isinstance(made, CodecRecipe):
         return replace(made, minutes=minutes, steps=4, batch=2, seconds=0.5, channels=(8, 8, 8, 16), width=8)
     if isinstance(made, SSLRecipe):
-        cut = {"sizes": FEW, "classes": (5, 8), "steps": (4, 4), "layer": 1, "batch": 2, "seconds": 1.0}
+        cut: dict[str, Any] = {"sizes": FEW, "classes": (5, 8), "steps": (4, 4), "layer": 1, "batch": 2, "seconds": 1.0}
         return replace(made, minutes=minutes, **cut)
     if isinstance(made, PairedRecipe):
         cut = {"steps": 4, "batch": 2, "seconds": 0.5, "files": min(1, made.files), "start": None, "fresh": FEW}

@@ -85,6 +85,18 @@ def test_a_shipped_card_tells_the_truth(name):
             by_file = card["valid_gain_by_file"]
             assert abs(sum(by_file) / len(by_file) - curve[-1]) < 0.05
         return
+    if got.config.get("family") == "ssl":
+        for i in (1, 2):  # more is guessed than by naming the most frequent class
+            assert card[f"valid_guessed_{i}"][-1] > 2 * card[f"valid_most_frequent_{i}"]
+        assert priors.load(name).hop == 320
+        return
+    if got.config.get("family") == "bsse":
+        made = priors.load(name)
+        assert card["valid_si_sdr_gain"][-1] > 3
+        assert len(card["matched_si_sdr"]) == len(card["mismatched_pesq_wb"]) == 24
+        if made.ssl is not None:
+            torch.testing.assert_close(made.layer_weights, torch.tensor(card["layer_weights"]), atol=1e-3, rtol=0)
+        return
     assert {"n_fft", "hop", "sample_rate"} <= got.config.keys()
     F = int(got.config["n_fft"]) // 2 + 1
     if "family" in got.config:
@@ -142,7 +154,7 @@ def test_other_bytes_and_no_file(shelf):
     ("name", "message"),
     [
         ("nmf-speach", r"unknown weights 'nmf-speach'; did you mean nmf-speech"),
-        ("zzz", "unknown weights 'zzz'; did you mean codec or"),
+        ("zzz", "unknown weights 'zzz'; did you mean bsse or"),
         ("", "unknown weights ''; did you mean"),
         ("missing.safetensors", "no such weights"),
     ],

@@ -54,8 +54,18 @@ class MAF(nn.Module):
         """The flow of a file, its sizes from the file's configuration."""
         c = {key: int(found.config[key]) for key in ("features", "blocks", "hidden", "components")}
         made = cls(**c, rms=float(found.config["rms"]), clean=float(found.config["clean"]))
-        made.load_state_dict({**dict(made.named_buffers()), **{k: p.float() for k, p in found.tensors.items()}})
+        state = dict(made.named_buffers())
+        for name, p in found.tensors.items():
+            mask = state.get(name.replace(".weight", ".mask"))
+            state[name] = p.float() if mask is None else torch.zeros_like(mask).masked_scatter(mask > 0, p.float())
+        made.load_state_dict(state)
         return made
+
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Its parameters as a file has them: of a weight only what its mask lets through, in one row."""
+        masks = {name.replace(".mask", ".weight"): m > 0 for name, m in self.named_buffers() if name.endswith(".mask")}
+        return {name: p[masks[name]] if name in masks else p for name, p in self.named_parameters()}
 
     @property
     def config(self) -> dict[str, str]:

@@ -125,7 +125,8 @@ class SSL(nn.Module):
     @property
     def transformer(self) -> Any:
         """What fine-tuning 'in part' tunes: all but the convolutions."""
-        return self.network.encoder.transformer
+        network: Any = self.network
+        return network.encoder.transformer
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """Waveforms (B, N) at 16 kHz -> embeddings (layers + 1, B, T, D), T = ceil((1 + ceil(N / 160)) / 2).

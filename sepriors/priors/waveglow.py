@@ -153,6 +153,11 @@ class WaveGlow(nn.Module):
         return made
 
     @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Its parameters, as a file has them."""
+        return dict(self.named_parameters())
+
+    @property
     def config(self) -> dict[str, str]:
         """What `from_weights` needs beside the tensors."""
         sizes = {key: getattr(self, key) for key in ("window", "early_every", "early_size", "hidden", "mu", "clean")}
