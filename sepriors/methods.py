@@ -395,7 +395,7 @@ class Masker:
 
     def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
         prior = _like(self.prior, x)
-        yield Step(0, None, lambda: prior.enhance(x))
+        yield Step(0, None, partial(torch.no_grad()(prior.enhance), x))  # with gradients an LSTM rounds differently
 
 
 def _like(prior: Any, x: torch.Tensor) -> Any:
