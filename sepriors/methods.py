@@ -363,31 +363,13 @@ class Supervised:
 
 @dataclass(frozen=True, eq=False)
 class Separator:
-    """The speech that a network of two branches hears in a mixture, in one call (`use-ddp`; Klement et al., 2025).
+    """The speech that a network finds in a mixture, in one call.
 
-    Where the mixture is digital silence, a frame to either side, so is the speech.
+    `use-ddp` has two branches, one for speech and one for noise (Klement et al., 2025); `bsse` a mask of the spectrum
+    (Hung et al., 2022).
     """
 
-    prior: Any  # a `Codec`
-    iterations: int = 1
-    at_once: int = 1
-    longest: float = 30.0
-    beside: bool = True
-
-    def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
-        prior = _like(self.prior, x)
-        around = torch.nn.functional.max_pool1d(x.abs()[:, None], 2 * prior.hop + 1, 1, prior.hop)[:, 0]
-        yield Step(0, None, lambda: prior.separate(x).speech.masked_fill(around == 0, 0))
-
-
-@dataclass(frozen=True, eq=False)
-class Masker:
-    """A mask of the spectrum, by a network that was trained on pairs of mixture and speech (`bsse`; Hung et al., 2022).
-
-    The phase is the mixture's.
-    """
-
-    prior: Any  # a `BSSE`
+    prior: Any  # a `Codec` or a `BSSE`: what has `enhance`
     iterations: int = 1
     at_once: int = 1
     longest: float = 30.0
@@ -570,7 +552,7 @@ METHODS: dict[str, Entry] = {
     "bsse": Entry(
         "mask from spectrum and self-supervised embeddings; supervised: trained on pairs, as `sgmse` was",
         ("bsse",),
-        lambda: Masker(priors.load("bsse")),
+        lambda: Separator(priors.load("bsse")),
     ),
     "flow-map": Entry(
         "WaveGlow, posterior's mode by gradient ascent, stopped at the likelihood of clean speech; white noise only",

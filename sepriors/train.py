@@ -27,7 +27,7 @@ from .corpora import Corpora, CorpusError, bench_set
 from .corpora.fetch import cache_dir, download
 from .corpora.sets import DOMAINS
 from .fitting import fit
-from .methods import Masker, Method, enhance
+from .methods import Method, Separator, enhance
 from .metrics import score_many, si_sdr
 from .mixing import Mixture, mix
 from .pretraining import clustering, mfcc
@@ -932,7 +932,7 @@ class PairedRecipe:
             facts["layer_weights"] = [round(w, 4) for w in fitted.model.layer_weights.tolist()]
         judged = BSSE.from_weights(weights.Weights(tensors, made.config)).requires_grad_(False).eval()
         for name, mixtures in sets.items():
-            scores = scored(Masker(judged), mixtures)
+            scores = scored(Separator(judged), mixtures)
             facts |= {f"{name}_{metric}": values for metric, values in scores.items()}
         return Learned(tensors, made.config, {**facts, "train_seconds": round(fitted.seconds, 1)})
 

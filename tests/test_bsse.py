@@ -145,7 +145,7 @@ def test_silence_and_steady_pressure(x):
 
 @pytest.mark.parametrize("inputs", INPUTS)
 def test_an_utterance_is_alike_alone_and_in_company(inputs):
-    method, x = methods.Masker(drawn(inputs, torch.float32)), normal(5, 3000, dtype=torch.float32)
+    method, x = methods.Separator(drawn(inputs, torch.float32)), normal(5, 3000, dtype=torch.float32)
     together = enhance(x, method)
     for i in range(5):
         torch.testing.assert_close(enhance(x[i], method), together[i], atol=1e-6, rtol=1e-5)

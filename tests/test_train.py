@@ -16,7 +16,7 @@ from sepriors.adversarial import Game
 from sepriors.corpora import Corpora, CorpusError, bench_set
 from sepriors.diffusion import Denoised
 from sepriors.gaussian import is_divergence
-from sepriors.methods import Masker
+from sepriors.methods import Separator
 from sepriors.priors import BSSE, MAF, RVAE, SSL, VAE, Codec, Descript, ScoreNet, WaveGlow
 from sepriors.rng import generators
 
@@ -1225,7 +1225,7 @@ def test_the_cost_of_a_mask_is_nothing_for_who_knows(toy):
 def test_scores_are_those_of_the_bench(toy):
     """Each file's mean over the SNRs, in the order of the set."""
     mixtures = bench_set(toy, "real", files=2, seconds=2.0, snrs=[0.0, 10.0])
-    method = Masker(BSSE("spectrum", width=8, hidden=8).requires_grad_(False))
+    method = Separator(BSSE("spectrum", width=8, hidden=8).requires_grad_(False))
     got = train.scored(method, mixtures)
     table = bench.records(bench.run({"m": method}, mixtures, metrics=["si_sdr", "stoi"]))
     table = table[table["method"] == "m"].groupby("file")[["si_sdr", "stoi"]].mean().loc[list(mixtures[0].key)]

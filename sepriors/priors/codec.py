@@ -146,6 +146,11 @@ class Codec(nn.Module):
         alpha, beta = (factor.detach() for factor in scales(x, s, n))  # at their optimum they need not move
         return Pair(alpha * s, beta * n)
 
+    def enhance(self, x: torch.Tensor) -> torch.Tensor:
+        """The speech (B, N) in mixtures (B, N); digital silence, a frame to either side, where they are silent."""
+        around = nn.functional.max_pool1d(x.abs()[:, None], 2 * self.hop + 1, 1, self.hop)[:, 0]
+        return self.separate(x).speech.masked_fill(around == 0, 0)
+
 
 class Down(nn.Sequential):
     """A convolution that strides, windows of two strides."""
