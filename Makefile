@@ -6,6 +6,7 @@ override VENV := $(abspath $(VENV))
 JOBS ?= 0
 PORT ?= 8000
 SETUP ?=
+FRESH ?=
 ARGS ?=
 
 # Relative to where make was called; the notebooks run in another folder.
@@ -26,8 +27,8 @@ env:  ## make the virtual environment .venv (PYTHON=python3.12 chooses another P
 	@command -v "$(PYTHON)" >/dev/null || { echo "no $(PYTHON): install Python 3.11 or newer, or name one: make PYTHON=..."; exit 1; }
 	@"$(PYTHON)" "$(ROOT)/tools/setup_env.py" --venv "$(VENV)" $(SETUP)
 
-book: env  ## run every chapter and build the book in _build/html (ARGS="--resume" keeps unchanged chapters)
-	@$(RUN) python -m tools.build --profile book --jobs $(JOBS) $(ARGS)
+book: env  ## run every chapter that changed and build the book in _build/html (FRESH=1 runs all)
+	@$(RUN) python -m tools.build --profile book --jobs $(JOBS) $(if $(FRESH),--fresh) $(ARGS)
 
 smoke: env  ## the same cells on seconds of audio, into _build/smoke
 	@$(RUN) python -m tools.build --profile smoke --corpus $(SMOKE_CORPUS) --jobs $(JOBS) --out "$(SMOKE)"

@@ -37,7 +37,9 @@ def test_alone_as_in_company(name, mixture):
 def test_any_length_and_precision(name, length):
     x = 0.1 * torch.randn(length, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     speech = enhance(x, OTHERS[name]())
-    assert speech.shape == x.shape and speech.dtype == x.dtype and speech.isfinite().all()
+    assert speech.shape == x.shape
+    assert speech.dtype == x.dtype
+    assert speech.isfinite().all()
     assert not enhance(torch.zeros(length), OTHERS[name]()).any()
 
 

@@ -239,18 +239,26 @@ def test_a_chapter_runs_and_leaves_its_record(source, tmp_path):
 
 
 @pytest.mark.notebook
-def test_a_finished_chapter_is_resumed_until_it_changes(source, tmp_path, capsys):
+def test_a_finished_chapter_is_reused_until_it_changes_or_all_is_fresh(source, tmp_path, capsys):
     tree = tmp_path / "tree"
     run(source, tree)
     stamp = (tree / "runs" / "01-small.ipynb").stat().st_mtime_ns
-    arguments = ("smoke", {"corpus": "synthetic", "seed": 3})
-    execute(source, tree, *arguments, jobs=1, resume=True)
+    heard = tree / "book" / "_static" / "audio"
+    heard.mkdir()
+    (heard / "nobody.flac").touch()
+    (tree / "records" / "00-gone").mkdir(parents=True)
+    run(source, tree)
     assert (tree / "runs" / "01-small.ipynb").stat().st_mtime_ns == stamp
+    assert not list(heard.iterdir())
+    assert not (tree / "records" / "00-gone").exists()
     assert "not run again" in capsys.readouterr().out
     edit(source / "book" / "01-small.ipynb", lambda n: n.cells[2].update(source="print(seed + 1)"))
-    execute(source, tree, *arguments, jobs=1, resume=True)
+    run(source, tree)
     executed = nbformat.read(tree / "runs" / "01-small.ipynb", as_version=4)
     assert executed.cells[-1].outputs[0].text == "4\n"
+    stamp = (tree / "runs" / "01-small.ipynb").stat().st_mtime_ns
+    execute(source, tree, "smoke", {"corpus": "synthetic", "seed": 3}, jobs=1, fresh=True)
+    assert (tree / "runs" / "01-small.ipynb").stat().st_mtime_ns > stamp
 
 
 @pytest.mark.notebook
@@ -291,10 +299,14 @@ def test_the_kernel_sees_the_build_tree_and_its_share_of_the_cores(tmp_path, mon
 
 def test_a_run_depends_on_its_parameters_and_its_corpora(source, tmp_path, monkeypatch):
     job = Job(source / "book" / "01-small.ipynb", tmp_path, "smoke", {"seed": 0}, threads=1)
-    monkeypatch.setenv("SEPRIORS_DATA", "a")
+    corpora = tmp_path / "corpora"
+    corpora.mkdir()
+    monkeypatch.setenv("SEPRIORS_DATA", str(corpora))
     keys = {key(job), key(Job(job.notebook, tmp_path, "smoke", {"seed": 1}, threads=1))}
-    monkeypatch.setenv("SEPRIORS_DATA", "b")
-    assert len(keys | {key(job)}) == 3
+    (corpora / "manifest.csv").write_text("path,corpus")
+    keys |= {key(job)}
+    (corpora / "manifest.csv").write_text("path,corpuS")
+    assert len(keys | {key(job)}) == 4
 
 
 def test_one_notebook_is_one_job():

@@ -1,6 +1,6 @@
 """Build the book: execute, gate, post-process, badges, generated pages, HTML, and the gate again.
 
-    python -m tools.build [--profile book] [--out .] [--resume] ...
+    python -m tools.build [--profile book] [--out .] [--fresh] ...
 
 The tree goes to OUT/_build/tree, the pages to OUT/_build/html.
 """
@@ -36,7 +36,7 @@ def build(source: Path, out: Path, args: argparse.Namespace) -> Path:
     """
     tree, html = out / "_build" / "tree", out / "_build" / "html"
     with step("execute"):
-        execute(source, tree, args.profile, parameters_of(args), jobs=args.jobs, resume=args.resume)
+        execute(source, tree, args.profile, parameters_of(args), jobs=args.jobs, fresh=args.fresh)
     with step("gate: notebooks"):
         refuse(gate.check_tree(source, tree))
     with step("badges and generated pages"):

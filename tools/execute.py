@@ -1,7 +1,8 @@
 """Run the notebooks of the book into a build tree, and measure what each costs.
 
-    python -m tools.execute [--tree _build/tree] [--profile book] [--corpus auto] [--seed 0] [--jobs N] [--resume] ...
+    python -m tools.execute [--tree _build/tree] [--profile book] [--corpus auto] [--seed 0] [--jobs N] [--fresh] ...
 
+A chapter whose notebook, package, weights, corpora, parameters and versions are those of its last run is not run again.
 The tree receives the book's sources without the notebooks, the executed notebooks as they came (`runs/NAME.ipynb`) and
 the facts of each run (`runs/NAME.json`); the chapters add audio (`book/_static/audio`) and records (`records/NAME`).
 """
@@ -20,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,11 +31,13 @@ from typing import Any
 import papermill
 import psutil
 
+from sepriors.corpora.fetch import cache_dir
 from tools import ENVIRONMENT, ROOT, chapters, commit, cores
 
 BUDGET = {"smoke": 60.0, "book": 300.0}  # seconds a chapter on two cores; the profile `paper` has none
 PATIENCE = 5  # times the budget after which a run is taken to hang
 MEMORY = 4e9  # bytes that a chapter may need; decides how many run at once
+AUDIO = Path("_static/audio")  # below `book`, where the players' files lie
 SAMPLE, REPORT = 0.25, 15.0  # seconds between two looks at the memory, between two lines of progress
 
 
@@ -64,10 +68,18 @@ class Job:
         return self.tree / "runs" / f"{self.chapter}.json"
 
 
-def mirror(source: Path, tree: Path, *, keep: bool) -> None:
-    """Copy what a page is made of, but for the notebooks, into the tree; `keep` what earlier runs left in it."""
-    if tree.exists() and not keep:
-        shutil.rmtree(tree)
+def mirror(source: Path, tree: Path, *, fresh: bool) -> None:
+    """Copy what a page is made of, but for the notebooks, into the tree; of earlier runs, what they left stays.
+
+    That is notebooks, facts, records and audio, and nothing at all where all is to be `fresh`.
+    """
+    audio = tree / "book" / AUDIO
+    aside = tree / "audio"
+    if fresh:
+        shutil.rmtree(tree, ignore_errors=True)
+    elif audio.exists():
+        audio.rename(aside)
+    shutil.rmtree(tree / "book", ignore_errors=True)
     skip = shutil.ignore_patterns("*.ipynb", ".ipynb_checkpoints", "__pycache__", "*.py")
     shutil.copytree(source / "book", tree / "book", ignore=skip, dirs_exist_ok=True)
     for name in ("_toc.yml", "_config.yml"):
@@ -78,7 +90,22 @@ def mirror(source: Path, tree: Path, *, keep: bool) -> None:
     extensions = Path("input/tex/extensions")  # what MathJax loads when a formula first asks for it
     shutil.copytree(mathjax / extensions, static / "mathjax" / extensions, dirs_exist_ok=True)
     shutil.copy(mathjax / "tex-svg.js", static / "mathjax")
+    if aside.exists():
+        aside.rename(audio)
     (tree / "runs").mkdir(exist_ok=True)
+
+
+def prune(source: Path, tree: Path) -> None:
+    """Remove what chapters left that the book no longer has, and audio that no executed notebook plays."""
+    names = {path.stem for path in chapters(source)}
+    for folder in (tree / "runs", tree / "records"):
+        for path in folder.glob("*"):
+            if path.name[:2].isdigit() and path.stem not in names:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    heard = "".join(path.read_text("utf-8") for path in (tree / "runs").glob("*.ipynb"))
+    for path in (tree / "book" / AUDIO).glob("*"):
+        if path.name not in heard:
+            path.unlink()
 
 
 def _package(name: str) -> Path:
@@ -102,6 +129,7 @@ def run(job: Job) -> float:
     """
     job.executed.unlink(missing_ok=True)
     job.record.unlink(missing_ok=True)
+    shutil.rmtree(job.tree / "records" / job.chapter, ignore_errors=True)
     log = job.executed.with_suffix(".log")
     command = [
         sys.executable,
@@ -222,14 +250,25 @@ def _failure(executed: Path, log: Path) -> str:
 
 
 def key(job: Job) -> str:
-    """A hash of all that a run depends on: notebook, package, parameters, corpus folder, Python and torch."""
+    """A hash of all that a run depends on: notebook, package with its weights, parameters, corpora, versions."""
     digest = hashlib.sha256(job.notebook.read_bytes())
     for path in sorted((ROOT / "sepriors").rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
             digest.update(path.name.encode() + path.read_bytes())
-    versions = [platform.python_version(), importlib.metadata.version("torch")]
-    digest.update(json.dumps([job.parameters, os.environ.get("SEPRIORS_DATA"), versions]).encode())
+    versions = sorted(f"{d.metadata['Name']}=={d.version}" for d in importlib.metadata.distributions())
+    facts = [job.parameters, job.threads, corpora(), platform.python_version(), versions]
+    digest.update(json.dumps(facts).encode())
     return digest.hexdigest()[:16]
+
+
+def corpora() -> list[tuple[str, int]]:
+    """Name and size of every file of the corpora, and the manifests' hashes in place of their size."""
+    root = Path(os.environ.get("SEPRIORS_DATA") or cache_dir() / "corpora")
+    return [
+        (str(path.relative_to(root)), zlib.crc32(path.read_bytes()) if path.suffix == ".csv" else path.stat().st_size)
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    ]
 
 
 def _is_done(job: Job) -> bool:
@@ -255,7 +294,7 @@ def jobs_at_once(notebooks: int) -> int:
 
 
 def execute(
-    source: Path, tree: Path, profile: str, parameters: dict[str, Any], *, jobs: int = 0, resume: bool = False
+    source: Path, tree: Path, profile: str, parameters: dict[str, Any], *, jobs: int = 0, fresh: bool = False
 ) -> None:
     """Run every notebook of the table of contents, `jobs` at once (0: as many as fit).
 
@@ -265,7 +304,7 @@ def execute(
     parameters = {"profile": profile, **parameters}
     for notebook in notebooks:
         check_parameters(notebook, set(parameters))
-    mirror(source, tree, keep=resume)
+    mirror(source, tree, fresh=fresh)
     if not notebooks:
         return
     # Matplotlib announces on stderr, in the first notebook, that it builds its list of fonts.
@@ -274,14 +313,15 @@ def execute(
     threads = max(1, cores() // jobs)
     todo = [Job(notebook, tree, profile, parameters, threads) for notebook in notebooks]
     with ThreadPoolExecutor(jobs) as pool:
-        failures = [message for message in pool.map(lambda job: _attempt(job, resume), todo) if message]
+        failures = [message for message in pool.map(_attempt, todo) if message]
     if failures:
         raise Failed("\n\n".join(failures))
+    prune(source, tree)
 
 
-def _attempt(job: Job, resume: bool) -> str:
+def _attempt(job: Job) -> str:
     """Run the job and return what went wrong, or the empty string."""
-    if resume and _is_done(job):
+    if _is_done(job):
         print(f"  {job.chapter}: unchanged, not run again", flush=True)
         return ""
     print(f"  {job.chapter}: profile {job.profile}, {job.threads} thread(s) …", flush=True)
@@ -301,7 +341,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     parser.add_argument("--jobs", type=int, default=0, help="notebooks at once (default: as cores and memory allow)")
-    parser.add_argument("--resume", action="store_true", help="leave notebooks that ran and have not changed since")
+    parser.add_argument("--fresh", action="store_true", help="run all, also what has not changed since its last run")
 
 
 def parameters_of(args: argparse.Namespace) -> dict[str, Any]:
@@ -314,7 +354,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tree", type=Path, default=ROOT / "_build" / "tree")
     args = parser.parse_args(argv)
     try:
-        execute(args.source, args.tree, args.profile, parameters_of(args), jobs=args.jobs, resume=args.resume)
+        execute(args.source, args.tree, args.profile, parameters_of(args), jobs=args.jobs, fresh=args.fresh)
     except (Failed, ValueError) as error:
         print(f"execute: {error}", file=sys.stderr)
         return 1
