@@ -11,11 +11,14 @@ from typing import Any
 
 from sepriors.claims import read_claims
 from tools import chapters
-from tools.pages import equations, ledger, run
+from tools.pages import equations, ledger, records, run, weights
 
 
 def write_pages(source: Path, tree: Path) -> None:
-    """Write the generated pages of `book/` into the tree; raises ValueError for a record or a map that is not true."""
+    """Write the generated pages of `book/` and the records to download into the tree.
+
+    Raises ValueError for a record or a map that is not true.
+    """
     claims = list(read_claims(source / "book" / "claims.toml").values())
     names = [path.stem for path in chapters(source)]
     verdicts = read_verdicts(tree)
@@ -23,7 +26,9 @@ def write_pages(source: Path, tree: Path) -> None:
         "ledger": ledger.page(ledger.judge(claims, verdicts, names)),
         "run": run.page(run.read_runs(tree, names), verdicts, tree),
         "equations": equations.page(source),
+        "weights": weights.page(source),
     }
+    records.write_records(tree)
     for name, text in pages.items():
         (tree / "book" / f"{name}.md").write_text(text)
 

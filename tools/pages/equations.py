@@ -178,13 +178,14 @@ def _cells(path: Path, kind: str) -> list[str]:
 
 
 @cache
-def _trees(path: Path) -> list[ast.Module]:
+def code_of(path: Path) -> list[ast.Module]:
+    """The syntax trees of a notebook's code cells."""
     return [ast.parse(cell) for cell in _cells(path, "code")]
 
 
 def _defined(path: Path) -> set[str]:
     """The functions, classes and variables that a notebook makes in its cells."""
-    nodes = [node for tree in _trees(path) for node in ast.walk(tree)]
+    nodes = [node for tree in code_of(path) for node in ast.walk(tree)]
     named = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     return named | {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
@@ -192,7 +193,7 @@ def _defined(path: Path) -> set[str]:
 def _asserted(path: Path) -> set[str]:
     """The names in a notebook's assertions: `assert ...` and `assert_close(...)`."""
     found = set()
-    for node in (node for tree in _trees(path) for node in ast.walk(tree)):
+    for node in (node for tree in code_of(path) for node in ast.walk(tree)):
         asserts = isinstance(node, ast.Assert) or (
             isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1].startswith("assert_")
         )

@@ -142,4 +142,13 @@ def _bench_records(tree: Path) -> list[str]:
     paths = sorted(tree.glob("records/*/bench-*.json"))
     named = [(path.parent.name, path.name) for path in paths]
     items = [f"- {chapter}: {{download}}`{name} </records/{chapter}/{name}>`" for chapter, name in named]
-    return ["## Bench records", "", *(items or ["No chapter left one."]), ""]
+    return [
+        "## Records",
+        "",
+        "All that the chapters measured, and on what: {download}`records.json </records/records.json>`, file by file,",
+        "and {download}`records.csv </records/records.csv>`, a row a figure: the evidence of each claim, and the mean",
+        "of each measure over files with its 95 % interval. The bench of a chapter alone:",
+        "",
+        *(items or ["No chapter left one."]),
+        "",
+    ]
