@@ -1,13 +1,16 @@
 """Pages that are written from the package and the records: complete, and true to what they are written from."""
 
+import ast
 import json
 import re
 
 import pandas as pd
 import pytest
+import yaml
 
 from sepriors.weights import cards, folder
-from tools.pages import records, weights
+from tools import ROOT
+from tools.pages import api, records, weights
 
 CARDS = cards()
 
@@ -130,3 +133,88 @@ def test_a_book_without_records_has_empty_files(tmp_path):
     records.write_records(tmp_path)
     assert json.loads((tmp_path / "records" / "records.json").read_text()) == []
     assert len(pd.read_csv(tmp_path / "records" / "records.csv")) == 0
+
+
+# ---- the API --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return api.pages()
+
+
+def public(path):
+    """The functions and classes of a file whose names do not begin with an underscore."""
+    tree = ast.parse(path.read_text())
+    return [n for n in tree.body if isinstance(n, api.Function | ast.ClassDef) and not n.name.startswith("_")]
+
+
+def test_the_api_is_the_package_module_by_module(reference):
+    files = {path for path in (ROOT / "sepriors").rglob("*.py") if path.parent.name != "cards"}
+    files -= {ROOT / "sepriors" / "__init__.py"}  # the face: on the index
+    assert {path for paths in api.levels().values() for path in paths} == files
+    whole = "\n".join(reference.values())
+    anchors = re.findall(r"^\((api-\S+)\)=$", whole, re.MULTILINE)
+    expected = [f"api-{api.module(path)}" for path in files]
+    expected += [f"api-{api.module(path)}.{node.name}" for path in files for node in public(path)]
+    assert sorted(anchors) == sorted(expected)
+
+
+def test_the_contents_list_every_page_of_the_api(reference):
+    parts = yaml.safe_load((ROOT / "_toc.yml").read_text())["parts"]
+    (entry,) = [entry for part in parts for entry in part["chapters"] if entry["file"] == "book/api"]
+    assert ["book/api", *(section["file"] for section in entry["sections"])] == [f"book/{name}" for name in reference]
+
+
+def test_every_public_docstring_is_on_its_page(reference):
+    for level, paths in api.levels().items():
+        for path in paths:
+            for node in public(path):
+                if docstring := ast.get_docstring(node):
+                    assert api.text(docstring) in reference[f"api-{level}"], f"{path.name}: {node.name}"
+
+
+def test_a_docstring_keeps_code_and_formulas_and_fences_its_examples():
+    shown = api.text("A [b] of `x[i]`, $a*b$ * c.\n\n>>> one = (\n...     1)\n>>> one\n1\n\nMore <of> it.")
+    assert shown == (
+        "A \\[b] of `x[i]`, $a*b$ \\* c.\n\n```pycon\n>>> one = (\n...     1)\n>>> one\n1\n```\n\nMore \\<of> it.\n"
+    )
+
+
+SOURCE = """
+@dataclass(frozen=True)
+class Choice(Base):
+    \"\"\"It is.\"\"\"
+    size: int = 1  # samples
+    name: str = "a"
+
+class Made:
+    def __init__(self, size: int = 3, *, name: str | None = None) -> None: ...
+
+@cache
+def short(*shape: int, deep: bool = False, **rest: Any) -> None: ...
+
+def long(first: torch.Tensor, second: torch.Tensor, third: torch.Tensor, fourth: torch.Tensor, /, *, fifth): ...
+"""
+
+
+def test_declarations_stand_as_they_are_written(tmp_path):
+    path = tmp_path / "source.py"
+    path.write_text(SOURCE)
+    shown = [api.declaration(node, path) for node in ast.parse(SOURCE).body]
+    assert shown[0] == (
+        '@dataclass(frozen=True)\nclass Choice(Base):\n    size: int = 1  # samples\n    name: str = "a"'
+    )
+    assert shown[1] == "class Made\nMade(size: int = 3, *, name: str | None = None)"
+    assert shown[2] == "@cache\ndef short(*shape: int, deep: bool = False, **rest: Any) -> None"
+    assert shown[3].splitlines()[:2] == ["def long(", "    first: torch.Tensor,"]
+    assert shown[3].splitlines()[-4:] == ["    /,", "    *,", "    fifth,", ")"]
+
+
+def test_a_function_knows_its_equation_and_the_command_its_help(reference):
+    wiener = reference["api-0"].split("(api-sepriors.gaussian.wiener)=")[1].split("(api-")[0]
+    assert "equation {eq}`eq-wiener` of [](/book/01-wiener-nmf.ipynb)" in wiener
+    assert "/sepriors/gaussian.py#L" in wiener
+    vae = reference["api-2"].split("(api-sepriors.priors.vae.VAE)=")[1].split("(api-")[0]
+    assert "{eq}`eq-vae`" in vae  # computed by a method
+    assert "### sepriors enhance\n\n```text\nusage: sepriors enhance" in reference["api-8"]

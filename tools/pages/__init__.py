@@ -11,7 +11,7 @@ from typing import Any
 
 from sepriors.claims import read_claims
 from tools import chapters
-from tools.pages import equations, ledger, records, run, weights
+from tools.pages import api, equations, ledger, records, run, weights
 
 
 def write_pages(source: Path, tree: Path) -> None:
@@ -27,6 +27,7 @@ def write_pages(source: Path, tree: Path) -> None:
         "run": run.page(run.read_runs(tree, names), verdicts, tree),
         "equations": equations.page(source),
         "weights": weights.page(source),
+        **api.pages(source),
     }
     records.write_records(tree)
     for name, text in pages.items():
