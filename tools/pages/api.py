@@ -18,12 +18,13 @@ from pathlib import Path
 from sepriors.__main__ import parser
 from tools import ROOT
 from tools.pages.equations import labelled, read_map
-from tools.pages.text import WIDE, source_address
+from tools.pages.text import source_address
 
 PACKAGE = ROOT / "sepriors"
 ROW = re.compile(r"^\| (\d+) \| ((?:`[\w/]+` ?)+)\|", re.MULTILINE)
 LITERAL = re.compile(r"(`[^`]*`|\$\$.*?\$\$|\$[^$]*\$)", re.DOTALL)
-BROAD = 100  # characters of a signature that fit a line
+MARKUP = re.compile(r"([*<\[]|_(?=_)|(?<=_)_|-(?=-))")
+BROAD = 72  # characters of a signature that fit a line
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -56,7 +57,7 @@ def _index() -> str:
     face = ast.get_docstring(_tree(PACKAGE / "__init__.py")) or ""
     return "\n".join(
         [
-            "# The package",
+            "# API reference",
             "",
             prose(face),
             "",
@@ -71,10 +72,10 @@ def _index() -> str:
 
 
 def _page(level: int, paths: list[Path], computed: dict[str, list[str]]) -> str:
-    names = ", ".join(module(path).removeprefix("sepriors.") for path in paths)
-    parts = [WIDE, f"# Level {level}: {names}", ""]
+    names = dict.fromkeys(module(path).split(".")[1] for path in paths)
+    parts = [f"# Level {level}: {prose(', '.join(names))}", ""]
     for path in paths:
-        parts += [f"(api-{module(path)})=", f"## {module(path)}", "", *_body(_tree(path), path, computed)]
+        parts += [f"(api-{module(path)})=", f"## {prose(module(path))}", "", *_body(_tree(path), path, computed)]
     return "\n".join(parts) + "\n"
 
 
@@ -108,7 +109,7 @@ def _computed(source: Path) -> dict[str, list[str]]:
 def _body(tree: ast.Module, path: Path, computed: dict[str, list[str]]) -> list[str]:
     parts = [text(ast.get_docstring(tree)), ""]
     for node in tree.body:
-        if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_"):
+        if isinstance(node, Function | ast.ClassDef) and not (node.name.startswith("_") or _is_overload(node)):
             parts += _entry(node, path, computed)
     return parts + (_commands() if path.stem == "__main__" else [])
 
@@ -118,12 +119,16 @@ def _entry(node: Function | ast.ClassDef, path: Path, computed: dict[str, list[s
     links = [f"[source]({source_address(path, node.lineno, node.end_lineno or node.lineno)})"]
     own = [label for known, labels in computed.items() if f"{known}.".startswith(f"{name}.") for label in labels]
     links += [f"equation {label}" for label in dict.fromkeys(own)]
-    parts = [f"(api-{name})=", f"### {node.name}", "", *code(declaration(node, path))]
+    parts = [f"### {node.name}", "", *code(declaration(node, path))]
     parts += [text(ast.get_docstring(node)), ""]
     for method in node.body if isinstance(node, ast.ClassDef) else []:
         if isinstance(method, Function) and _is_public(method):
             parts += [*code(declaration(method, path)), text(ast.get_docstring(method)), ""]
     return [*parts, "; ".join(links), ""]
+
+
+def _is_overload(node: Function | ast.ClassDef) -> bool:
+    return any(ast.unparse(mark) == "overload" for mark in node.decorator_list)
 
 
 def _is_public(method: Function) -> bool:
@@ -230,6 +235,10 @@ def _marked(docstring: str) -> Iterator[tuple[bool, str]]:
 
 
 def prose(paragraph: str) -> str:
-    """Text in which only code and formulas are markup."""
+    """Text in which only code and formulas are markup.
+
+    >>> prose("`--force` is [--force], $x_1$")
+    '`--force` is \\\\[\\\\--force], $x_1$'
+    """
     parts = LITERAL.split(paragraph)
-    return "".join(part if i % 2 else re.sub(r"([*<\[])", r"\\\1", part) for i, part in enumerate(parts))
+    return "".join(part if i % 2 else MARKUP.sub(r"\\\1", part) for i, part in enumerate(parts))

@@ -13,11 +13,12 @@ import json
 import re
 import tomllib
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tools import ROOT, chapters
-from tools.pages.text import WIDE, source_address
+from tools.pages.text import source_address
 
 MAP = "book/equations.toml"
 LABELLED = re.compile(r"^```\{math\}\n:label: (\S+)\n(.*?)\n```$", re.DOTALL | re.MULTILINE)
@@ -207,39 +208,49 @@ def _asserted(path: Path) -> set[str]:
 
 def page(source: Path = ROOT) -> str:
     """The page in MyST Markdown; raises ValueError for an equation that the map does not list."""
-    known, stated = read_map(source), labelled(source)
-    for equation in stated:
-        if equation.label not in known:
-            raise ValueError(_missing(equation))
-    rows = [_row(equation, known[equation.label]) for equation in stated]
-    table = ["````{list-table}", ":class: equations", ":header-rows: 1", ":widths: 50 25 25", ""]
-    table += ["* - Equation\n  - Computed by\n  - Held to it by", *rows, "````"]
+    known, parts = read_map(source), []
+    for chapter, stated in groupby(labelled(source), key=lambda equation: equation.chapter):
+        parts += [f"## {_title(source / 'book' / f'{chapter}.ipynb')}", ""]
+        for equation in stated:
+            if equation.label not in known:
+                raise ValueError(_missing(equation))
+            parts += _entry(equation, known[equation.label])
     return "\n".join(
         [
-            WIDE,
             "# From equations to code",
             "",
             "Every labelled equation of the book, the functions that compute it, and the tests that hold them to it.",
-            "The table is checked by a test: an equation that is missing here, a function or a test that is not there,",
-            "stop the build. *In the chapter* are toys, which compute and assert by themselves.",
+            "A test checks this page: an equation that is missing here, a function or a test that is not there, stop",
+            "the build. A toy is computed and asserted *in its chapter*.",
             "",
-            *(table if rows else ["No chapter labels an equation."]),
+            *(parts or ["No chapter labels an equation."]),
             "",
         ]
     )
 
 
-def _row(equation: Equation, entry: dict[str, list[str]]) -> str:
-    chapter = f"[](/book/{equation.chapter}.ipynb)"
-    formula = f"```{{math}}\n{equation.formula}\n```"
-    code = [_link(find(name)) for name in entry["code"]]
-    test = [_link(find_test(name)) for name in entry["test"]]
-    cells = [f"{chapter} {{eq}}`{equation.label}`\n\n{formula}", "\n\n".join(code), "\n\n".join(test)]
-    return "* - " + "\n  - ".join(cell.replace("\n", "\n    ") for cell in cells)
+def _title(path: Path) -> str:
+    return _cells(path, "markdown")[0].partition("\n")[0].removeprefix("# ")
+
+
+def _entry(equation: Equation, entry: dict[str, list[str]]) -> list[str]:
+    code = ", ".join(_link(find(name)) for name in entry["code"])
+    test = ", ".join(_link(find_test(name)) for name in entry["test"])
+    return [
+        f"**Equation** {{eq}}`{equation.label}`",
+        "",
+        "```{math}",
+        equation.formula,
+        "```",
+        "",
+        f"- computed by {code}",
+        f"- held to it by {test}",
+        "",
+    ]
 
 
 def _link(place: Place) -> str:
-    """A link to a place; names may break at dots and underscores, where a line has no room."""
+    """A link to a place."""
     if place.path.suffix == ".ipynb":
-        return f"[in the chapter](/book/{place.path.name}), `{place.name}`"
+        return f"`{place.name}` [in the chapter](/book/{place.path.name})"
     return f"[`{place.name}`]({source_address(place.path, place.first, place.last)})"

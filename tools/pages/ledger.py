@@ -6,8 +6,9 @@ from collections import Counter
 from html import escape
 from typing import Any
 
-from tools.pages.text import WIDE, measurement
+from tools.pages.text import WIDE, list_table, measurement
 
+HEAD = ["Claim", "The paper says", "We measured", "Verdict", "Where"]
 VERDICTS = ("holds", "fails", "not judged")
 MANY = 5  # measurements above which a claim's list is folded
 
@@ -63,31 +64,23 @@ def page(judged: list[dict[str, Any]]) -> str:
             "",
             f'<p class="ledger-counts">{summary}</p>',
             "",
-            "````{list-table}",
-            ":class: ledger",
-            ":header-rows: 1",
-            ":widths: 6 30 40 12 12",
-            "",
-            "* - Claim\n  - The paper says\n  - We measured\n  - Verdict\n  - Where",
-            *(_row(claim) for claim in judged),
-            "````",
+            *list_table(HEAD, [_row(claim) for claim in judged], [6, 30, 40, 12, 12], "ledger"),
             "",
         ]
     )
 
 
-def _row(claim: dict[str, Any]) -> str:
+def _row(claim: dict[str, Any]) -> list[str]:
     says = [f"{claim['statement']} ({{cite:t}}`{claim['source']}`)"]
     if claim.get("published"):
         says.append(f"Published: {claim['published']}")
-    cells = [
+    return [
         claim["id"],
         "\n\n".join(says),
         _measured(claim),
         badge(claim["verdict"]),
         f"[{claim['chapter']}](/book/{claim['chapter']}.ipynb)",
     ]
-    return "* - " + "\n  - ".join(cell.replace("\n", "\n    ") for cell in cells)
 
 
 def _measured(claim: dict[str, Any]) -> str:

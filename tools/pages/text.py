@@ -54,3 +54,21 @@ def number(value: float | str | bool) -> str:
     if math.isnan(value):
         return "not a number"
     return f"{value:.3g}".replace("-", "−")
+
+
+def list_table(head: list[str], rows: list[list[str]], widths: list[int], name: str) -> list[str]:
+    """A table whose cells may hold blocks, its columns of given widths, with a class of its own.
+
+    >>> print("\\n".join(list_table(["a", "b"], [["1", "x\\ny"]], [30, 70], "ledger")[4:]))
+    <BLANKLINE>
+    * - a
+      - b
+    * - 1
+      - x
+        y
+    ````
+    """
+    lines = ["````{list-table}", f":class: {name}", ":header-rows: 1", f":widths: {' '.join(map(str, widths))}", ""]
+    for cells in [head, *rows]:
+        lines += ("* - " + "\n  - ".join(cell.replace("\n", "\n    ") for cell in cells)).split("\n")
+    return [*lines, "````"]

@@ -14,7 +14,7 @@ from sepriors.train import RECIPES
 from sepriors.weights import cards, folder, load
 from tools import ROOT, chapters
 from tools.pages.equations import code_of
-from tools.pages.text import WIDE, table
+from tools.pages.text import WIDE, list_table
 
 LONG = 60  # characters above which a licence is folded
 PARTS = {"speech": "mixed speech", "noise": "mixed noise", "clean": "clean speech", "alone": "noise alone"}
@@ -36,7 +36,7 @@ def page(source: Path = ROOT) -> str:
             "",
             _total(known),
             "",
-            *table(head, rows),
+            *list_table(head, rows, [27, 13, 10, 18, 18, 14], "wide"),
             "",
         ]
     )
