@@ -8,8 +8,11 @@ import pytest
 import torch
 
 import sepriors
+import tools
 
-MODULES = ["sepriors", *(m.name for m in pkgutil.walk_packages(sepriors.__path__, "sepriors."))]
+PACKAGES = (sepriors, tools)
+MODULES = [p.__name__ for p in PACKAGES]
+MODULES += [m.name for p in PACKAGES for m in pkgutil.walk_packages(p.__path__, f"{p.__name__}.")]
 
 
 @pytest.mark.parametrize("name", MODULES)

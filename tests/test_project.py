@@ -8,6 +8,7 @@ import sys
 import tomllib
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -130,6 +131,45 @@ def test_the_import_has_no_side_effect(tmp_path):
     assert float(found.stdout) < 5
     # Matplotlib keeps its list of fonts there on the first import, whoever imports it.
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith("fontlist")] == []
+
+
+def test_the_citation_is_that_of_this_version():
+    """The keys that the Citation File Format 1.2.0 requires, and the facts that stand elsewhere, too."""
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= cited.keys()
+    assert cited["cff-version"] == "1.2.0"
+    assert cited["authors"]
+    assert all({"name"} <= author.keys() or {"family-names"} <= author.keys() for author in cited["authors"])
+    expected = {"version": PROJECT["version"], "license": PROJECT["license"], "repository-code": repository()}
+    assert expected.items() <= cited.items()
+
+
+def test_the_changelog_begins_with_this_version():
+    headings = re.findall(r"^## (\S+?),? ", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] == PROJECT["version"]
+
+
+FORMS = sorted(path for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml") if path.name != "config.yml")
+KINDS = {"markdown", "input", "textarea", "dropdown", "checkboxes"}
+
+
+@pytest.mark.parametrize("path", FORMS, ids=lambda path: path.stem)
+def test_an_issue_form_is_whole(path):
+    form = yaml.safe_load(path.read_text())
+    assert {"name", "description", "body"} <= form.keys()
+    ids = [field["id"] for field in form["body"]]
+    assert len(set(ids)) == len(ids)
+    for field in form["body"]:
+        assert field["type"] in KINDS
+        assert field["attributes"]["label"]
+        assert bool(field["attributes"].get("options")) == (field["type"] in ("dropdown", "checkboxes"))
+
+
+@pytest.mark.parametrize("name", ["bug", "result"])
+def test_the_facts_that_an_issue_asks_for_can_be_had(name, capsys):
+    (command,) = re.findall(r'`python -c "([^`]+)"`', (ROOT / ".github" / "ISSUE_TEMPLATE" / f"{name}.yml").read_text())
+    exec(command, {})
+    assert {"commit", "hardware", "versions"} <= json.loads(capsys.readouterr().out).keys()
 
 
 def cells(path):

@@ -25,6 +25,7 @@ from tools.execute import (
     key,
     parameters_of,
 )
+from tools.pages import ledger
 from tools.postprocess import lighten, machine_paths, make_offline, postprocess, scrub
 
 PARAMETERS = 'profile: str = "book"\ncorpus: str = "auto"\nseed: int = 0\ndevice: str = "auto"'
@@ -445,19 +446,19 @@ def record(*verdicts, profile="book"):
 
 
 def test_a_failing_claim_is_shown_with_value_and_reason():
-    page = pages.ledger(pages.judge([CLAIM], record(FAILS), ["01-small"]))
+    page = ledger.page(ledger.judge([CLAIM], record(FAILS), ["01-small"]))
     assert "at 0 dB: −1.23 dB [−2, −0.5], n = 24" in page
     assert "*Rank.*" in page
-    assert page.count(pages.badge("fails")) == 2  # in the counts and in the row
-    assert f"{pages.badge('holds')} 0" in page
+    assert page.count(ledger.badge("fails")) == 2  # in the counts and in the row
+    assert f"{ledger.badge('holds')} 0" in page
     assert "{cite:t}`shi2021`" in page
     assert "(/book/01-small.ipynb)" in page
 
 
 def test_many_measurements_are_folded():
-    many = FAILS | {"evidence": [EVIDENCE] * (pages.MANY + 1)}
-    assert "<details><summary>6 measurements</summary>" in pages.ledger(
-        pages.judge([CLAIM], record(many), ["01-small"])
+    many = FAILS | {"evidence": [EVIDENCE] * (ledger.MANY + 1)}
+    assert "<details><summary>6 measurements</summary>" in ledger.page(
+        ledger.judge([CLAIM], record(many), ["01-small"])
     )
 
 
@@ -466,7 +467,7 @@ def test_many_measurements_are_folded():
     [({}, "left no record"), (record(), "left no record"), (record(FAILS, profile="smoke"), "smoke run")],
 )
 def test_without_evidence_a_claim_is_not_judged(records, reason):
-    (claim,) = pages.judge([CLAIM], records, ["01-small"])
+    (claim,) = ledger.judge([CLAIM], records, ["01-small"])
     assert claim["verdict"] == "not judged"
     assert reason in claim["reason"]
     assert claim["evidence"] == []
@@ -483,7 +484,7 @@ def test_without_evidence_a_claim_is_not_judged(records, reason):
 )
 def test_a_ledger_that_does_not_add_up_is_an_error(claims, records, message):
     with pytest.raises(ValueError, match=message):
-        pages.judge(claims, records, ["01-small"])
+        ledger.judge(claims, records, ["01-small"])
 
 
 def test_the_run_page_tells_cost_corpus_and_records(tmp_path):
@@ -491,7 +492,7 @@ def test_the_run_page_tells_cost_corpus_and_records(tmp_path):
     folder.mkdir(parents=True)
     (folder / "bench-white.json").write_text("{}")
     facts = {"cores": 2, "memory_gb": 25.3, "python": "3.11", "commit": "abc-dirty", "seed": 0}
-    page = pages.run_page([RECORD | facts | {"finished": "2026-01-02T03:04:05+00:00"}], record(), tmp_path)
+    page = pages.run.page([RECORD | facts | {"finished": "2026-01-02T03:04:05+00:00"}], record(), tmp_path)
     assert "| 39.6 s | 1.23 GB | 2 | 0 | 2026-01-02 03:04 |" in page
     assert "files: speech 24" in page
     assert "{download}`bench-white.json </records/01-small/bench-white.json>`" in page
@@ -504,6 +505,7 @@ def test_generated_pages_are_written(source, tmp_path):
     (tmp_path / "book").mkdir()
     pages.write_pages(source, tmp_path)
     assert "It helps." in (tmp_path / "book" / "ledger.md").read_text()
+    assert "No chapter labels an equation." in (tmp_path / "book" / "equations.md").read_text()
     assert "No chapter was run." in (tmp_path / "book" / "run.md").read_text()
 
 

@@ -1,0 +1,221 @@
+"""Pages that are written from the package and the records: complete, and true to what they are written from."""
+
+import ast
+import json
+import re
+
+import pandas as pd
+import pytest
+import yaml
+
+from sepriors.weights import cards, folder
+from tools import ROOT
+from tools.pages import api, records, weights
+
+CARDS = cards()
+
+# ---- weights --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def page():
+    return weights.page()
+
+
+def row(page, name):
+    (found,) = [part for part in page.split("* - ") if part.startswith(f"**{name}**<br>")]
+    return found
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_a_card_is_on_the_page_with_hash_licence_command_and_training(page, name):
+    line, card = row(page, name), CARDS[name]
+    assert f'title="sha256 {card["sha256"]}"' in line
+    assert f"`{card['command']}`" in line
+    assert f"{card['train_seconds']:.0f} s on " in line
+    assert card["licence"].split("; ")[0] in line
+    assert f"{card['minutes']} minutes" in line
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_weights_that_do_not_ship_are_said_not_to(page, name):
+    shipped = CARDS[name].get("shipped", True)
+    assert ("*not in the package*" in row(page, name)) != shipped
+    assert bool(re.search(r"[\d,]+ parameters", row(page, name))) == shipped
+    assert weights.family(name) != "–"
+
+
+def test_the_total_is_that_of_the_files(page):
+    files = list(folder().glob("*.safetensors"))
+    size = sum(path.stat().st_size for path in files) / 1e6
+    assert f"{len(files)} of them with weights in the package: {size:.1f} MB in all" in page
+
+
+def test_parameters_are_counted(page):
+    assert "32,832 parameters" in row(page, "nmf-speech")  # 513 bins, 64 bases
+
+
+def test_who_uses_a_card(page):
+    assert weights.methods_of("nmf-noise-257") == ["nmf-supervised"]
+    assert "01-wiener-nmf" in weights.chapters_of("nmf-noise-257")
+    assert weights.chapters_of("vae-seed2") == ["02-vae-nmf"]  # by f"vae-seed{i}"
+    assert "`vae-ldem`<br>" in row(page, "vae")
+    assert "[](/book/02-vae-nmf.ipynb)" in row(page, "vae")
+
+
+# ---- records --------------------------------------------------------------------------------------------------------
+
+FACTS = {"profile": "book", "seed": 3, "corpus": {"name": "emodb", "speakers": 2}, "commit": "abc"}
+HARDWARE = {"hardware": {"cpu": "Z80", "cores": 2, "gpu": None}, "finished": "2026-01-02"}
+
+
+def bench_row(method, file, **measures):
+    return {"method": method, "snr_db": 0.0, "file": file, "seed": 3, **measures, "why": ""}
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """What a chapter leaves: claims, a bench, a table of another form, the facts of its run."""
+    folder = tmp_path / "records" / "01-small"
+    folder.mkdir(parents=True)
+    (tmp_path / "runs").mkdir()
+    evidence = {"label": "at 0 dB", "value": 1.5, "low": 1.0, "high": 2.0, "n": 8}
+    verdict = {"id": "1a", "verdict": "holds", "unit": "dB", "evidence": [evidence]}
+    bench = [bench_row("nmf", f"a+{i}", stoi=i / 10, si_sdr=None if i else 4.0) for i in range(3)]
+    odd = [{"remedy": "decay", "run": i, "area": 0.5 + i} for i in range(2)]
+    for name, content in {
+        "claims": {**FACTS, "verdicts": [verdict]},
+        "bench-white": {**FACTS, **HARDWARE, "records": bench},
+        "bench-odd": {**FACTS, **HARDWARE, "records": odd},
+        "bench-empty": {**FACTS, "records": []},
+    }.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    run = {"profile": "book", "seed": 3, "commit": "run", "finished": "2026", "cpu": "Z80", "cores": 1}
+    (tmp_path / "runs" / "01-small.json").write_text(json.dumps(run))
+    records.write_records(tmp_path)
+    return tmp_path
+
+
+def test_records_are_all_in_one_json(tree):
+    found = {part["record"]: part for part in json.loads((tree / "records" / "records.json").read_text())}
+    assert sorted(found) == ["bench-empty", "bench-odd", "bench-white", "claims"]
+    for name, part in found.items():
+        own = json.loads((tree / "records" / "01-small" / f"{name}.json").read_text())
+        assert own.items() <= part.items()
+        assert part["chapter"] == "01-small"
+    assert found["claims"]["hardware"] == {"cpu": "Z80", "cores": 1}  # from the run, which knows
+    assert found["bench-white"]["hardware"]["cores"] == 2
+
+
+def test_the_long_table_has_a_row_a_figure(tree):
+    table = pd.read_csv(tree / "records" / "records.csv").set_index("metric")
+    assert list(table.reset_index()[records.COLUMNS].columns) == records.COLUMNS
+    assert sorted(table.index) == ["area", "at 0 dB", "si_sdr", "stoi"]
+    claim = table.loc["at 0 dB"]
+    assert (claim["claim"], claim["verdict"], claim["value"], claim["n"], claim["unit"]) == (
+        "1a",
+        "holds",
+        1.5,
+        8,
+        "dB",
+    )
+    stoi = table.loc["stoi"]
+    assert (stoi["method"], stoi["snr_db"], stoi["value"], stoi["n"]) == ("nmf", 0, pytest.approx(0.1), 3)
+    assert stoi["low"] < stoi["value"] < stoi["high"]
+    assert table.loc["si_sdr", "n"] == 1  # two files have no value
+    assert (table.loc["area", "of"], table.loc["area", "value"]) == ("remedy: decay", 1)
+    assert set(table["corpus"]) == {"name: emodb; speakers: 2"}
+    assert set(table["hardware"]) == {"Z80, 1 cores", "Z80, 2 cores"}
+    assert set(table["commit"]) == {"abc"}
+
+
+def test_a_book_without_records_has_empty_files(tmp_path):
+    records.write_records(tmp_path)
+    assert json.loads((tmp_path / "records" / "records.json").read_text()) == []
+    assert len(pd.read_csv(tmp_path / "records" / "records.csv")) == 0
+
+
+# ---- the API --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return api.pages()
+
+
+def public(path):
+    """The functions and classes of a file whose names do not begin with an underscore; overloads are one function."""
+    nodes = [node for node in ast.parse(path.read_text()).body if isinstance(node, api.Function | ast.ClassDef)]
+    return [node for node in nodes if not (node.name.startswith("_") or api._is_overload(node))]
+
+
+def test_the_api_is_the_package_module_by_module(reference):
+    files = {path for path in (ROOT / "sepriors").rglob("*.py") if path.parent.name != "cards"}
+    files -= {ROOT / "sepriors" / "__init__.py"}  # the face: on the index
+    assert {path for paths in api.levels().values() for path in paths} == files
+    for level, paths in api.levels().items():
+        headings = re.findall(r"^###? (\S+)$", reference[f"api-{level}"], re.MULTILINE)
+        expected = [
+            name for path in paths for name in (api.prose(api.module(path)), *(node.name for node in public(path)))
+        ]
+        assert headings == expected
+
+
+def test_the_contents_list_every_page_of_the_api(reference):
+    parts = yaml.safe_load((ROOT / "_toc.yml").read_text())["parts"]
+    (entry,) = [entry for part in parts for entry in part["chapters"] if entry["file"] == "book/api"]
+    assert ["book/api", *(section["file"] for section in entry["sections"])] == [f"book/{name}" for name in reference]
+
+
+def test_every_public_docstring_is_on_its_page(reference):
+    for level, paths in api.levels().items():
+        for path in paths:
+            for node in public(path):
+                if docstring := ast.get_docstring(node):
+                    assert api.text(docstring) in reference[f"api-{level}"], f"{path.name}: {node.name}"
+
+
+def test_a_docstring_keeps_code_and_formulas_and_fences_its_examples():
+    shown = api.text("A [b] of `x[i]`, $a*b$ * c.\n\n>>> one = (\n...     1)\n>>> one\n1\n\nMore <of> it.")
+    assert shown == (
+        "A \\[b] of `x[i]`, $a*b$ \\* c.\n\n```pycon\n>>> one = (\n...     1)\n>>> one\n1\n```\n\nMore \\<of> it.\n"
+    )
+
+
+SOURCE = """
+@dataclass(frozen=True)
+class Choice(Base):
+    \"\"\"It is.\"\"\"
+    size: int = 1  # samples
+    name: str = "a"
+
+class Made:
+    def __init__(self, size: int = 3, *, name: str | None = None) -> None: ...
+
+@cache
+def short(*shape: int, deep: bool = False, **rest: Any) -> None: ...
+
+def long(first: torch.Tensor, second: torch.Tensor, third: torch.Tensor, fourth: torch.Tensor, /, *, fifth): ...
+"""
+
+
+def test_declarations_stand_as_they_are_written(tmp_path):
+    path = tmp_path / "source.py"
+    path.write_text(SOURCE)
+    shown = [api.declaration(node, path) for node in ast.parse(SOURCE).body]
+    assert shown[0] == (
+        '@dataclass(frozen=True)\nclass Choice(Base):\n    size: int = 1  # samples\n    name: str = "a"'
+    )
+    assert shown[1] == "class Made\nMade(size: int = 3, *, name: str | None = None)"
+    assert shown[2] == "@cache\ndef short(*shape: int, deep: bool = False, **rest: Any) -> None"
+    assert shown[3].splitlines()[:2] == ["def long(", "    first: torch.Tensor,"]
+    assert shown[3].splitlines()[-4:] == ["    /,", "    *,", "    fifth,", ")"]
+
+
+def test_a_function_knows_its_equation_and_the_command_its_help(reference):
+    wiener = reference["api-0"].split("### wiener")[1].split("##")[0]
+    assert "equation {eq}`eq-wiener` of [](/book/01-wiener-nmf.ipynb)" in wiener
+    assert "/sepriors/gaussian.py#L" in wiener
+    vae = reference["api-2"].split("### VAE\n")[1].split("##")[0]
+    assert "{eq}`eq-vae`" in vae  # computed by a method
+    assert "### sepriors enhance\n\n```text\nusage: sepriors enhance" in reference["api-8"]

@@ -1,0 +1,112 @@
+"""All that the chapters measured, to download: `records.json`, whole, and `records.csv`, a row a figure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sepriors.bench import estimate
+from sepriors.claims import Estimate, bootstrap
+
+COLUMNS = [
+    "chapter",
+    "record",
+    "claim",
+    "verdict",
+    "method",
+    "of",
+    "snr_db",
+    "metric",
+    "value",
+    "low",
+    "high",
+    "n",
+    "unit",
+    "profile",
+    "corpus",
+    "seed",
+    "commit",
+    "hardware",
+    "finished",
+]
+APART = {"method", "snr_db", "file", "seed", "why"}  # what a row of a bench says beside its measures
+
+
+def read_records(tree: Path) -> list[dict[str, Any]]:
+    """Every record that a chapter left, with `chapter` and `record`, its file's name; each knows what its run knew."""
+    found = []
+    for path in sorted(tree.glob("records/*/*.json")):
+        chapter = path.parent.name
+        run = tree / "runs" / f"{chapter}.json"
+        known = json.loads(run.read_text()) if run.exists() else {}
+        facts = {name: known[name] for name in ("profile", "seed", "commit", "finished") if name in known}
+        if known:
+            facts["hardware"] = {"cpu": known["cpu"], "cores": known["cores"]}
+        found.append({"chapter": chapter, "record": path.stem, **facts, **json.loads(path.read_text())})
+    return found
+
+
+def write_records(tree: Path) -> None:
+    """Write `records/records.json` and `records/records.csv` into the tree."""
+    found = read_records(tree)
+    (tree / "records").mkdir(exist_ok=True)
+    (tree / "records" / "records.json").write_text(json.dumps(found))
+    long_table(found).to_csv(tree / "records" / "records.csv", index=False)
+
+
+def long_table(records: list[dict[str, Any]]) -> pd.DataFrame:
+    """A row a figure: the evidence of each claim, and each measure's mean over files with its 95 % interval."""
+    rows = [{**_facts(record), **row} for record in records for row in (*_evidence(record), *_means(record))]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
+    hardware = record.get("hardware", {})
+    computed_on = [hardware.get("gpu") or hardware.get("cpu"), f"{hardware['cores']} cores" if hardware else None]
+    return {
+        **{name: record.get(name) for name in ("chapter", "record", "profile", "seed", "commit", "finished")},
+        "corpus": _flat(record.get("corpus")),
+        "hardware": ", ".join(part for part in computed_on if part),
+    }
+
+
+def _flat(facts: Any) -> str:
+    """Facts in one line.
+
+    >>> _flat({"name": "emodb", "speakers": 2})
+    'name: emodb; speakers: 2'
+    """
+    return "; ".join(f"{name}: {value}" for name, value in facts.items()) if isinstance(facts, dict) else str(facts)
+
+
+def _evidence(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for verdict in record.get("verdicts", []):
+        for measured in verdict["evidence"]:
+            row = {name: measured.get(name) for name in ("value", "low", "high", "n")}
+            claim = {"claim": verdict["id"], "verdict": verdict["verdict"], "unit": verdict.get("unit")}
+            yield {**claim, "metric": measured.get("label"), **row}
+
+
+def _means(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The means of a bench: texts and whole numbers say of what, the other columns are measures."""
+    if not record.get("records"):
+        return
+    table = pd.DataFrame(record["records"])
+    columns = list(map(str, table))
+    measures = [name for name in columns if name not in APART and pd.api.types.is_float_dtype(table[name])]
+    texts = [name for name in columns if name not in APART and not pd.api.types.is_numeric_dtype(table[name])]
+    keys = [name for name in ("method", "snr_db") if name in table] + texts
+    for values, group in table.groupby(keys, sort=False, dropna=False) if keys else [((), table)]:
+        who: dict[str, Any] = dict(zip(keys, values, strict=True))
+        of = "; ".join(f"{name}: {who.pop(name)}" for name in texts)
+        for measure in measures:
+            if group[measure].notna().any():
+                yield {**who, "of": of, "metric": measure, **_interval(group, measure)._asdict()}
+
+
+def _interval(group: pd.DataFrame, measure: str) -> Estimate:
+    return estimate(group.set_index("file")[measure]) if "file" in group else bootstrap(group[measure].to_numpy())
