@@ -11,7 +11,7 @@ from typing import Any
 
 from sepriors.claims import read_claims
 from tools import chapters
-from tools.pages import api, equations, ledger, records, run, weights
+from tools.pages import api, equations, leaderboard, ledger, records, run, trust, weights
 
 
 def write_pages(source: Path, tree: Path) -> None:
@@ -24,6 +24,8 @@ def write_pages(source: Path, tree: Path) -> None:
     verdicts = read_verdicts(tree)
     pages = {
         "ledger": ledger.page(ledger.judge(claims, verdicts, names)),
+        "leaderboard": leaderboard.page(tree, source),
+        "trust": trust.page(tree),
         "run": run.page(run.read_runs(tree, names), verdicts, tree),
         "equations": equations.page(source),
         "weights": weights.page(source),

@@ -1,0 +1,26 @@
+// Sorts tables of the class `sortable` by the column whose heading is pressed; numbers come from data-value.
+document.addEventListener("DOMContentLoaded", () => {
+  for (const table of document.querySelectorAll("table.sortable")) {
+    const headings = [...table.tHead.rows[0].cells];
+    const value = (row, i) => {
+      const cell = row.cells[i];
+      return cell.dataset.value === undefined ? cell.textContent.trim() : Number(cell.dataset.value);
+    };
+    headings.forEach((heading, i) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.append(...heading.childNodes);
+      heading.append(button);
+      button.addEventListener("click", () => {
+        const largestFirst = heading.getAttribute("aria-sort") !== "descending";
+        headings.forEach((other) => other.removeAttribute("aria-sort"));
+        heading.setAttribute("aria-sort", largestFirst ? "descending" : "ascending");
+        const rows = [...table.tBodies[0].rows].sort((a, b) => {
+          const [x, y] = [value(a, i), value(b, i)];
+          return (x < y ? -1 : x > y ? 1 : 0) * (largestFirst ? -1 : 1);
+        });
+        table.tBodies[0].append(...rows);
+      });
+    });
+  }
+});

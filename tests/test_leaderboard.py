@@ -1,0 +1,143 @@
+"""Leaderboard and trust cards: only what the records say, ranks as wide as the files leave them, sortable offline."""
+
+import json
+import re
+
+import pandas as pd
+import pytest
+
+from sepriors.bench import difference
+from tools import ROOT
+from tools.pages import leaderboard, trust
+
+GAINS = {"spp-wiener": 1.0, "nmf": 3.0, "bsse": 4.0, "rnnoise": 4.1}
+
+
+def record(profile="book", **gains):
+    """Twelve recordings; methods add what is told, give or take half a decibel in turn."""
+    rows = []
+    for place in range(12):
+        file = f"speech{place}+noise/home/{place}.flac"
+        for name, gain in {"noisy": 0.0, **gains}.items():
+            value = gain + (gain > 0) * (0.5 if (place + len(name)) % 2 else -0.5)
+            measures = dict.fromkeys(("pesq_wb", "estoi", "fwsnrseg", "dnsmos_ovr"), value / 10)
+            cost = {"rtf": gain / 100, "peak_mb": 500.0}
+            rows.append({"method": name, "file": file, "snr_db": 0.0, "si_sdr": value, **measures, **cost})
+    facts = {"profile": profile, "seed": 0, "commit": "abc", "hardware": {"cpu": "a CPU", "cores": 2}}
+    return {**facts, "corpus": {"matched": "recordings"}, "records": rows}
+
+
+def tree_of(tmp_path, **records):
+    folder = tmp_path / "records" / leaderboard.CHAPTER
+    folder.mkdir(parents=True)
+    for name, content in records.items():
+        (folder / f"bench-{name}.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+@pytest.fixture
+def page(tmp_path):
+    return leaderboard.page(tree_of(tmp_path, matched=record(**GAINS)))
+
+
+def test_every_figure_is_that_of_the_records(page):
+    table = pd.DataFrame(record(**GAINS)["records"])
+    for name in GAINS:
+        (line,) = re.findall(rf'<tr><th scope="row">{name}(?: ■)?</th>.*</tr>', page)
+        e = difference(table, "si_sdr", name)
+        assert f'data-value="{e.value:.6g}"' in line
+        assert f'<td data-value="12">12</td><td data-value="{GAINS[name] / 100:.6g}">' in line
+    assert page.count('<th scope="row">') == len(GAINS)
+
+
+def test_ranks_are_as_wide_as_the_intervals_leave_them():
+    table = pd.DataFrame(record(**GAINS)["records"])
+    ranks = leaderboard.ranks(table)
+    close = difference(table, "si_sdr", "rnnoise", "bsse")
+    assert close.low < 0 < close.high
+    assert ranks == {"spp-wiener": (4, 4), "nmf": (3, 3), "bsse": (1, 2), "rnnoise": (1, 2)}
+
+
+def test_who_was_told_by_pairs():
+    assert sorted(leaderboard.TOLD) == ["bsse", "rnnoise", "sgmse"]
+
+
+def test_the_front_is_drawn(tmp_path):
+    tree = tree_of(tmp_path, matched=record(**GAINS))
+    text = leaderboard.page(tree)
+    drawn = (tree / "book" / "_static" / leaderboard.FIGURE).read_text()
+    assert drawn.startswith("<?xml")
+    assert "rnnoise" in drawn
+    assert "2026" not in drawn
+    assert (
+        ":alt: Gain in SI-SDR against the real-time factor. Beaten by nobody that is quicker: spp-wiener, nmf, bsse"
+        in text
+    )
+
+
+@pytest.mark.parametrize("profile", ["smoke", None])
+def test_a_smoke_run_reaches_neither_page(tmp_path, profile):
+    tree = tree_of(tmp_path, **({"matched": record(profile, **GAINS)} if profile else {}))
+    for text in (leaderboard.page(tree), trust.page(tree)):
+        assert "No records" in text
+        assert "data-value" not in text
+        assert "rnnoise`" not in text
+
+
+def test_published_figures_stand_apart(page):
+    ours, theirs = page.split("## Published, other data")
+    assert "MetricGAN-U" in theirs
+    assert "MetricGAN-U" not in ours
+    assert "data-value" not in theirs
+    cited = set(re.findall(r"\{cite:t\}`(\w+)`", theirs))
+    known = set(re.findall(r"^@\w+\{(\w+),", (ROOT / "book" / "references.bib").read_text(), re.MULTILINE))
+    assert cited
+    assert cited <= known
+
+
+CARD = {
+    "prior": "VAE",
+    "method": "nmf",
+    "gain in SI-SDR (dB)": "-0.4",
+    "least AUROC": "0.31 (tones)",
+    "mean AUROC": "0.80",
+    "fall after the peak (dB)": "1.5",
+}
+
+
+def test_cards_and_guide_say_what_the_records_say(tmp_path):
+    tree = tree_of(tmp_path, matched=record(**GAINS), trust={**record(), "records": [CARD]})
+    (tree / "runs").mkdir()
+    output = {
+        "metadata": {"scrapbook": {"name": "toy_mh"}},
+        "data": {"application/papermill.record/text/plain": "'-12'"},
+    }
+    (tree / "runs" / "05-samplers.ipynb").write_text(json.dumps({"cells": [{"outputs": [output]}]}))
+    text = trust.page(tree)
+    assert "### VAE" in text
+    assert "- gain in SI-SDR (dB): −0.4" in text
+    assert "a frame at a time -12 %" in text
+    assert "**It should just work, now**: `rnnoise`" in text
+    assert "**There are no pairs to learn from**: `nmf`" in text
+    assert "rank 3 to 3 of 4 on 12 files" in text
+    assert "VAE: its worst AUROC is 0.31 (tones)" in text
+    assert "VAE falls 1.5 dB" in text
+
+
+@pytest.mark.browser
+def test_a_click_sorts(browser, tmp_path, page):
+    table = re.search(r'<div class="leaderboard".*?</div>', page, re.DOTALL)[0]
+    script = (ROOT / "book" / "_static" / "sortable.js").read_text()
+    (tmp_path / "page.html").write_text(f"<!doctype html><title>t</title><script>{script}</script>{table}")
+    seen = browser.new_page()
+    seen.goto((tmp_path / "page.html").as_uri())
+    first = seen.locator("tbody tr th").first
+    assert first.inner_text() == "rnnoise ■"
+    heading = seen.get_by_role("button", name="RTF")
+    heading.click()
+    assert heading.locator("..").get_attribute("aria-sort") == "descending"
+    assert first.inner_text() == "rnnoise ■"
+    heading.press("Enter")
+    assert heading.locator("..").get_attribute("aria-sort") == "ascending"
+    assert first.inner_text() == "spp-wiener"
+    seen.close()

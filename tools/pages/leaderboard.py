@@ -1,0 +1,204 @@
+"""The leaderboard: every method of the book on one bench, from the records of the last chapter and nothing else."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from html import escape
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sepriors import plots
+from sepriors.bench import NOISY, difference
+from sepriors.claims import Estimate
+from sepriors.methods import METHODS
+from sepriors.weights import cards, load
+from tools import ROOT
+from tools.pages.text import WIDE, number
+
+CHAPTER = "09-which-prior"
+BENCHES = {
+    "matched": "English in recorded noise",
+    "mismatched": "German in recorded noise",
+    "white": "English in white noise",
+}
+MEASURES = {
+    "si_sdr": "SI-SDR (dB)",
+    "pesq_wb": "PESQ-wb",
+    "estoi": "ESTOI",
+    "fwsnrseg": "fwSNRseg (dB)",
+    "dnsmos_ovr": "DNSMOS overall",
+}
+RANKED = "si_sdr"  # what the ranks go by
+FIGURE = "leaderboard.svg"
+
+
+def read(tree: Path, name: str) -> dict[str, Any] | None:
+    """A record of the last chapter, or None where it left none, or one of a smoke run."""
+    path = tree / "records" / CHAPTER / f"bench-{name}.json"
+    record: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
+    return record if record and record["profile"] != "smoke" else None
+
+
+def page(tree: Path, source: Path = ROOT) -> str:
+    """The page in MyST Markdown; the figure of quality and cost goes into the tree's `_static`."""
+    found = {name: record for name in BENCHES if (record := read(tree, name))}
+    tables = {name: pd.DataFrame(record["records"]) for name, record in found.items()}
+    lines = [
+        WIDE,
+        "# Leaderboard",
+        "",
+        f"Written from the records of [](/book/{CHAPTER}.ipynb) by the build. Each figure is the mean difference to",
+        "the noisy input with its 95 % interval over recordings of noise. A rank is a range: the least and the largest",
+        "that paired differences in SI-SDR leave open, each tested by itself. Methods with fewer files stand on fewer",
+        "pairs, and have wider ranges. A click on a heading sorts.",
+        "",
+    ]
+    if not tables:
+        return "\n".join([*lines, "*No records: the last chapter was not run, or on seconds of audio only.*", ""])
+    if "matched" in tables:
+        static = tree / "book" / "_static" / FIGURE
+        front = draw_front(tables["matched"], static)
+        lines += [
+            f"```{{image}} _static/{FIGURE}",
+            f":alt: Gain in SI-SDR against the real-time factor. Beaten by nobody that is quicker: {', '.join(front)}.",
+            ":width: 100%",
+            "```",
+            "",
+            f"**Quality and cost**, {BENCHES['matched']}. Nobody who is quicker does better by SI-SDR than "
+            + ", ".join(f"`{name}`" for name in front)
+            + ". Squares were told by pairs of noisy and clean speech.",
+            "",
+        ]
+    for name, table in tables.items():
+        lines += [f"## {BENCHES[name]}", "", _facts(found[name]), "", "```{raw} html", html(table), "```", ""]
+    return "\n".join([*lines, *_published(source)])
+
+
+def _facts(record: Mapping[str, Any]) -> str:
+    corpus = "; ".join(f"{key}: {value}" for key, value in record["corpus"].items())
+    hardware = record["hardware"]
+    return f"{corpus}. Seed {record['seed']}, commit {record['commit']}, {hardware['cpu']}, {hardware['cores']} cores."
+
+
+def methods_in(table: pd.DataFrame) -> list[str]:
+    return [str(name) for name in table["method"].unique() if name != NOISY]
+
+
+def ranks(table: pd.DataFrame, metric: str = RANKED) -> dict[str, tuple[int, int]]:
+    """The least and the largest rank of each method that its paired differences leave open.
+
+    A method stands below those that beat it by an interval without zero, and above those that it beats so.
+    """
+    names = methods_in(table)
+    above, below = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
+    for a, b in combinations(names, 2):
+        winner = _winner(difference(table, metric, a, b))
+        if winner:
+            better, worse = (a, b) if winner > 0 else (b, a)
+            below[better] += 1
+            above[worse] += 1
+    return {name: (1 + above[name], len(names) - below[name]) for name in names}
+
+
+def _winner(e: Estimate) -> int:
+    """1 if the difference is above zero, -1 if it is below, 0 if its interval does not say."""
+    return 1 if e.low > 0 else -1 if e.high < 0 else 0
+
+
+def front_of(rtf: Mapping[Any, float], gain: Mapping[str, float]) -> list[str]:
+    """Those that nobody beats who is as quick, the quickest first.
+
+    >>> front_of({"a": 0.1, "b": 0.2, "c": 0.3}, {"a": 1.0, "b": 0.5, "c": 2.0})
+    ['a', 'c']
+    """
+    best = [name for name in gain if not any(rtf[n] <= rtf[name] and gain[n] > gain[name] for n in gain)]
+    return sorted(best, key=lambda name: rtf[name])
+
+
+def draw_front(table: pd.DataFrame, path: Path) -> list[str]:
+    """Draw gain against cost into an SVG file; returns the methods on the front."""
+    rtf = table.groupby("method")["rtf"].mean().to_dict()
+    gain = {name: difference(table, RANKED, name).value for name in methods_in(table)}
+    front = front_of(rtf, gain)
+    with plots.plt.rc_context({**plots.STYLE, "svg.fonttype": "none", "svg.hashsalt": CHAPTER}):
+        figure, ax = plots.plt.subplots(figsize=(8, 3.6), layout="constrained")
+        for name, value in gain.items():
+            told = name in TOLD
+            colour, alpha = plots.COLOURS[int(told)], 1.0 if name in front else 0.4
+            ax.plot(rtf[name], value, "s" if told else "o", color=colour, alpha=alpha)
+            ax.annotate(name, (rtf[name], value), xytext=(4, 3), textcoords="offset points", fontsize=7, alpha=alpha)
+        ax.step([rtf[name] for name in front], [gain[name] for name in front], where="post", color="0.6", zorder=0)
+        ax.set(xscale="log", xlabel="real-time factor", ylabel="gain in SI-SDR (dB)")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, metadata={"Date": None}, facecolor="white")
+    plots.plt.close(figure)
+    return front
+
+
+# Methods that were told by pairs of noisy and clean speech; of the packages of others, RNNoise
+TOLD = {name for name, entry in METHODS.items() if "supervised:" in entry.about} | {"rnnoise"}
+
+
+def html(table: pd.DataFrame) -> str:
+    """The table of one bench, sortable by a script, ranked without it."""
+    places = ranks(table)
+    means = {name: difference(table, RANKED, name).value for name in places}
+    order = sorted(places, key=lambda name: -means[name])
+    titles = ["Method", "Rank", *MEASURES.values(), "Files", "RTF", "Peak MB", "Parameters", "Training"]
+    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in titles)
+    rows = "\n".join(f"<tr>{''.join(_cells(table, name, places[name]))}</tr>" for name in order)
+    return (
+        '<div class="leaderboard" tabindex="0" role="region" aria-label="Methods and measures">'
+        f'<table class="sortable dataframe"><thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table></div>'
+    )
+
+
+def _cells(table: pd.DataFrame, name: str, rank: tuple[int, int]) -> list[str]:
+    mine = table[table["method"] == name]
+    cells = [f'<th scope="row">{escape(name)}{" ■" if name in TOLD else ""}</th>']
+    cells.append(_cell(f"{rank[0]}–{rank[1]}" if rank[0] < rank[1] else str(rank[0]), sum(rank) / 2))
+    for metric in MEASURES:
+        e = difference(table, metric, name)
+        cells.append(_cell(f"{number(e.value)} <small>[{number(e.low)}, {number(e.high)}]</small>", e.value))
+    cells.append(_cell(str(len(mine)), len(mine)))
+    cells.append(_cell(f"{mine['rtf'].mean():.3f}", mine["rtf"].mean()))
+    cells.append(_cell(f"{mine['peak_mb'].max():.0f}", mine["peak_mb"].max()))
+    parameters, minutes = made_of(name)
+    cells.append(_cell(f"{parameters:,}" if name in METHODS else "–", parameters))
+    cells.append(_cell(f"{minutes:.0f} min" if name in METHODS else "–", minutes))
+    return cells
+
+
+def _cell(text: str, value: float) -> str:
+    return f'<td data-value="{value:.6g}">{text}</td>'
+
+
+def made_of(name: str) -> tuple[int, float]:
+    """The parameters of a method's weights, and the minutes that their training took."""
+    known = cards()
+    used = METHODS[name].cards if name in METHODS else ()
+    parameters = sum(x.numel() for card in used for x in load(card).tensors.values())
+    return parameters, sum(known[card]["train_seconds"] for card in used) / 60
+
+
+def _published(source: Path) -> list[str]:
+    """What papers report, apart from ours: other data, other training."""
+    rows = tomllib.loads((source / "book" / "published.toml").read_text("utf-8"))["row"]
+    lines = [
+        "## Published, other data",
+        "",
+        "What the papers report stands apart. Data, training and often the measures differ: only the order within this",
+        "table means something, and no difference to the tables above.",
+        "",
+        "| Method | PESQ-wb | COVL | DNSMOS | Data | Source |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        figures = " | ".join(str(row.get(name, "–")) for name in ("pesq_wb", "covl", "dnsmos_ovr"))
+        lines.append(f"| {row['method']} | {figures} | {row['data']} | {{cite:t}}`{row['source']}` |")
+    return [*lines, ""]
