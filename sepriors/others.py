@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -67,7 +68,13 @@ class RNNoise:
         return resample(late[None] / 32768, rate, RATE)[0, : len(row)]
 
 
+PACKAGES = {"noisereduce": "noisereduce", "rnnoise": "pyrnnoise"}
 OTHERS: dict[str, Callable[[], NoiseReduce | RNNoise]] = {"noisereduce": NoiseReduce, "rnnoise": RNNoise}
+
+
+def available() -> list[str]:
+    """Those of `OTHERS` whose package is installed."""
+    return [name for name in OTHERS if find_spec(PACKAGES[name])]
 
 
 def _package(name: str) -> Any:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sepriors import corpora, enhance, metrics
-from sepriors.others import OTHERS, MissingPackage
+from sepriors.others import OTHERS, PACKAGES, MissingPackage, available
 
 EACH = pytest.mark.parametrize("name", OTHERS)
 
@@ -45,8 +45,12 @@ def test_any_length_and_precision(name, length):
 
 @EACH
 def test_a_missing_package_says_how_to_get_it(name, monkeypatch):
-    package = {"noisereduce": "noisereduce", "rnnoise": "pyrnnoise"}[name]
+    package = PACKAGES[name]
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setitem(sys.modules, f"{package}.rnnoise", None)
     with pytest.raises(MissingPackage, match=rf"{package}: pip install 'sepriors\[others\]'"):
         enhance(torch.ones(100), OTHERS[name]())
+
+
+def test_both_are_installed_here():
+    assert available() == list(OTHERS)
