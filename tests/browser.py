@@ -7,7 +7,8 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Playwright, sync_playwright
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
 ARGS = [
     "--no-sandbox",
@@ -51,3 +52,13 @@ def browser() -> Iterator[Browser]:
         chromium = launch(playwright)
         yield chromium
         chromium.close()
+
+
+def faults(page: Page, only: str = "html", rules: list[str] | None = None) -> list[str]:
+    """What axe-core finds wrong in the page for those who see little or use no mouse, one line a fault and element.
+
+    `only` is a selector of the part to look at; `rules` the names of the rules to try, all of them by default.
+    """
+    options = {"resultTypes": ["violations"], "preload": False} | ({"runOnly": rules} if rules else {})
+    found = Axe().run(page, context=only, options=options).response["violations"]
+    return [f"{v['impact']} {v['id']}: {node['html'][:200]} ({v['help']})" for v in found for node in v["nodes"]]
