@@ -149,8 +149,8 @@ def abx(
     """A blind ABX test of two versions (N,) of one recording: can they be told apart by ear?
 
     In each trial X is A or B, drawn by the browser; one listens to all three, as often as one likes, and says which it
-    is. After `trials` answers the panel shows how many were right, and the one-sided exact binomial p: how often guesses
-    do as well or better. Their number is fixed beforehand and the score shown at the end, since whoever stops at a
+    is. After `trials` answers the panel shows how many were right, and the exact one-sided binomial p: how often
+    guesses do as well or better. The number of trials is fixed and the score shown at the end, since whoever stops at a
     good score makes p too small. The audio is that of `player`: on one playhead, at one gain, neither normalised nor
     matched in loudness; where A and B differ in loudness, the panel says by how much. Nothing is stored or sent.
 
