@@ -19,7 +19,7 @@ SMOKE := $(ROOT)/_build/smoke
 # Runs a command of the environment, with the variables that its timings assume (tools/__init__.py)
 RUN = cd "$(ROOT)" && "$(VENV)/bin/python" -m tools
 
-.PHONY: help env book smoke test lint bench serve clean
+.PHONY: help env book smoke offline pdf test lint bench serve clean
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 8
 
@@ -32,6 +32,13 @@ book: env  ## run every chapter that changed and build the book in _build/html (
 
 smoke: env  ## the same cells on seconds of audio, into _build/smoke
 	@$(RUN) python -m tools.build --profile smoke --corpus $(SMOKE_CORPUS) --jobs $(JOBS) --out "$(SMOKE)"
+
+offline: env  ## pack the built book into _build/sepriors-book.zip, which a browser reads from the disk
+	@$(RUN) python -m tools.offline $(ARGS)
+
+pdf: env  ## print the built book into _build/sepriors-book.pdf
+	@$(RUN) python -m tools.setup_env --chromium
+	@$(RUN) python -m tools.pdf $(ARGS)
 
 test: smoke  ## unit tests, every notebook in the profile smoke, browser tests (ARGS="-k nmf" chooses)
 	@$(RUN) python -m tools.setup_env --chromium

@@ -67,14 +67,23 @@ class Player:
     def _note(self) -> str:
         return f"All versions {_decibels(-self.attenuation)} dB so that none clips." if self.attenuation else ""
 
+    @property
+    def _attributes(self) -> str:
+        return f'class="sp-player" data-seconds="{self.seconds:.3f}"'
+
+    @property
+    def _without_script(self) -> str:
+        return ""
+
     def _repr_html_(self) -> str:
         title = html.escape(self.title)
         parts = [
-            f'<div class="sp-player" role="group" aria-label="{title}" data-seconds="{self.seconds:.3f}">',
+            f'<div {self._attributes} role="group" aria-label="{title}">',
             f'<p class="sp-title">{title}</p>',
             '<ol class="sp-versions">',
             *(_version_html(v) for v in self.versions),
             "</ol>",
+            f'<p class="sp-noscript">{self._without_script}</p>' if self._without_script else "",
             f'<p class="sp-note">{self._note}</p>' if self._note else "",
             f'<p class="sp-caption">{html.escape(self.caption)}</p>' if self.caption else "",
             "</div>",
@@ -83,6 +92,29 @@ class Player:
         if not self.versions[0].src.startswith("data:"):
             return panel
         return f"<style>{_static('player.css')}</style>\n{panel}\n<script>{_static('player.js')}</script>"
+
+
+@dataclass(frozen=True, repr=False)
+class ABX(Player):
+    """A blind comparison of two versions: is X, drawn anew for each of the trials, A or B?"""
+
+    trials: int
+
+    @property
+    def _note(self) -> str:
+        a, b = (version.loudness for version in self.versions)
+        louder = round(a - b, 1) if math.isfinite(a - b) else 0.0
+        which = ("A", "B") if louder > 0 else ("B", "A")
+        told = f"{which[0]} is {_decibels(abs(louder))} LU louder than {which[1]}: that alone may tell them apart."
+        return " ".join(note for note in (super()._note, told if louder else "") if note)
+
+    @property
+    def _attributes(self) -> str:
+        return f'class="sp-player sp-abx" data-seconds="{self.seconds:.3f}" data-trials="{self.trials}"'
+
+    @property
+    def _without_script(self) -> str:
+        return "Without JavaScript the two can be heard side by side; the blind trials need it."
 
 
 def player(signals: Mapping[str, torch.Tensor], sample_rate: int = 16000, *, title: str, caption: str = "") -> Player:
@@ -101,12 +133,53 @@ def player(signals: Mapping[str, torch.Tensor], sample_rate: int = 16000, *, tit
     A tone at −20 dBFS, 1.0 s
       tone: −23.0 LUFS, peak −20.0 dBFS
     """
+    return Player(title, caption, *_prepare(signals, sample_rate))
+
+
+def abx(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    sample_rate: int = 16000,
+    *,
+    title: str,
+    caption: str = "",
+    names: tuple[str, str] = ("", ""),
+    trials: int = 10,
+) -> ABX:
+    """A blind ABX test of two versions (N,) of one recording: can they be told apart by ear?
+
+    In each trial X is A or B, drawn by the browser; one listens to all three, as often as one likes, and says which it
+    is. After `trials` answers the panel shows how many were right, and the exact one-sided binomial p: how often
+    guesses do as well or better. The number of trials is fixed and the score shown at the end, since whoever stops at a
+    good score makes p too small. The audio is that of `player`: on one playhead, at one gain, neither normalised nor
+    matched in loudness; where A and B differ in loudness, the panel says by how much. Nothing is stored or sent.
+
+    Keys, while the panel has the focus: Space plays and pauses; A, B, X (or 1, 2, 3, or the arrows) switch; Shift+A
+    answers 'X is A', Shift+B 'X is B'; [ and ] seek by 1 s.
+
+    Raises AudioError as `player` does, ValueError unless there are 1 to 100 trials.
+
+    >>> n = torch.arange(16000)
+    >>> tone = 0.1 * torch.sin(2 * torch.pi * 997 / 16000 * n)
+    >>> abx(tone, 0.5 * tone, names=("a tone", "half of it"), title="A factor of 2")
+    A factor of 2, 1.0 s
+      A: a tone: −23.0 LUFS, peak −20.0 dBFS
+      B: half of it: −29.0 LUFS, peak −26.0 dBFS
+      A is 6.0 LU louder than B: that alone may tell them apart.
+    """
+    if not 1 <= trials <= 100:
+        raise ValueError(f"expected 1 to 100 trials, got {trials}")
+    signals = {f"{letter}: {name}" if name else letter: x for letter, name, x in zip("AB", names, (a, b), strict=True)}
+    return ABX(title, caption, *_prepare(signals, sample_rate), trials)
+
+
+def _prepare(signals: Mapping[str, torch.Tensor], sample_rate: int) -> tuple[float, float, tuple[Version, ...]]:
+    """Length in seconds, common attenuation in dB, and the versions as they will be played."""
     waveforms = _check(signals, sample_rate)
     attenuation = _attenuation(max(float(np.abs(x).max()) for x in waveforms.values()))
     gain = 10 ** (-attenuation / 20)
     versions = tuple(_version(name, gain * x, sample_rate) for name, x in waveforms.items())
-    seconds = len(next(iter(waveforms.values()))) / sample_rate
-    return Player(title, caption, seconds, attenuation, versions)
+    return len(next(iter(waveforms.values()))) / sample_rate, attenuation, versions
 
 
 def loudness(x: np.ndarray, sample_rate: int) -> float:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Playwright, sync_playwright
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
 
 ARGS = [
     "--no-sandbox",
@@ -51,3 +53,40 @@ def browser() -> Iterator[Browser]:
         chromium = launch(playwright)
         yield chromium
         chromium.close()
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Opens a page from the disk, offline; in the end no request may have left the machine, no script have failed."""
+    contexts: list[BrowserContext] = []
+    asked: list[str] = []
+    wrong: list[str] = []
+
+    def go(path: Path, width: int = 1280, theme: str = "light") -> Page:
+        context = browser.new_context(viewport={"width": width, "height": 900}, offline=True)
+        context.add_init_script(f"localStorage.mode = localStorage.theme = '{theme}'")
+        contexts.append(context)
+        page = context.new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("requestfailed", lambda request: wrong.append(f"{request.url}: {request.failure}"))
+        page.goto(path.as_uri())
+        page.wait_for_load_state("load")
+        return page
+
+    yield go
+    for context in contexts:
+        context.close()
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    # a media element gives up a range that it no longer needs
+    assert [text for text in wrong if "ERR_ABORTED" not in text] == []
+
+
+def faults(page: Page, only: str = "html", rules: list[str] | None = None) -> list[str]:
+    """What axe-core finds wrong in the page for those who see little or use no mouse, one line a fault and element.
+
+    `only` is a selector of the part to look at; `rules` the names of the rules to try, all of them by default.
+    """
+    options = {"resultTypes": ["violations"], "preload": False} | ({"runOnly": rules} if rules else {})
+    found = Axe().run(page, context=only, options=options).response["violations"]
+    return [f"{v['impact']} {v['id']}: {node['html'][:200]} ({v['help']})" for v in found for node in v["nodes"]]

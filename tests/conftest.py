@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from browser import browser  # noqa: F401
+from browser import browser, open_page  # noqa: F401
 from serving import server  # noqa: F401
 
 from sepriors import STFT, audio, weights

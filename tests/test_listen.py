@@ -20,7 +20,7 @@ import soundfile
 import torch
 
 from sepriors.audio import AudioError
-from sepriors.listen import k_weighting, loudness, player
+from sepriors.listen import abx, k_weighting, loudness, player
 
 RATE = 16000
 SERVE = Path(__file__).parents[1] / "tools" / "serve.py"
@@ -165,6 +165,40 @@ def test_repr_is_one_line_a_version():
 )
 def test_level(x, level):
     assert player({"x": x}, title="t").versions[0].level == level
+
+
+def test_a_blind_panel_plays_what_was_given_and_says_what_gives_it_away():
+    a, b = noise(peak=1.3, seed=1), noise(peak=0.2, seed=2)
+    panel = abx(a, b, title="t")
+    assert [version.name for version in panel.versions] == ["A", "B"]
+    for version, x in zip(panel.versions, (a, b), strict=True):
+        torch.testing.assert_close(decoded(version), x * 10 ** (-2.3 / 20), atol=0.5001 / 32768, rtol=0)
+    louder = panel.versions[0].loudness - panel.versions[1].loudness
+    assert f"none clips. A is {louder:.1f} LU louder than B: that alone" in str(panel)
+    assert "B is 20.0 LU louder than A" in str(abx(tone(-40), tone(-20), title="t"))
+    assert "louder" not in str(abx(tone(-20), -tone(-20), title="t"))
+    assert "louder" not in str(abx(tone(-20), torch.zeros(2 * RATE), title="t"))
+
+
+def test_a_blind_panel_holds_two_versions_its_trials_and_a_word_without_script(build):
+    html = abx(noise(), noise(seed=1), names=("noisy", "<b>"), title="t", trials=16)._repr_html_()
+    page = Text(html)
+    assert page.tags.count("audio") == 2
+    assert ("data-trials", "16") in page.attributes
+    assert {"A: noisy", "B: <b>"} < set(page.text)
+    assert any("Without JavaScript" in text for text in page.text)
+    assert len(html) < 2000
+
+
+@pytest.mark.parametrize("trials", [0, -1, 101])
+def test_a_blind_panel_has_a_number_of_trials(trials):
+    with pytest.raises(ValueError, match=f"expected 1 to 100 trials, got {trials}"):
+        abx(noise(), noise(), title="t", trials=trials)
+
+
+def test_a_blind_panel_names_the_version_that_is_wrong():
+    with pytest.raises(AudioError, match="B: less: expected 16000 samples, as many as A: more, got 8000"):
+        abx(noise(1), noise(0.5), names=("more", "less"), title="t")
 
 
 # ---- errors ---------------------------------------------------------------------------------------------------------

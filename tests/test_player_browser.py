@@ -10,11 +10,12 @@ from types import SimpleNamespace
 import pydata_sphinx_theme
 import pytest
 import torch
-from browser import chromium_path, launch
+from browser import chromium_path, faults, launch
 from playwright.sync_api import expect
+from scipy.stats import binomtest
 
 import sepriors
-from sepriors.listen import player
+from sepriors.listen import abx, player
 
 pytestmark = pytest.mark.browser
 
@@ -509,3 +510,156 @@ def test_embedded_in_a_notebook(tmp_path, monkeypatch, opened):
     paused = page.evaluate_handle("Array.from(document.querySelector('.sp-player').querySelectorAll('audio'))")
     page.evaluate("document.querySelector('.sp-player').remove()")
     page.wait_for_function("all => all.every(a => a.paused)", arg=paused, timeout=10_000)
+
+
+# ---- the blind panel ------------------------------------------------------------------------------------------------
+
+# Which of A and B the panel plays as X: the listener does not see it, the page's own source must.
+HIDDEN = """panel => {
+  const [a, b, x] = Array.from(panel.querySelectorAll('audio'), audio => audio.src);
+  return [a, b].indexOf(x);
+}"""
+
+
+def blind(seconds=2.0, **options):
+    pair = list(versions(seconds).values())[:2]
+    return abx(*pair, names=("noisy", "clean"), title="Blind", **options)
+
+
+def answer(panel, right):
+    """Answer the present trial by keyboard, rightly or wrongly."""
+    is_b = bool(panel.evaluate(HIDDEN)) == right
+    panel.page.keyboard.press("Shift+B" if is_b else "Shift+A")
+
+
+def test_a_blind_test_by_keyboard(site, opened):
+    page = opened(page_of(site(blind(trials=4))), offline=True)
+    panel, press = first(page), page.keyboard.press
+    status, result = panel.get_by_role("status"), panel.locator(".sp-result")
+    expect(panel.locator(".sp-noscript")).to_have_count(0)
+    expect(panel.locator(".sp-keys")).to_contain_text("A B X or 1–3 switch, Shift + A or Shift + B answers")
+    press("Tab")
+    press("Space")
+    until(panel, "!a.paused && a.currentTime > 0.1")
+    for key, index in (("b", 1), ("x", 2), ("a", 0), ("3", 2), ("1", 0)):
+        press(key)
+        assert state(panel)["audible"] == [index]
+    expect(panel.locator(".sp-trial")).to_have_text("Trial 1 of 4")
+    answer(panel, True)
+    expect(status).to_have_text("Noted. Trial 2 of 4")  # and not whether it was right
+    assert all(state(panel)["paused"])
+    press("x")
+    press("Space")
+    until(panel, "!a.paused && a.currentTime > 0.1")  # X of the new trial
+    assert state(panel)["audible"] == [2]
+    for right in (False, True, True):
+        expect(result).to_have_text("")
+        answer(panel, right)
+    expect(result).to_have_text(
+        "3 of 4 right. Guessing does as well or better with probability p = 0.31 (binomial, one-sided, exact)."
+    )
+    expect(status).to_have_text(result.inner_text())
+    press("Shift+A")  # it is over
+    expect(result).to_contain_text("3 of 4")
+    assert page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]") == [0, 0, ""]
+
+
+def test_a_blind_test_by_its_buttons(site, opened):
+    page = opened(page_of(site(blind(trials=2))))
+    panel = first(page)
+    answers = panel.get_by_role("group", name="Answer").get_by_role("button")
+    expect(answers).to_have_text(["X is A", "X is B"])
+    for _ in range(2):
+        answers.nth(panel.evaluate(HIDDEN)).focus()
+        page.keyboard.press("Space")  # a button keeps its own space bar
+    expect(panel.locator(".sp-result")).to_contain_text("2 of 2 right.")
+    again = panel.get_by_role("button", name="Begin again")
+    expect(again).to_be_focused()  # the answers are gone, the keyboard is not
+    again.click()
+    expect(panel.get_by_role("status")).to_have_text("Trial 1 of 2")
+    expect(panel.locator(".sp-result")).to_have_text("")
+    expect(panel.get_by_role("button", name="X is A")).to_be_focused()
+
+
+@pytest.mark.parametrize("trials", [1, 10, 100])
+def test_the_p_of_a_blind_test_is_that_of_the_exact_binomial(site, opened, trials):
+    panel = first(opened(page_of(site(blind(0.5, trials=trials)))))
+    for right in sorted({0, trials // 2, (4 * trials) // 5, trials}):
+        play = """(panel, right) => {
+          const [a, b, x] = panel.querySelectorAll('audio');
+          const answers = panel.querySelectorAll('.sp-answer');
+          for (let i = 0; i < Number(panel.dataset.trials); i++) answers[(x.src === b.src) ^ (i >= right)].click();
+        }"""
+        panel.evaluate(play, right)
+        expected = binomtest(right, trials, alternative="greater").pvalue
+        shown = panel.locator(".sp-result data")
+        assert float(shown.get_attribute("value")) == pytest.approx(expected, rel=1e-9)
+        assert float(shown.inner_text()) == pytest.approx(expected, rel=0.05)
+        panel.get_by_role("button", name="Begin again").click()
+
+
+def test_x_is_drawn_evenly_and_plays_in_step(site, opened):
+    panel = first(opened(page_of(site(blind(trials=100)))))
+    draws = panel.evaluate(
+        """panel => Array.from({length: 400}, (_, i) => {
+          panel.querySelector(i % 100 === 99 ? '.sp-again' : '.sp-answer').click();
+          const [a, b, x] = panel.querySelectorAll('audio');
+          return x.src === b.src;
+        })"""
+    )
+    assert 140 < sum(draws) < 260  # six standard deviations
+    panel.get_by_role("button", name="Play").click()
+    until(panel, "!a.paused && a.currentTime > 0.2")
+    in_step(panel)
+
+
+def test_a_blind_test_of_a_missing_file_takes_no_answer(site, opened):
+    panel = blind()
+    root = site(panel)
+    (root / "book" / panel.versions[1].src).unlink()
+    view = first(opened(page_of(root)))
+    expect(view.get_by_role("alert")).to_contain_text("Audio could not be loaded: ")
+    expect(view.get_by_role("button", name="X is A")).to_have_count(0)
+    view.locator(".sp-title").click()
+    view.page.keyboard.press("Shift+A")
+    expect(view.locator(".sp-trial")).to_have_text("Trial 1 of 10")
+
+
+def test_a_blind_panel_without_script(site, opened):
+    panel = first(opened(page_of(site(blind())), java_script_enabled=False))
+    expect(panel.locator("audio[controls]")).to_have_count(2)
+    expect(panel.locator(".sp-noscript")).to_have_text(
+        "Without JavaScript the two can be heard side by side; the blind trials need it."
+    )
+
+
+def test_a_blind_panel_in_a_folder_of_its_own(tmp_path, monkeypatch, opened):
+    monkeypatch.delenv("SEPRIORS_BUILD", raising=False)
+    html = blind(trials=1)._repr_html_()
+    (tmp_path / "x.html").write_text(f"<!doctype html><meta charset='utf-8'><title>x</title>{html}", encoding="utf-8")
+    panel = first(opened((tmp_path / "x.html").as_uri(), offline=True))
+    panel.get_by_role("radio", name="X").click()
+    panel.get_by_role("button", name="Play").click()
+    until(panel, "a.currentTime > 0.1")
+    answer(panel, True)
+    expect(panel.locator(".sp-result")).to_contain_text("1 of 1 right.")
+    expect(panel.locator(".sp-result data")).to_have_text("0.5")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_blind_panel_has_no_fault_for_assistive_technology(site, opened, theme):
+    pair = [4 * x for x in list(versions(1.0).values())[:2]]
+    root = site(
+        abx(*pair, title="Blind", caption="Caption", trials=1), player(versions(1.0), title="Three"), theme=theme
+    )
+    page = opened(page_of(root), reduced_motion="reduce")
+    assert faults(page, only="main") == []
+    page.get_by_role("button", name="X is A").click()
+    expect(page.locator(".sp-result")).to_contain_text("of 1 right")
+    assert faults(page, only="main") == []
+
+
+def test_a_blind_panel_fits_a_phone(site, opened):
+    root = site(blind(caption="And a caption. " * 20))
+    page = opened(page_of(root), viewport={"width": 390, "height": 844}, has_touch=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -26,7 +26,7 @@ from tools.execute import (
     parameters_of,
 )
 from tools.pages import ledger
-from tools.postprocess import lighten, machine_paths, make_offline, postprocess, scrub
+from tools.postprocess import lighten, machine_paths, make_accessible, make_offline, postprocess, scrub
 
 PARAMETERS = 'profile: str = "book"\ncorpus: str = "auto"\nseed: int = 0\ndevice: str = "auto"'
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -425,6 +425,29 @@ def test_pages_need_no_server(tmp_path):
     make_offline(tmp_path)
     assert page.read_text() == '<link rel="preload" as="script" href="a.js" /><p>x</p>'
     assert css.read_text().count("url(data:font/woff2;base64,Zm9udA==)") == 1
+
+
+def test_a_search_on_a_disk_asks_for_no_page(tmp_path):
+    options = tmp_path / "_static" / "documentation_options.js"
+    options.parent.mkdir()
+    options.write_text("const DOCUMENTATION_OPTIONS = {SHOW_SEARCH_SUMMARY: true,};")
+    make_offline(tmp_path)
+    assert options.read_text().endswith('{SHOW_SEARCH_SUMMARY: location.protocol !== "file:",};')
+
+
+def test_pages_lose_what_misleads_those_who_hear_them(tmp_path):
+    page = tmp_path / "book" / "a.html"
+    page.parent.mkdir()
+    page.write_text(
+        '<div class="bd-sidebar-primary bd-sidebar"></div><table><tr><th></th><th>a</th></tr></table>'
+        '<div role="list" class="citation-list"><div class="citation" role="doc-biblioentry"></div></div>'
+    )
+    make_accessible(tmp_path)
+    assert page.read_text() == (
+        '<div role="region" aria-label="Contents and search" class="bd-sidebar-primary bd-sidebar"></div>'
+        "<table><tr><td></td><th>a</th></tr></table>"
+        '<div class="citation-list"><div class="citation"></div></div>'
+    )
 
 
 # ---- generated pages ------------------------------------------------------------------------------------------------

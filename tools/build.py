@@ -21,7 +21,7 @@ import nbformat
 
 from tools import ROOT, badges, chapters, gate, pages, repository
 from tools.execute import Failed, add_arguments, execute, parameters_of
-from tools.postprocess import lighten, make_offline, postprocess
+from tools.postprocess import lighten, make_accessible, make_offline, postprocess
 
 
 class Refused(Exception):
@@ -45,6 +45,7 @@ def build(source: Path, out: Path, args: argparse.Namespace) -> Path:
     with step("jupyter-book"):
         render(tree, out)
         make_offline(html)
+        make_accessible(html)
         lighten(html)
     with step("gate: pages"):
         refuse(gate.check_pages(html))

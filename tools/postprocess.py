@@ -45,6 +45,9 @@ THEBE = (
     r'<script type="text/x-thebe-config">.*?</script>',
 )
 PRELOADED_FONT = r'<link rel="preload" as="font"[^>]*>'
+# The search shows a few lines of each page found, which it asks the server for; on a disk there is none to ask.
+SUMMARY = "SHOW_SEARCH_SUMMARY: true"
+SUMMARY_IF_SERVED = 'SHOW_SEARCH_SUMMARY: location.protocol !== "file:"'
 
 
 def make_offline(html: Path) -> None:
@@ -59,6 +62,26 @@ def make_offline(html: Path) -> None:
         embedded = f"url(data:font/woff2;base64,{base64.b64encode(font.read_bytes()).decode()})"
         # Once: the present family comes first, then the names it had in earlier versions.
         sheet.write_text(sheet.read_text().replace(f"url(../webfonts/{font.name})", embedded, 1))
+    for options in html.glob("_static/documentation_options.js"):
+        options.write_text(options.read_text().replace(SUMMARY, SUMMARY_IF_SERVED))
+
+
+# What axe-core finds wrong in pages as the theme, docutils and pandas write them
+ACCESSIBLE = {
+    '<div class="bd-sidebar-primary': '<div role="region" aria-label="Contents and search" class="bd-sidebar-primary',
+    "<th></th>": "<td></td>",  # the corner over an index: a header of nothing
+    '<div role="list" class="citation-list">': '<div class="citation-list">',  # a list of no list items
+    ' role="doc-biblioentry"': "",  # a role that ARIA has given up
+}
+
+
+def make_accessible(html: Path) -> None:
+    """Mend what the pages tell those who hear them read aloud."""
+    for page in html.rglob("*.html"):
+        text = page.read_text()
+        for written, mended in ACCESSIBLE.items():
+            text = text.replace(written, mended)
+        page.write_text(text)
 
 
 # Names, punctuation and blanks of code have the colour of the text, in either theme: half of a page's weight.

@@ -66,6 +66,11 @@
       return playing === this;
     }
 
+    get keys() {
+      const last = Math.min(9, this.versions.length);
+      return "Space plays, " + (last > 1 ? "1–" + last + " or ← → switch, " : "") + "[ ] seek 1 s";
+    }
+
     // ---- the controls -----------------------------------------------------------------------------------------------
 
     build() {
@@ -87,9 +92,6 @@
         const level = element("span", { class: "sp-level" }, version.level);
         return element("button", { type: "button", role: "radio", class: "sp-radio", "aria-checked": "false" }, key, name, " ", level);
       });
-      const several = this.versions.length > 1;
-      const last = Math.min(9, this.versions.length);
-      const keys = "Space plays, " + (several ? "1–" + last + " or ← → switch, " : "") + "[ ] seek 1 s";
 
       const list = this.root.querySelector(".sp-versions");
       const store = element("div", { hidden: "" }, ...this.versions.map((version) => version.audio));
@@ -97,7 +99,7 @@
       const group = element("div", { class: "sp-radios", role: "radiogroup", "aria-label": "Version" }, ...this.radios);
       const level = element("label", { class: "sp-level-control" }, "Gain", this.volume, this.gain);
       const more = element(
-        "div", { class: "sp-more" }, this.loop, level, element("span", { class: "sp-keys" }, keys)
+        "div", { class: "sp-more" }, this.loop, level, element("span", { class: "sp-keys" }, this.keys)
       );
       list.replaceWith(transport, group, more, this.alert, this.live, store);
       this.root.tabIndex = -1; // a click anywhere in the panel gives it the keyboard
@@ -337,8 +339,119 @@
     }
   }
 
+  /* A blind comparison: X is A or B, drawn anew for each trial. X has an audio element of its own, so that a switch to it
+     sounds and takes as long whichever it is. Nothing is kept beyond the page. */
+  class ABX extends Player {
+    constructor(root) {
+      const name = element("span", { class: "sp-name" }, "X");
+      const level = element("span", { class: "sp-level" }, "A or B");
+      root.querySelector(".sp-versions").append(element("li", {}, name, level, element("audio", { preload: "metadata" })));
+      root.querySelector(".sp-noscript").remove();
+      super(root);
+    }
+
+    get keys() {
+      return "Space plays, A B X or 1–3 switch, Shift + A or Shift + B answers, [ ] seek 1 s";
+    }
+
+    build() {
+      super.build();
+      this.trials = Number(this.root.dataset.trials);
+      this.trial = element("span", { class: "sp-trial" });
+      this.answers = ["A", "B"].map((letter) => element("button", { type: "button", class: "sp-answer" }, "X is " + letter));
+      this.again = element("button", { type: "button", class: "sp-again" }, "Begin again");
+      this.result = element("p", { class: "sp-result" });
+      const row = element("div", { class: "sp-answers", role: "group", "aria-label": "Answer" });
+      row.append(this.trial, ...this.answers, this.again);
+      this.root.querySelector(".sp-radios").after(row, this.result);
+      this.restart();
+    }
+
+    listen() {
+      super.listen();
+      this.answers.forEach((button, guess) => button.addEventListener("click", () => this.answer(guess)));
+      this.again.addEventListener("click", () => {
+        this.restart();
+        this.answers[0].focus();
+        this.live.textContent = this.trial.textContent;
+      });
+    }
+
+    restart() {
+      this.given = this.right = 0;
+      this.draw();
+    }
+
+    draw() {
+      this.hidden = crypto.getRandomValues(new Uint8Array(1))[0] & 1;
+      this.versions[2].audio.src = this.versions[this.hidden].audio.src;
+      this.report();
+    }
+
+    answer(guess) {
+      if (this.given === this.trials || this.versions.some((version) => version.failed)) return;
+      if (this.isPlaying) this.stop();
+      this.seek(0);
+      this.given += 1;
+      this.right += Number(guess === this.hidden);
+      if (this.given < this.trials) this.draw();
+      else this.finish();
+      this.live.textContent = this.given < this.trials ? "Noted. " + this.trial.textContent : this.result.textContent;
+    }
+
+    /* The score comes at the end: who watches it stops when it is good, and then its p means nothing. */
+    finish() {
+      const inside = this.answers.includes(document.activeElement);
+      this.report();
+      if (inside) this.again.focus(); // a disabled button would drop the keyboard
+    }
+
+    report() {
+      const over = this.given === this.trials;
+      this.answers.forEach((button) => (button.disabled = over));
+      this.again.hidden = !over;
+      this.trial.textContent = over ? "Done" : "Trial " + (this.given + 1) + " of " + this.trials;
+      this.result.textContent = "";
+      if (!over) return;
+      const p = chance(this.right, this.trials);
+      const value = element("data", { value: p }, String(Number(p.toPrecision(2))));
+      this.result.append(
+        this.right + " of " + this.trials + " right. Guessing does as well or better with probability p = ", value,
+        " (binomial, one-sided, exact)."
+      );
+    }
+
+    fail(index) {
+      super.fail(index);
+      this.answers.forEach((button) => (button.disabled = true));
+    }
+
+    action(event) {
+      const { key, target, shiftKey } = event;
+      const letter = ["a", "b", "x"].indexOf(key.toLowerCase()); // caps lock is no Shift
+      if (letter >= 0 && !shiftKey) return () => this.choose(letter);
+      if (letter >= 0 && letter < 2) return () => this.answer(letter);
+      if (key === " " && (this.answers.includes(target) || target === this.again)) return null;
+      return super.action(event);
+    }
+  }
+
+  /* The probability that guessing gives at least `right` of `trials`: the binomial tail at 1/2, the smallest term first. */
+  function chance(right, trials) {
+    let term = Math.pow(0.5, trials);
+    let sum = 0;
+    for (let k = trials; k >= right; k--) {
+      sum += term;
+      term *= k / (trials - k + 1);
+    }
+    return sum;
+  }
+
   function upgrade() {
-    document.querySelectorAll(".sp-player:not(.sp-ready)").forEach((root) => new Player(root));
+    document.querySelectorAll(".sp-player:not(.sp-ready)").forEach((root) => {
+      if (root.classList.contains("sp-abx")) new ABX(root);
+      else new Player(root);
+    });
   }
 
   function start() {
