@@ -24,13 +24,13 @@ import pandas as pd
 import psutil
 import torch
 
+from . import weights
 from .audio import whole
 from .claims import Estimate, bootstrap
 from .jobs import Crew, completed, held
 from .methods import Method, enhance
 from .metrics import METRICS, check_names, score_many
 from .mixing import Mixture
-from .weights import folder as cards_folder
 
 NOISY = "noisy"  # the row that every other is compared with
 PACKAGES = ("torch", "numpy", "pesq", "pystoi", "speechmos")  # a change of one of them may change a number
@@ -230,7 +230,7 @@ def _digest(*parts: Any) -> str:
 def code() -> str:
     """A digest of what a number depends on besides signals and settings: this package, its cards, the libraries."""
     here = Path(__file__).parent
-    sources = [path.read_bytes() for path in [*sorted(here.rglob("*.py")), cards_folder() / "cards.toml"]]
+    sources = [path.read_bytes() for path in [*sorted(here.rglob("*.py")), weights.folder() / "cards.toml"]]
     return _digest(*sources, *(version(package) for package in PACKAGES))
 
 

@@ -423,7 +423,9 @@ def pool(count: int | None = None) -> Pool:
     """So many processes (None: one a core) that share the cores: more threads than those slow each other many-fold."""
     count = count or workers()
     threads = max(1, workers() // count)
-    return Pool(count, multiprocessing.get_context("forkserver"), _start_worker, (threads,))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__package__])  # imported once for all, and in memory that they share
+    return Pool(count, context, _start_worker, (threads,))
 
 
 def _start_worker(threads: int) -> None:
