@@ -17,7 +17,7 @@ import pytest
 import threadpoolctl
 import torch
 from conftest import speechlike
-from distributed import Client, LocalCluster
+from distributed import LocalCluster
 
 from sepriors import SPPWiener, audio, bench, jobs, methods, metrics, mix
 from sepriors.__main__ import main
@@ -182,8 +182,7 @@ def test_the_bench_on_a_cluster_whose_worker_is_killed(cluster, corpus_folder, t
     def kill(path, record):
         keep(path, record)
         if not kept:
-            with Client(cluster.scheduler_address, set_as_default=False) as client:
-                os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
+            os.kill(next(nanny.pid for nanny in cluster.workers.values() if nanny.pid), signal.SIGKILL)
         kept.append(path)
 
     monkeypatch.setattr(bench, "_keep", kill)
