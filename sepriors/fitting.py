@@ -48,7 +48,8 @@ def launch(devices: int | None = None, nodes: int | None = None, accelerator: st
         fabric = Fabric() if by_command else Fabric(**asked)
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         raise FabricError(f"{devices} devices, {nodes} nodes, accelerator {accelerator}: {error}") from error
-    fabric.launch()
+    if not by_command:
+        fabric.launch()
     return fabric
 
 
