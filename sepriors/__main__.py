@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import torch
 from tqdm import tqdm
 
-from . import __version__, audio, bench, corpora, methods, metrics, mixing, plots, rng, train, weights
+from . import __version__, audio, bench, corpora, jobs, methods, metrics, mixing, plots, rng, train, weights
 from .corpora import sets
 
 LOSSLESS = (".wav", ".flac", ".aiff", ".aif", ".w64", ".caf")
@@ -83,8 +87,10 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("inputs", nargs="+", type=Path, metavar="IN", help="audio files, or folders of them")
     c.add_argument("--method", required=True, metavar="NAME", help=f"one of {', '.join(methods.METHODS)}")
     c.add_argument("--seed", type=int, default=0)
-    c.add_argument("--device", default="auto", help="cpu, cuda, or auto: cuda where there is one (default)")
-    _out(c)
+    _workers(c, f"all cores for more than {bench.BATCH} files, else 1, which takes files together")
+    _out(c).add_argument(
+        "--resume", action="store_true", help="take the files that are there for done, and go on with the others"
+    )
 
     c = command("score", _score, "measure estimates against clean speech, or without it by DNSMOS alone")
     c.add_argument("estimates", nargs="+", type=Path, metavar="ESTIMATE", help="audio files, or folders of them")
@@ -104,8 +110,11 @@ def parser() -> argparse.ArgumentParser:
         help=f"comma-separated, of {', '.join(metrics.METRICS)}",
     )
     _bench_options(c)
-    c.add_argument("--device", default="auto")
-    c.add_argument("-o", "--out", type=Path, help="also write the records, .json")
+    _workers(c, "all cores; on a GPU 1, which takes files together")
+    about = (
+        "also write the records, .json; while they are made they lie in FILE.parts, from where a second call goes on"
+    )
+    c.add_argument("-o", "--out", type=Path, metavar="FILE", help=about)
     c.add_argument("--force", action="store_true", help="overwrite the records")
 
     c = command("train", _train, "train the weights of a card again")
@@ -116,10 +125,27 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _out(c: argparse.ArgumentParser, default: Path | None = None) -> None:
+def _out(c: argparse.ArgumentParser, default: Path | None = None) -> argparse._MutuallyExclusiveGroup:
+    """Where results go; returns the group of options that say what becomes of files that are there already."""
     about = f"folder for the results{' (default: the cards of the package)' if default else ''}"
     c.add_argument("-o", "--out", type=Path, required=default is None, default=default, metavar="DIR", help=about)
-    c.add_argument("--force", action="store_true", help="overwrite files that are there already")
+    there = c.add_mutually_exclusive_group()
+    there.add_argument("--force", action="store_true", help="overwrite files that are there already")
+    return there
+
+
+def _workers(c: argparse.ArgumentParser, default: str) -> None:
+    auto = "auto: cuda where there is one, but on a Dask cluster cpu (default)"
+    c.add_argument("--device", default="auto", help=f"cpu, cuda, or {auto}")
+    who = c.add_mutually_exclusive_group()
+    who.add_argument("--workers", type=int, metavar="N", help=f"processes that share the cores (default: {default})")
+    who.add_argument("--dask", metavar="ADDRESS", help="work on this Dask cluster, tcp://HOST:PORT")
+
+
+def _crew(a: argparse.Namespace, device: str, default: int) -> AbstractContextManager[jobs.Crew]:
+    """Who does the work of a command; on a GPU one process, unless more are asked for."""
+    workers = default if device == "cpu" else 1
+    return jobs.crew(workers if a.workers is None else a.workers, a.dask)
 
 
 def _bench_options(c: argparse.ArgumentParser) -> None:
@@ -129,20 +155,23 @@ def _bench_options(c: argparse.ArgumentParser) -> None:
     c.add_argument("--seed", type=int, default=0)
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str, dask: str | None) -> str:
+    """The device by its own name; where it is that of another machine, nothing can be said about it here."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return "cuda" if torch.cuda.is_available() and not dask else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"unknown device {name!r}; expected cpu, cuda or auto") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device cuda: torch sees no CUDA device here; use --device cpu")
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"unknown device {name!r}; expected cpu, cuda or auto")
+    if dask:
+        return name
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device cuda: torch sees no CUDA device here; use --device cpu")
     if (device.index or 0) >= max(1, torch.cuda.device_count()):
         raise ValueError(f"device {name}: torch sees {torch.cuda.device_count()} CUDA devices here")
-    return device
+    return name
 
 
 def _names(text: str) -> list[str]:
@@ -234,32 +263,36 @@ def _mix(a: argparse.Namespace) -> None:
 
 def _enhance(a: argparse.Namespace) -> None:
     method = methods.make(a.method)
-    device = _device(a.device)
+    device = _device(a.device, a.dask)
     files = _files(a.inputs)
     targets = {p: a.out / (p.name if p.suffix.lower() in LOSSLESS else f"{p.stem}.wav") for p in files}
-    _free(list(targets.values()), a.force)
+    if a.resume:
+        files = [path for path in files if not targets[path].exists()]
+        _say(f"{a.out}: {len(targets) - len(files)} of {len(targets)} files are there already")
+    _free([targets[path] for path in files], a.force)
     by_rate: dict[int, list[Path]] = defaultdict(list)
     for path in files:  # every file is looked at before the first is written: no partial output
         x, rate = audio.read(path)
         _warn(path, x, rate)
         by_rate[rate].append(path)
     a.out.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=len(files), unit="file", disable=None) as bar:
-        for rate, group in by_rate.items():
-            for batch in _batches(group):
-                read = [audio.read(path)[0] for path in batch]
-                noisy = [channel.to(device) for x in read for channel in audio.resample(x, rate, RATE)]
-                enhanced = iter(methods.enhance(noisy, method, a.seed))
-                for path, x in zip(batch, read, strict=True):
-                    speech = audio.resample(torch.stack([next(enhanced) for _ in x]).cpu(), RATE, rate)
-                    speech = torch.nn.functional.pad(speech, (0, max(0, x.shape[-1] - speech.shape[-1])))
-                    _write_like(path, targets[path], speech[:, : x.shape[-1]], rate, a.force)
-                    bar.update()
+    default = metrics.workers() if len(files) > bench.BATCH else 1
+    with _crew(a, device, default) as crew, tqdm(total=len(files), unit="file", disable=None) as bar:
+        alone = crew.executor is None
+        enhanced = partial(jobs.enhanced, method=method if alone else a.method, seed=a.seed, device=device)
+        read = _read(by_rate, bench.BATCH if alone else 1)
+        for batch, speech in jobs.completed(crew, enhanced, read):
+            for path, estimate in zip(batch.paths, speech, strict=True):
+                _write_like(path, targets[path], torch.from_numpy(estimate), batch.rate, a.force)
+                bar.update()
 
 
-def _batches(group: Sequence[Path]) -> Iterator[Sequence[Path]]:
-    for i in range(0, len(group), bench.BATCH):
-        yield group[i : i + bench.BATCH]
+def _read(by_rate: Mapping[int, Sequence[Path]], most: int) -> Iterator[jobs.Recordings]:
+    """The files, so many of one rate at a time, each time when they are asked for."""
+    for rate, group in by_rate.items():
+        for i in range(0, len(group), most):
+            paths = group[i : i + most]
+            yield jobs.Recordings(paths, [audio.read(path)[0].numpy() for path in paths], rate)
 
 
 def _warn(path: Path, x: torch.Tensor, rate: int) -> None:
@@ -329,21 +362,33 @@ def _pair(path: Path, clean: Path | None) -> tuple[torch.Tensor | None, torch.Te
 
 def _bench(a: argparse.Namespace) -> None:
     names = metrics.check_names(_names(a.metrics))
-    chosen = {name: methods.make(name) for name in _names(a.methods)}
-    device = _device(a.device)
+    chosen = {name: name for name in _names(a.methods)}
+    for name in chosen:  # a wrong name, or weights that are missing, before any work is done
+        methods.make(name)
+    device = _device(a.device, a.dask)
     if a.out:
         _free([a.out], a.force)
     opened = corpora.open_corpora(a.corpus)
     made = sets.bench_set(opened, a.set, domain=a.domain, files=a.files, seed=a.seed)
-    with metrics.pool() as executor:
-        frames = bench.run(chosen, made, metrics=names, seed=a.seed, executor=executor, device=device)
-        table = bench.records(tqdm(frames, total=len(made) * (len(chosen) + 1), unit="row", disable=None))
+    parts = a.out and a.out.with_name(f"{a.out.name}.parts")
+    with _crew(a, device, metrics.workers()) as crew, _measuring(crew) as executor:
+        rows = bench.spread(
+            crew, chosen, made, metrics=names, seed=a.seed, device=device, folder=parts, executor=executor
+        )
+        total = len(made) * (len(chosen) + 1) * a.files
+        table = bench.ordered(tqdm(rows, total=total, unit="file", disable=None))
     print(opened)
     print(plots.table(bench.summary(table, names), names).T.to_string())
     print("\nover all SNRs, with 95 % intervals; Δ is against noisy")
     print(bench.overview(table, names).T.to_string())
     if a.out:
         bench.save(a.out, table, bench.provenance(set=a.set, domain=a.domain, corpus=str(opened), seed=a.seed))
+        shutil.rmtree(parts)
+
+
+def _measuring(crew: jobs.Crew) -> AbstractContextManager[Executor | None]:
+    """Processes that measure while this one has the methods; workers measure what they have made."""
+    return metrics.pool() if crew.executor is None else nullcontext()
 
 
 def _train(a: argparse.Namespace) -> None:

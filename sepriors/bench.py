@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -13,7 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +24,10 @@ import pandas as pd
 import psutil
 import torch
 
+from . import weights
 from .audio import whole
 from .claims import Estimate, bootstrap
+from .jobs import Crew, completed, held
 from .methods import Method, enhance
 from .metrics import METRICS, check_names, score_many
 from .mixing import Mixture
@@ -79,28 +84,171 @@ def run(
     """
     check_names(metrics)
     for mixture in mixtures:
-        if mixture.noisy.ndim != 2:
-            raise ValueError(f"expected mixtures of many files (files, N), got shape {tuple(mixture.noisy.shape)}")
-        rows = len(mixture.noisy)
-        seeds = [seed + i for i in range(rows)]
+        _check_many(mixture)
+        seeds = [seed + i for i in range(len(mixture.noisy))]
         for name, method in {NOISY: None, **methods}.items():
-            estimate, cost = mixture.noisy, Cost(0.0, 0.0)
-            if method is not None:
-                estimate, cost = _enhance(mixture, method, seeds, device)
-            scores = list(score_many(zip(mixture.clean, estimate, strict=True), sample_rate, metrics, executor))
-            audio_seconds = mixture.noisy.numel() / sample_rate
-            yield pd.DataFrame(
-                {
-                    "method": name,
-                    "snr_db": mixture.snr_db,
-                    "file": list(mixture.key) or [str(i) for i in range(rows)],
-                    "seed": seeds,
-                    **{m: [s.values[m] for s in scores] for m in metrics},
-                    "rtf": cost.seconds / audio_seconds,
-                    "peak_mb": cost.peak_mb,
-                    "why": ["; ".join(f"{m}: {r}" for m, r in s.reasons.items()) for s in scores],
-                }
-            )
+            job = Job(name, method, mixture, seeds, metrics, sample_rate, str(device))
+            yield pd.DataFrame(measure(job, executor))
+
+
+class Place(NamedTuple):
+    """Of a record among all."""
+
+    mixture: int
+    method: int
+    file: int
+
+
+class Job(NamedTuple):
+    """A method (None: the noisy input itself) on files of one mixture, with all that a worker must be told."""
+
+    name: str
+    method: Any
+    mixture: Mixture
+    seeds: Sequence[int]
+    metrics: Sequence[str]
+    sample_rate: int
+    device: str
+    places: Sequence[Place] = ()
+
+
+def measure(job: Job, executor: Executor | None = None) -> list[dict[str, Any]]:
+    """The records of a job, one a file; measured over the executor, if there is one."""
+    noisy, clean, noise = (torch.as_tensor(x) for x in job.mixture[:3])
+    mixture = job.mixture._replace(noisy=noisy, clean=clean, noise=noise)
+    estimate, cost = mixture.noisy, Cost(0.0, 0.0)
+    if job.method is not None:
+        method = held(job.method) if isinstance(job.method, str) else job.method
+        estimate, cost = _enhance(mixture, method, job.seeds, job.device)
+    files = list(mixture.key) or [str(i) for i in range(len(job.seeds))]
+    scored = score_many(zip(mixture.clean, estimate, strict=True), job.sample_rate, job.metrics, executor)
+    return [
+        {
+            "method": job.name, "snr_db": mixture.snr_db, "file": file, "seed": seed,
+            **{m: s.values[m] for m in job.metrics},
+            "rtf": cost.seconds / (mixture.noisy.numel() / job.sample_rate), "peak_mb": cost.peak_mb,
+            "why": "; ".join(f"{m}: {reason}" for m, reason in s.reasons.items()),
+        }
+        for file, seed, s in zip(files, job.seeds, scored, strict=True)
+    ]  # fmt: skip
+
+
+def spread(
+    crew: Crew,
+    methods: Mapping[str, str | Method | Callable[[Mixture], Method]],
+    mixtures: Sequence[Mixture],
+    *,
+    metrics: Sequence[str] = tuple(METRICS),
+    seed: int = 0,
+    sample_rate: int = 16000,
+    device: str = "cpu",
+    folder: Path | None = None,
+    executor: Executor | None = None,
+) -> Iterator[tuple[Place, dict[str, Any]]]:
+    """The records of `run` by a crew, each with its place, as they come; `ordered` makes the table of them.
+
+    A job is a method on a file; a crew of this process alone takes files together, as `run` does, and measures over
+    `executor`. A value of `methods` that is a name is made by each worker, once. Records that `folder` has are not made
+    again; each new one is written there at once. They are found by all that they depend on: code, cards, libraries,
+    name of the method, signals, seed and measures. Further columns say how the cost came about: `workers` at once,
+    torch's `threads` in each, and the `cpu`.
+    """
+    check_names(metrics)
+    for mixture in mixtures:
+        _check_many(mixture)
+    chosen = list({NOISY: None, **methods}.items())
+    paths = _paths(folder, [name for name, _ in chosen], mixtures, (seed, tuple(metrics), sample_rate, device))
+    kept = {place: record for place, path in paths.items() if path and (record := _kept(path))}
+    yield from kept.items()
+
+    def job(places: Sequence[Place]) -> Job:
+        i, j, _ = places[0]
+        files = [place.file for place in places]
+        key = tuple(mixtures[i].key[k] if mixtures[i].key else str(k) for k in files)
+        noisy, clean, noise = (x[files].cpu().numpy() for x in mixtures[i][:3])  # what travels well between processes
+        part: Any = Mixture(noisy, clean, noise, mixtures[i].snr_db, key)  # type: ignore[arg-type]
+        return Job(*chosen[j], part, [seed + k for k in files], metrics, sample_rate, device, places)
+
+    missing = [place for place in paths if place not in kept]
+    jobs = map(job, _groups(missing, BATCH if crew.executor is None else 1))
+    for done, records in completed(crew, partial(_measure_here, executor=executor), jobs):
+        for place, record in zip(done.places, records, strict=True):
+            record |= {"workers": crew.size()}
+            if path := paths[place]:
+                _keep(path, record)
+            yield place, record
+
+
+def ordered(rows: Iterable[tuple[Place, dict[str, Any]]]) -> pd.DataFrame:
+    """The table of records that came in any order."""
+    return pd.DataFrame([record for _, record in sorted(rows, key=lambda row: row[0])])
+
+
+def _check_many(mixture: Mixture) -> None:
+    if mixture.noisy.ndim != 2:
+        raise ValueError(f"expected mixtures of many files (files, N), got shape {tuple(mixture.noisy.shape)}")
+
+
+def _measure_here(job: Job, executor: Executor | None) -> list[dict[str, Any]]:
+    """`measure`, and what the worker is."""
+    here = {"threads": torch.get_num_threads(), "cpu": _cpu_name()}
+    return [{**record, **here} for record in measure(job, executor)]
+
+
+def _groups(places: Iterable[Place], most: int) -> Iterator[list[Place]]:
+    """Places of one method and one mixture, so many at most together; method by method, since workers hold few."""
+    by_method = sorted(places, key=lambda place: (place.method, place))
+    for _, group in groupby(by_method, key=lambda place: (place.method, place.mixture)):
+        files = list(group)
+        for i in range(0, len(files), most):
+            yield files[i : i + most]
+
+
+def _paths(
+    folder: Path | None, names: Sequence[str], mixtures: Sequence[Mixture], settings: tuple[Any, ...]
+) -> dict[Place, Path | None]:
+    """Where the record of each place is kept, named by a digest of all that it depends on."""
+    known = _digest(code(), *settings) if folder else ""
+    paths: dict[Place, Path | None] = {}
+    for i, mixture in enumerate(mixtures):
+        for k in range(len(mixture.noisy)):
+            content = folder and _digest(known, mixture.snr_db, mixture.key[k : k + 1], k, *(x[k] for x in mixture[:3]))
+            for j, name in enumerate(names):
+                paths[Place(i, j, k)] = folder and folder / f"{_digest(content, name)}.json"
+    return paths
+
+
+def _digest(*parts: Any) -> str:
+    """A name for values and signals: the same for the same."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.cpu().numpy().tobytes() if isinstance(part, torch.Tensor) else repr(part).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()[:32]
+
+
+def code() -> str:
+    """A digest of what a number depends on besides signals and settings: this package, its cards, the libraries."""
+    here = Path(__file__).parent
+    sources = [path.read_bytes() for path in [*sorted(here.rglob("*.py")), weights.folder() / "cards.toml"]]
+    return _digest(*sources, *(version(package) for package in PACKAGES))
+
+
+def _kept(path: Path) -> dict[str, Any] | None:
+    """The record of an earlier call, or None where there is none that can be read."""
+    try:
+        record = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return {name: math.nan if value is None else value for name, value in record.items()}
+
+
+def _keep(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a record whole or not at all; NaN is no JSON."""
+    with whole(path) as part:
+        part.write_text(
+            json.dumps({name: None if value != value else value for name, value in record.items()}), "utf-8"
+        )
 
 
 def _enhance(
@@ -167,8 +315,8 @@ def summary(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
             rows.append(
                 {
                     "method": method, "snr_db": snr, "metric": metric, "value": mean.value, "low": mean.low,
-                    "high": mean.high, "n": mean.n, "of": len(group), "rtf": group["rtf"].iloc[0],
-                    "peak_mb": group["peak_mb"].iloc[0], "delta": delta.value, "delta_low": delta.low,
+                    "high": mean.high, "n": mean.n, "of": len(group), "rtf": group["rtf"].mean(),
+                    "peak_mb": group["peak_mb"].max(), "delta": delta.value, "delta_low": delta.low,
                     "delta_high": delta.high,
                 }
             )  # fmt: skip

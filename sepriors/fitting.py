@@ -1,4 +1,8 @@
-"""The one training loop: Adam, a falling learning rate, averaged weights, a validation curve, and resume."""
+"""The one training loop: Adam, a falling learning rate, averaged weights, a validation curve, and resume.
+
+On several devices, by `lightning.fabric`, each process has the whole model and draws batches of its own; gradients are
+averaged, so all take the same step.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,45 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from tqdm import tqdm
 
 from .audio import whole
 from .weights import WeightsError
+
+Found = TypeVar("Found")
+
+
+class FabricError(ValueError):
+    """Devices that were asked for and cannot be had."""
+
+
+def launch(devices: int | None = None, nodes: int | None = None, accelerator: str = "auto") -> Any:
+    """A `Fabric` whose processes run this program from here on; None for one device, which needs none.
+
+    So many devices in each of so many nodes, or what `fabric run` says. Raises FabricError where Lightning Fabric is
+    not installed, or the devices are not there.
+    """
+    by_command = "LT_CLI_USED" in os.environ  # set by `fabric run`, which refuses any other choice
+    if devices is None and nodes is None and not by_command:
+        return None
+    try:
+        from lightning_fabric import Fabric
+        from lightning_fabric.utilities.exceptions import MisconfigurationException
+    except ImportError as error:
+        raise FabricError("several devices need Lightning Fabric: pip install 'sepriors[fabric]'") from error
+    asked: Any = {"devices": devices or 1, "num_nodes": nodes or 1, "accelerator": accelerator}
+    try:
+        fabric = Fabric() if by_command else Fabric(**asked)
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        raise FabricError(f"{devices} devices, {nodes} nodes, accelerator {accelerator}: {error}") from error
+    if not by_command:
+        fabric.launch()
+    return fabric
 
 
 class Fitted(NamedTuple):
@@ -49,6 +84,7 @@ def fit(
     checkpoint: str | os.PathLike[str] | None = None,
     about: str = "",
     progress: bool = True,
+    fabric: Any = None,
 ) -> Fitted:
     """Minimise loss(model, batch, generator, share done) over `steps` batches of `draw(generator)`.
 
@@ -62,8 +98,13 @@ def fit(
     A cost or a gradient that is not finite raises RuntimeError; with `keep_best` it ends the training instead, and the
     average is taken back to the validation whose value was the highest.
 
+    With a `fabric` that was launched, each of its processes calls this alike, on its own device, and gets the same
+    weights. The first goes on with `generator`, the others with one that follows from it; after the fit all are where
+    the first is. Only the first validates, shows progress and writes. A checkpoint holds for as many processes.
+
     Raises WeightsError for a checkpoint that is damaged, or of another run.
     """
+    first, own = _begun(fabric, model, generator)
     device = next(model.parameters()).device
     averaged = copy.deepcopy(model)
     optimiser = torch.optim.Adam(_groups(model, learning_rate, rates or {}), learning_rate, betas)
@@ -73,22 +114,25 @@ def fit(
     parts: dict[str, Any] = {"model": model, "averaged": averaged, "optimiser": optimiser, "schedule": schedule}
     if keep_best:
         parts["best"] = copy.deepcopy(model)
-    run = f"{steps} steps {about}".strip()
-    done, curve, before = _resume(checkpoint, parts, generator, run)
+    run = f"{steps} steps {about}".strip() + ("" if _alone(fabric) else f", {fabric.world_size} processes")
+    done, curve, before = _resume(checkpoint, parts, own, run, fabric)
     begun = time.perf_counter()
     moments = {round(steps * (i + 1) / validations) for i in range(validations)}
-    bar = tqdm(range(done + 1, steps + 1), initial=done, total=steps, desc="steps", disable=not progress)
+    bar = tqdm(range(done + 1, steps + 1), initial=done, total=steps, desc="steps", disable=not (progress and first))
     for step in bar:
         optimiser.zero_grad()
-        batch = draw(generator).to(device)
+        batch = draw(own).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            cost = loss(model, batch, generator, step / steps)
+            cost = loss(model, batch, own, step / steps)
         cost.backward()
+        cost = _average(fabric, model, cost)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
         if not (cost.isfinite() and norm.isfinite()):
             if not keep_best:
                 raise RuntimeError(f"step {step}: expected a finite cost and gradient, got {cost:g} and {norm:g}")
-            tqdm.write(f"step {step}: diverged, cost {cost:g}, gradient {norm:g}; back to the best validation")
+            if first:
+                tqdm.write(f"step {step}: diverged, cost {cost:g}, gradient {norm:g}; back to the best validation")
+            _rejoin(fabric, generator)
             return Fitted(parts["best"], curve, before + time.perf_counter() - begun, step)
         optimiser.step()
         schedule.step()
@@ -96,18 +140,21 @@ def fit(
             torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), max(1e-3, 1 / step))
         if step in moments:
             if validate is not None:
-                curve.append(validate(averaged))
+                curve.append(_shared(fabric, partial(validate, averaged)))
                 if keep_best and curve[-1] == max(curve):
                     parts["best"].load_state_dict(averaged.state_dict())
                 bar.set_postfix(valid=f"{curve[-1]:.3f}")
             if checkpoint is not None:
                 seconds = before + time.perf_counter() - begun
-                _save(
-                    Path(checkpoint),
-                    parts,
-                    generator,
-                    {"step": step, "run": run, "curve": curve, "seconds": seconds},
-                )
+                facts = {
+                    "generator": _states(fabric, own),
+                    "step": step,
+                    "run": run,
+                    "curve": curve,
+                    "seconds": seconds,
+                }
+                _shared(fabric, partial(_save, Path(checkpoint), parts, facts))
+    _rejoin(fabric, generator)
     return Fitted(averaged, curve, before + time.perf_counter() - begun)
 
 
@@ -119,29 +166,98 @@ def _groups(model: torch.nn.Module, learning_rate: float, rates: Mapping[str, fl
     return groups + [{"params": apart[name], "lr": learning_rate * factor} for name, factor in rates.items()]
 
 
-def _save(path: Path, parts: dict[str, Any], generator: torch.Generator, facts: dict[str, Any]) -> None:
+def _save(path: Path, parts: dict[str, Any], facts: dict[str, Any]) -> None:
     with whole(path) as part:
         states = {name: made.state_dict() for name, made in parts.items()}
         with part.open("wb") as file:
-            torch.save({**states, "generator": generator.get_state(), **facts}, file)
+            torch.save({**states, **facts}, file)
 
 
 def _resume(
-    path: str | os.PathLike[str] | None, parts: dict[str, Any], generator: torch.Generator, run: str
+    path: str | os.PathLike[str] | None, parts: dict[str, Any], own: torch.Generator, run: str, fabric: Any
 ) -> tuple[int, list[float], float]:
     """(steps done, curve, seconds spent), after what the checkpoint holds has been put back, if there is one."""
-    if path is None or not Path(path).is_file():
-        return 0, [], 0.0
     again = f"delete {path} to start afresh"
     try:
-        state = torch.load(path, weights_only=True)
+        state = _shared(fabric, partial(_read, path))
+        if state is None:
+            return 0, [], 0.0
         if state["run"] != run:
             raise WeightsError(f"{path}: expected a run of {run}, got one of {state['run']}; {again}")
         for name, made in parts.items():
             made.load_state_dict(state[name])
-        generator.set_state(state["generator"])
+        states = state["generator"]
+        own.set_state(states if _alone(fabric) else states[fabric.global_rank].clone())  # of a view, torch reads astray
     except (RuntimeError, LookupError, TypeError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
         if isinstance(error, WeightsError):
             raise
         raise WeightsError(f"{path}: expected a whole checkpoint of this recipe, got {error}; {again}") from error
     return state["step"], state["curve"], state["seconds"]
+
+
+def _read(path: str | os.PathLike[str] | None) -> dict[str, Any] | None:
+    if path is None or not Path(path).is_file():
+        return None
+    state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    return state
+
+
+def _alone(fabric: Any) -> bool:
+    return fabric is None or fabric.world_size == 1
+
+
+def _begun(fabric: Any, model: torch.nn.Module, generator: torch.Generator) -> tuple[bool, torch.Generator]:
+    """Whether this process is the first, and its own generator, after all have got the first one's weights."""
+    if fabric is None:
+        return True, generator
+    weights = {name: value.cpu() for name, value in model.state_dict().items()}
+    model.load_state_dict(fabric.broadcast(weights))
+    model.to(fabric.device)
+    if fabric.is_global_zero:
+        return True, generator
+    seeds = torch.randint(2**62, (fabric.world_size,), generator=generator.clone_state())
+    return False, torch.Generator().manual_seed(int(seeds[fabric.global_rank]))
+
+
+def _average(fabric: Any, model: torch.nn.Module, cost: torch.Tensor) -> torch.Tensor:
+    """The mean cost of the processes; gradients become their mean, too, but what none has a gradient for has none."""
+    cost = cost.detach()
+    if _alone(fabric):
+        return cost
+    # One sum of all, not DDP's: that hooks into a model's `forward`, and losses here call other functions of models
+    learned = [p for p in model.parameters() if p.requires_grad]
+    counts = torch.tensor([p.grad is not None for p in learned]).to(cost)
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in learned]
+    mean = fabric.all_reduce(torch.cat([cost[None], counts, *(g.flatten() for g in gradients)]), reduce_op="mean")
+    cost, counts, flat = mean.split([1, len(learned), len(mean) - 1 - len(learned)])
+    for p, count, part in zip(learned, counts.tolist(), flat.split([p.numel() for p in learned]), strict=True):
+        p.grad = part.view_as(p).to(p) if count else None
+    return cost[0]
+
+
+def _shared(fabric: Any, find: Callable[[], Found]) -> Found:
+    """What the first process finds, in all of them; if that is an error, it is raised in all, and none waits."""
+    if _alone(fabric):
+        return find()
+    found: tuple[Found | None, Exception | None] = None, None
+    if fabric.is_global_zero:
+        try:
+            found = find(), None
+        except Exception as error:
+            found = None, error
+    made, failed = fabric.broadcast(found)
+    if failed is not None:
+        raise failed
+    return made
+
+
+def _states(fabric: Any, own: torch.Generator) -> torch.Tensor:
+    """The generator's state; of several processes, all of theirs (processes, bytes)."""
+    state = own.get_state()
+    return state if _alone(fabric) else fabric.all_gather(state).cpu()
+
+
+def _rejoin(fabric: Any, generator: torch.Generator) -> None:
+    """Bring the generator to where that of the first process is, in all: what they draw from now on is one thing."""
+    if not _alone(fabric):
+        generator.set_state(fabric.broadcast(generator.get_state()))

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from .audio import AudioError, check
 
@@ -409,20 +410,36 @@ def workers() -> int:
 
 
 class Pool(ProcessPoolExecutor):
-    """Processes that leave what still waits when the block is left by an error or Ctrl-C."""
+    """Processes that leave their work where the block is left by an error or Ctrl-C, however long a job would last."""
 
     def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            for process in list((self._processes or {}).values()):
+                process.terminate()
         self.shutdown(wait=True, cancel_futures=kind is not None)
 
 
-def pool() -> Pool:
-    """A process for each core, with one torch thread each: more threads than cores slow each other many-fold."""
-    return Pool(workers(), multiprocessing.get_context("forkserver"), _start_worker)
+def pool(count: int | None = None) -> Pool:
+    """So many processes (None: one a core) that share the cores: more threads than those slow each other many-fold."""
+    count = count or workers()
+    threads = max(1, workers() // count)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__package__])  # imported once for all, and in memory that they share
+    return Pool(count, context, _start_worker, (threads,))
 
 
-def _start_worker() -> None:
-    torch.set_num_threads(1)
+def _start_worker(threads: int) -> None:
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)  # NumPy's and SciPy's have threads of their own
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent's word is enough
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Wait until the parent is gone, however it went; else a worker would wait for jobs for ever."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
 
 
 def score_many(
