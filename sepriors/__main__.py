@@ -17,7 +17,7 @@ from typing import NoReturn
 import torch
 from tqdm import tqdm
 
-from . import __version__, audio, bench, corpora, jobs, methods, metrics, mixing, plots, rng, train, weights
+from . import __version__, audio, bench, corpora, fitting, jobs, methods, metrics, mixing, plots, rng, train, weights
 from .corpora import sets
 
 LOSSLESS = (".wav", ".flac", ".aiff", ".aif", ".w64", ".caf")
@@ -121,6 +121,9 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("name", help=f"one of {', '.join(train.RECIPES)}")
     c.add_argument("--corpus", default="auto")
     c.add_argument("--seed", type=int, default=0)
+    c.add_argument("--devices", type=int, metavar="N", help="processes with a device each, on each node (default: 1)")
+    c.add_argument("--nodes", type=int, metavar="N", help="machines, see the page on scale (default: 1)")
+    c.add_argument("--accelerator", choices=["auto", "cpu", "cuda"], default="auto", help="what several devices are")
     _out(c, weights.folder())
     return top
 
@@ -394,8 +397,17 @@ def _measuring(crew: jobs.Crew) -> AbstractContextManager[Executor | None]:
 def _train(a: argparse.Namespace) -> None:
     train.recipe(a.name)
     _free([a.out / f"{a.name}.safetensors"], a.force)
-    path = train.write_card(a.name, corpora.open_corpora(a.corpus), seed=a.seed, folder=a.out)
-    print(f"{path}: {path.stat().st_size} bytes, sha256 {weights.sha256(path)}; its card is in {a.out / 'cards.toml'}")
+    fabric = fitting.launch(a.devices, a.nodes, a.accelerator)
+    first = fabric is None or fabric.is_global_zero
+    try:
+        path = train.write_card(a.name, corpora.open_corpora(a.corpus), seed=a.seed, folder=a.out, fabric=fabric)
+    except (ValueError, OSError):
+        if first:
+            raise
+        sys.exit(2)  # the first process says why
+    if first:
+        about = f"{path.stat().st_size} bytes, sha256 {weights.sha256(path)}"
+        print(f"{path}: {about}; its card is in {a.out / 'cards.toml'}")
 
 
 if __name__ == "__main__":

@@ -217,7 +217,9 @@ class RVAERecipe:
         sizes = f"{self.stft.bins} bins, {self.latent} latent variables, {self.hidden} units"
         return f"recurrent VAE of {self.kind}, {sizes}"
 
-    def learn(self, corpora: Corpora, seed: int, progress: bool, checkpoint: Path | None = None) -> Learned:
+    def learn(
+        self, corpora: Corpora, seed: int, progress: bool, checkpoint: Path | None = None, fabric: Any = None
+    ) -> Learned:
         """The RVAE's parameters, in half precision, and the bound on validation speech, nats a frame."""
         (g,) = generators(seed, 1)
         made = RVAE(self.stft, self.latent, self.hidden)
@@ -237,7 +239,7 @@ class RVAERecipe:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         fitted = fit(
             made.to(device), draw, loss, steps=self.steps, learning_rate=self.learning_rate, generator=g,
-            clip=self.clip, validate=validate, checkpoint=checkpoint, progress=progress,
+            clip=self.clip, validate=validate, checkpoint=checkpoint, progress=progress, fabric=fabric,
             about=f"{self}, seed {seed}, {facts['files']} files of {facts['corpus']}",
         )  # fmt: skip
         tensors = {name: p.detach().cpu().half() for name, p in fitted.model.state_dict().items()}
@@ -323,7 +325,9 @@ class FlowRecipe:
             return MAF(80, hidden=self.hidden, rms=WaveGlow.rms)
         return WaveGlow(hidden=self.hidden, context=self.context, mu=self.mu, told=self.noise is not None)
 
-    def learn(self, corpora: Corpora, seed: int, progress: bool, checkpoint: Path | None = None) -> Learned:
+    def learn(
+        self, corpora: Corpora, seed: int, progress: bool, checkpoint: Path | None = None, fabric: Any = None
+    ) -> Learned:
         """The flow's parameters, in half precision, and its log-density of validation speech, nats a sample."""
         (g,) = generators(seed, 1)
         made = self.make()
@@ -341,7 +345,7 @@ class FlowRecipe:
             made.to(device), speech, loss, steps=self.steps, learning_rate=self.learning_rate, generator=g, clip=100.0,
             validate=lambda model: self.validate(model, held_out.to(device)), bf16=True, checkpoint=checkpoint,
             about=f"{self}, seed {seed}, {facts['files']} files of {facts['corpus']}",
-            progress=progress,
+            progress=progress, fabric=fabric,
         )  # fmt: skip
         facts["valid_nats_per_sample"] = [round(value, 3) for value in fitted.curve]
         return Learned(*finished(fitted.model, held_out), {**facts, "train_seconds": round(fitted.seconds, 1)})
@@ -428,7 +432,9 @@ class ScoreRecipe:
         of = f"speech, told its mixture with noise ({', '.join(self.noises)})" if self.told else "speech"
         return f"denoiser of compressed spectra of {of}, a U-Net of {' '.join(map(str, self.channels))} channels"
 
-    def learn(self, corpora: Corpora, seed: int, progress: bool, checkpoint: Path | None = None) -> Learned:
+    def learn(
+        self, corpora: Corpora, seed: int, progress: bool, checkpoint: Path | None = None, fabric: Any = None
+    ) -> Learned:
         """The network's parameters, in half precision, and its error on validation speech by noise level."""
         (g,) = generators(seed, 1)
         made = ScoreNet(channels=self.channels, told=self.told)
@@ -453,7 +459,7 @@ class ScoreRecipe:
 
         fitted = fit(
             made.to(device), draw, loss, steps=self.steps, learning_rate=self.learning_rate, generator=g, clip=1.0,
-            validate=lambda model: sum(by_level(model)) / 8, checkpoint=checkpoint, progress=progress,
+            validate=lambda model: sum(by_level(model)) / 8, checkpoint=checkpoint, progress=progress, fabric=fabric,
             about=f"{self}, seed {seed}, {facts['files']} files of {facts['corpus']}",
         )  # fmt: skip
         tensors = {name: p.detach().cpu().half().contiguous() for name, p in fitted.model.state_dict().items()}
@@ -557,7 +563,9 @@ class CodecRecipe:
         made.start(g)
         return made, g
 
-    def learn(self, corpora: Corpora, seed: int, progress: bool, checkpoint: Path | None = None) -> Learned:
+    def learn(
+        self, corpora: Corpora, seed: int, progress: bool, checkpoint: Path | None = None, fabric: Any = None
+    ) -> Learned:
         """The codec's parameters, in half precision, and by how many decibels validation mixtures are rebuilt."""
         made, g = self.make(seed)
         parts = share(corpora, self.clean, self.minutes, seed)
@@ -580,6 +588,7 @@ class CodecRecipe:
         fitted = fit(
             made.to(device), draw, loss, steps=self.steps, learning_rate=self.learning_rate, generator=g, clip=10.0,
             validate=validate, bf16=True, checkpoint=checkpoint, progress=progress, about=f"{self}, seed {seed}",
+            fabric=fabric,
         )  # fmt: skip
         tensors = {name: p.detach().cpu().half() for name, p in fitted.model.state_dict().items()}
         facts = _sizes(Share(parts.speech, parts.noise, parts.clean[:0], parts.alone))
@@ -618,7 +627,9 @@ class UnpairedRecipe:
         lacks = "".join(f", without {name}" for name, weight in without.items() if not weight)
         return f"speech and noise of a mixture, unpaired, a clean corpus {self.clean}, {began}{lacks}"
 
-    def learn(self, corpora: Corpora, seed: int, progress: bool, checkpoint: Path | None = None) -> Learned:
+    def learn(
+        self, corpora: Corpora, seed: int, progress: bool, checkpoint: Path | None = None, fabric: Any = None
+    ) -> Learned:
         """The network's parameters, in half precision, and its SI-SDR gain on validation mixtures at 0 dB."""
         made, g = self.fresh.make(seed)
         made = self.begun(progress) or made
@@ -640,7 +651,7 @@ class UnpairedRecipe:
         def gains(net: Any) -> torch.Tensor:
             with torch.inference_mode():
                 speech, noise = (part.cpu() for part in net.separate(watched.noisy.to(device)))
-            if checkpoint is not None:
+            if checkpoint is not None and _first(fabric):
                 _keep_samples(checkpoint.with_suffix(".samples"), watched.noisy[:3], speech[:3], noise[:3])
             return si_sdr(watched.clean, speech) - before
 
@@ -650,7 +661,7 @@ class UnpairedRecipe:
         fitted = fit(
             game.to(device), draw, loss, steps=self.steps, learning_rate=self.learning_rate, generator=g, clip=10.0,
             betas=(0.8, 0.99), warm=100, rates=dict.fromkeys(FASTER, self.faster),
-            keep_best=True, validate=validate, bf16=True, checkpoint=checkpoint, progress=progress,
+            keep_best=True, validate=validate, bf16=True, checkpoint=checkpoint, progress=progress, fabric=fabric,
             about=f"{self}, seed {seed}",
         )  # fmt: skip
         net = fitted.model.generator
@@ -737,7 +748,9 @@ class SSLRecipe:
         rounds = " and ".join(f"{classes} classes for {n} steps" for classes, n in zip(self.classes, self.steps))
         return f"self-supervised embeddings of clean speech, pretrained by masked prediction: {rounds}"
 
-    def learn(self, corpora: Corpora, seed: int, progress: bool, checkpoint: Path | None = None) -> Learned:
+    def learn(
+        self, corpora: Corpora, seed: int, progress: bool, checkpoint: Path | None = None, fabric: Any = None
+    ) -> Learned:
         """The network's parameters, in half precision, and how many hidden frames of validation speech it guesses."""
         (g,) = generators(seed, 1)
         rows, facts = chosen(self, corpora, seed, "train")
@@ -760,7 +773,8 @@ class SSLRecipe:
                 made.to(device), draw, self.loss, steps=steps, learning_rate=self.learning_rate, generator=g, clip=10.0,
                 validate=partial(self.guessed, batch=watched.to(device)), warm=200, bf16=True,
                 checkpoint=None if checkpoint is None else checkpoint.with_name(f"{checkpoint.name}.{i}"),
-                progress=progress, about=f"{self}, seed {seed}, round {i}, {facts['files']} files of {facts['corpus']}",
+                about=f"{self}, seed {seed}, round {i}, {facts['files']} files of {facts['corpus']}", progress=progress,
+                fabric=fabric,
             )  # fmt: skip
             net, seconds = fitted.model.wav2vec2, seconds + fitted.seconds
             trained = SSL(**self.sizes)
@@ -887,7 +901,9 @@ class PairedRecipe:
         with borrowed(g):
             return BSSE(self.inputs, ssl, **self.sizes)
 
-    def learn(self, corpora: Corpora, seed: int, progress: bool, checkpoint: Path | None = None) -> Learned:
+    def learn(
+        self, corpora: Corpora, seed: int, progress: bool, checkpoint: Path | None = None, fabric: Any = None
+    ) -> Learned:
         """The network's parameters, in half precision, what its layers count, and its scores on sets of the bench."""
         (g,) = generators(seed + self.seed, 1)
         made = self.make(g)
@@ -923,7 +939,7 @@ class PairedRecipe:
         fitted = fit(
             made.to(device), draw, self.loss, steps=self.steps, learning_rate=self.learning_rate, generator=g, clip=5.0,
             validate=validate, warm=200, rates={} if made.ssl is None else {"ssl": self.slower}, bf16=True,
-            checkpoint=checkpoint, progress=progress,
+            checkpoint=checkpoint, progress=progress, fabric=fabric,
             about=f"{self}, seed {seed}, {facts['files']} files of {facts['corpus']}",
         )  # fmt: skip
         tensors = {name: p.detach().cpu().half() for name, p in fitted.model.state_dict().items()}
@@ -1027,17 +1043,44 @@ def recipe(name: str) -> Recipe:
 
 
 def train(
-    name: str, corpora: Corpora, *, seed: int = 0, progress: bool = True, checkpoint: Path | None = None
+    name: str,
+    corpora: Corpora,
+    *,
+    seed: int = 0,
+    progress: bool = True,
+    checkpoint: Path | None = None,
+    fabric: Any = None,
 ) -> Learned:
-    """Learn the weights of a card from the training split; the longer recipes keep a checkpoint, and go on from it."""
+    """Learn the weights of a card from the training split; the longer recipes keep a checkpoint, and go on from it.
+
+    With a `fabric`, see `fitting.launch`, these share their batches out between its processes.
+    """
     start = time.perf_counter()
-    made = recipe(name)
+    made = divided(recipe(name), fabric)
     if isinstance(made, LONG):
-        learned = made.learn(corpora, seed, progress, checkpoint)
+        learned = made.learn(corpora, seed, progress, checkpoint, fabric)
     else:
         learned = made.learn(corpora, seed, progress)
     facts = {"train_seconds": round(time.perf_counter() - start, 1), **learned.facts, "seed": seed}
     return learned._replace(facts=facts)
+
+
+def divided(made: Recipe, fabric: Any) -> Recipe:
+    """The recipe with a process's share of its batch, so that the processes together do what it says.
+
+    Raises ValueError for a recipe without such batches, or whose batch cannot be shared evenly.
+    """
+    if fabric is None:
+        return made
+    if not isinstance(made, LONG):
+        raise ValueError(f"{made.about}: this trains on one device only; leave out --devices and --nodes")
+    if made.batch % fabric.world_size:
+        raise ValueError(f"expected processes that share a batch of {made.batch} evenly, got {fabric.world_size}")
+    return replace(made, batch=made.batch // fabric.world_size)
+
+
+def _first(fabric: Any) -> bool:
+    return fabric is None or bool(fabric.is_global_zero)
 
 
 def spectra(
@@ -1091,14 +1134,26 @@ def _white(made: NMFRecipe, seed: int) -> tuple[torch.Tensor, dict[str, Any]]:
 
 
 def write_card(
-    name: str, corpora: Corpora, *, seed: int = 0, folder: Path | None = None, progress: bool = True
+    name: str,
+    corpora: Corpora,
+    *,
+    seed: int = 0,
+    folder: Path | None = None,
+    progress: bool = True,
+    fabric: Any = None,
 ) -> Path:
-    """Train, save the weights and enter the card in `cards.toml`; returns the file of the weights."""
+    """Train, save the weights and enter the card in `cards.toml`; returns the file of the weights.
+
+    Of the processes of a `fabric` only the first writes.
+    """
     folder = folder or weights.folder()
     made = recipe(name)
     checkpoint = folder / f"{name}.checkpoint"
-    learned = train(name, corpora, seed=seed, progress=progress, checkpoint=checkpoint)
     path = folder / f"{name}.safetensors"
+    progress = progress and _first(fabric)
+    learned = train(name, corpora, seed=seed, progress=progress, checkpoint=checkpoint, fabric=fabric)
+    if not _first(fabric):
+        return path
     weights.save(path, learned.tensors, learned.config)
     for old in folder.glob(f"{name}.checkpoint*"):
         if old.is_file():
@@ -1111,7 +1166,7 @@ def write_card(
         "bytes": path.stat().st_size,
         "licence": _licence(made, corpora),
         **learned.facts,
-        "hardware": _hardware(made),
+        "hardware": _hardware(made, 1 if fabric is None else fabric.world_size),
         "command": f"sepriors train {name} --force" + (f" --seed {seed}" if seed else ""),
         **({} if getattr(made, "shipped", True) else {"shipped": False}),
     }
@@ -1119,11 +1174,12 @@ def write_card(
     return path
 
 
-def _hardware(made: Recipe) -> str:
+def _hardware(made: Recipe, processes: int) -> str:
+    times = f"{processes} × " if processes > 1 else ""
     if isinstance(made, LONG) and torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+        return times + torch.cuda.get_device_name()
     threads = torch.get_num_threads()
-    return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+    return f"{times}CPU, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _licence(made: Recipe, corpora: Corpora) -> str:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import soundfile
 import torch
 from conftest import speechlike
 
-from sepriors import METHODS, __version__, audio, corpora, enhance, make, metrics, train, weights
+from sepriors import METHODS, __version__, audio, corpora, enhance, fitting, make, metrics, train, weights
 from sepriors.__main__ import main
 from sepriors.em import Step
 
@@ -585,6 +586,47 @@ def test_train(run, refused, corpus_folder, tmp_path, monkeypatch):
     assert weights.load(out / "nmf-speech-257.safetensors").tensors["W"].shape == (257, 40)
     assert "exists already" in refused("train", "nmf-speech-257", "--corpus", corpus_folder, "-o", out)
     assert "no recipe for weights 'nmf-spech'; did you mean nmf-speech" in refused("train", "nmf-spech", "-o", out)
+
+
+QUICK_TRAINING = """
+import sys
+from sepriors import train
+from sepriors.__main__ import main
+
+train.RECIPES = {name: train.quick(made) for name, made in train.RECIPES.items()}
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("by_command", [False, True], ids=["--devices 2", "fabric run"])
+def test_train_in_two_processes(corpus_folder, tmp_path, by_command):
+    """One card, as from one process; a batch of two is one for each."""
+    script, out = tmp_path / "quick.py", tmp_path / "cards"
+    script.write_text(QUICK_TRAINING)
+    arguments = ["train", "rvae", "--corpus", corpus_folder, "-o", out]
+    command = [sys.executable, script, *arguments, "--devices", "2", "--accelerator", "cpu"]
+    if by_command:
+        fabric = Path(sys.executable).with_name("fabric")
+        command = [fabric, "run", "--accelerator=cpu", "--devices=2", script, *arguments]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("its card is in") == 1
+    assert tree(out) == ["cards.toml", "rvae.safetensors"]
+    card = tomllib.loads((out / "cards.toml").read_text())["rvae"]
+    assert card["hardware"] == "2 × CPU, 1 thread"
+    assert card["sha256"] == weights.sha256(out / "rvae.safetensors")
+
+
+def test_training_that_cannot_be_shared(refused, tmp_path, monkeypatch):
+    class Three:
+        world_size, is_global_zero = 3, True
+
+    monkeypatch.setattr(fitting, "launch", lambda *_: Three())
+    monkeypatch.setattr(train, "RECIPES", {name: train.quick(made) for name, made in train.RECIPES.items()})
+    line = refused("train", "rvae", "--corpus", "synthetic", "-o", tmp_path)
+    assert "expected processes that share a batch of 2 evenly, got 3" in line
+    assert "this trains on one device only" in refused("train", "nmf-speech", "--corpus", "synthetic", "-o", tmp_path)
 
 
 def test_training_again_by_default_would_overwrite_the_shipped_weights_so_it_is_refused(refused):
