@@ -11,7 +11,7 @@ import pandas as pd
 
 from sepriors.bench import difference
 from tools.pages.leaderboard import CHAPTER, TOLD, methods_in, ranks, read
-from tools.pages.text import WIDE, number
+from tools.pages.text import WIDE, measurement, number
 
 # What the toys of the chapters say of a posterior, by prior: (chapter, name of the value, what it is)
 TOYS = {
@@ -66,6 +66,7 @@ def _card(card: Mapping[str, Any], tree: Path) -> list[str]:
         for chapter, key, text in TOYS.get(card["prior"], [])
         if (value := glued(tree, chapter).get(key))
     ]
+    facts += [f"- {line}" for line in falls(tree) if card["prior"] == "WaveGlow"]
     return [f"By `{card['method']}`.", "", *facts, *([f"- posterior on the toy: {', '.join(toys)}"] if toys else [])]
 
 
@@ -85,6 +86,14 @@ def glued(tree: Path, chapter: str) -> dict[str, str]:
             text = next(iter(v for key, v in output["data"].items() if key.endswith("text/plain")), "")
             values[name] = "".join(text).strip("'")
     return values
+
+
+def falls(tree: Path) -> list[str]:
+    """What chapter 3 measured of a climb that goes on past its peak."""
+    path = tree / "records" / "03-flow-map" / "claims.json"
+    verdicts = json.loads(path.read_text())["verdicts"] if path.exists() else []
+    evidence = [item for verdict in verdicts for item in verdict["evidence"]]
+    return [measurement(item) for item in evidence if "fall from the peak" in item["label"]]
 
 
 def guide(tables: Mapping[str, pd.DataFrame], cards: list[dict[str, Any]]) -> list[str]:
@@ -111,16 +120,12 @@ def guide(tables: Mapping[str, pd.DataFrame], cards: list[dict[str, Any]]) -> li
             f"{best['prior']}: its worst AUROC is {best['least AUROC']}, its mean {best['mean AUROC']}. "
             "Below .5 it prefers the impostor."
         )
-    falls = {
-        card["prior"]: float(card["fall after the peak (dB)"])
-        for card in cards
-        if _number(card["fall after the peak (dB)"])
-    }
+    falls = {card["prior"]: float(fall) for card in cards if _number(fall := card["fall after the peak (dB)"])}
     if falls:
         worst = max(falls, key=lambda prior: falls[prior])
         lines.append(
-            f"- **How many rounds?** More is not better: {worst} falls {falls[worst]:.1f} dB after its peak. "
-            "The methods stop where their papers or validation speech say."
+            f"- **How many rounds?** As many as the method has: none of {', '.join(falls)} falls by more than "
+            f"{falls[worst]:.1f} dB after its peak. An exact density is another matter, see WaveGlow's card."
         )
     return lines
 
