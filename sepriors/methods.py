@@ -586,6 +586,7 @@ def make(name: str) -> Method:
 
 RATE = 16000  # Hz
 OVERLAP = 1.0  # seconds that two pieces of a long file share
+TOGETHER = 64.0  # seconds of audio that a GPU is given at once: 16 files of 4 s, 2 pieces of a long one
 
 
 @overload
@@ -636,7 +637,8 @@ def _enhance(rows: list[torch.Tensor], method: Method, seed: int | Sequence[int]
         alike[piece.stop - piece.start].append(piece)
     parts = []
     for group in alike.values():
-        most = getattr(method, "at_once", len(group)) if on_cpu else len(group)
+        length = group[0].stop - group[0].start
+        most = getattr(method, "at_once", len(group)) if on_cpu else together(length)
         turns = -(-len(group) // (threads * most))
         size = -(-len(group) // (threads * turns))  # as many parts for one core as for another
         parts += [group[i : i + size] for i in range(0, len(group), size)]
@@ -648,6 +650,15 @@ def _enhance(rows: list[torch.Tensor], method: Method, seed: int | Sequence[int]
             return _last(told(x, generators=[each[p.row].clone_state() for p in part]))
 
     return _joined(rows, zip(parts, _beside(run, parts, threads), strict=True))
+
+
+def together(length: int) -> int:
+    """How many utterances of so many samples a GPU is given at once, so that one of 16 GB holds any method.
+
+    >>> together(4 * RATE), together(30 * RATE), together(600 * RATE)
+    (16, 2, 1)
+    """
+    return max(1, round(RATE * TOGETHER) // length)
 
 
 def _spans(length: int, longest: float | None) -> list[tuple[int, int]]:

@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 import yaml
 
+from sepriors.methods import METHODS
 from sepriors.weights import cards, folder
 from tools import ROOT
-from tools.pages import api, records, weights
+from tools.pages import api, records, run, weights
 
 CARDS = cards()
 
@@ -219,3 +220,12 @@ def test_a_function_knows_its_equation_and_the_command_its_help(reference):
     vae = reference["api-2"].split("### VAE\n")[1].split("##")[0]
     assert "{eq}`eq-vae`" in vae  # computed by a method
     assert "### sepriors enhance\n\n```text\nusage: sepriors enhance" in reference["api-8"]
+
+
+def test_every_method_was_measured_on_a_gpu_and_fits_one_of_16_gb():
+    text = "\n".join(run._gpu())
+    for name in METHODS:
+        assert f"| {name} |" in text
+    rows = json.loads((ROOT / "benchmarks" / "gpu.json").read_text())["records"]
+    assert max(row["peak_gpu_mb"] for row in rows) < 16e3
+    assert all(row["finite"] for row in rows)

@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from sepriors import methods
 from tools import ROOT, repository
 from tools.pages.text import WIDE, table
 
@@ -45,6 +46,7 @@ def page(runs: list[dict[str, Any]], records: dict[str, dict[str, Any]], tree: P
         *_durations(runs),
         *_corpora(records),
         *_versions(),
+        *_gpu(),
         *_bench_records(tree),
     ]
     return "\n".join(parts) + "\n"
@@ -132,6 +134,31 @@ def _versions() -> list[str]:
         "## Versions",
         "",
         f"On {platform.system()} {platform.machine()}.",
+        "",
+        *table(head, rows),
+        "",
+    ]
+
+
+def _gpu(path: Path = ROOT / "benchmarks" / "gpu.json") -> list[str]:
+    """What `benchmarks/gpu.py` measured, kept beside it: these pages are made on a CPU."""
+    found = json.loads(path.read_text())
+    by_method: dict[str, list[dict[str, Any]]] = {}
+    for row in found["records"]:
+        by_method.setdefault(row["method"], []).append(row)
+    shapes = [row["input"] for row in next(iter(by_method.values()))]
+    head = ["Method", *(f"RTF, {shape}" for shape in shapes), *(f"MB, {shape}" for shape in shapes)]
+    rows = [
+        [name, *(f"{row['rtf']:.4f}" for row in rows), *(f"{row['peak_gpu_mb']:.0f}" for row in rows)]
+        for name, rows in by_method.items()
+    ]
+    most = max(row["peak_gpu_mb"] for row in found["records"])
+    return [
+        "## On a GPU",
+        "",
+        f"Real-time factor and peak GPU memory by `benchmarks/gpu.py` on one {found['gpu']}, torch {found['torch']},",
+        f"commit {found['commit']}. A GPU is never given more than {methods.TOGETHER:.0f} s of audio at once, and long files in",
+        f"pieces; so {most / 1e3:.1f} GB is the most that a method asks for, and a card of 16 GB holds it.",
         "",
         *table(head, rows),
         "",
