@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import io
 import math
 import os
 import pickle
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,8 +17,10 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from .audio import whole
+from .audio import clear_parts, whole
 from .weights import WeightsError
+
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, pickle.UnpicklingError)  # what reading a damaged file may raise
 
 
 class Fitted(NamedTuple):
@@ -120,27 +125,34 @@ def _groups(model: torch.nn.Module, learning_rate: float, rates: Mapping[str, fl
 
 
 def _save(path: Path, parts: dict[str, Any], generator: torch.Generator, facts: dict[str, Any]) -> None:
+    states = {name: made.state_dict() for name, made in parts.items()}
+    content = io.BytesIO()  # written to the disk at once: torch's own errors do not tell that it is full
+    torch.save({**states, "generator": generator.get_state(), **facts}, content)
     with whole(path) as part:
-        states = {name: made.state_dict() for name, made in parts.items()}
-        with part.open("wb") as file:
-            torch.save({**states, "generator": generator.get_state(), **facts}, file)
+        part.write_bytes(content.getbuffer())
 
 
 def _resume(
     path: str | os.PathLike[str] | None, parts: dict[str, Any], generator: torch.Generator, run: str
 ) -> tuple[int, list[float], float]:
     """(steps done, curve, seconds spent), after what the checkpoint holds has been put back, if there is one."""
-    if path is None or not Path(path).is_file():
+    if path is None:
+        return 0, [], 0.0
+    clear_parts(path)
+    if not Path(path).is_file():
         return 0, [], 0.0
     again = f"delete {path} to start afresh"
     try:
+        with zipfile.ZipFile(path) as file:  # torch does not look at the checksums
+            if damaged := file.testzip():
+                raise zipfile.BadZipFile(f"another content of {damaged} than was written")
         state = torch.load(path, weights_only=True)
         if state["run"] != run:
             raise WeightsError(f"{path}: expected a run of {run}, got one of {state['run']}; {again}")
         for name, made in parts.items():
             made.load_state_dict(state[name])
         generator.set_state(state["generator"])
-    except (RuntimeError, LookupError, TypeError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
+    except (*DAMAGE, RuntimeError, LookupError, TypeError, ValueError, OSError) as error:
         if isinstance(error, WeightsError):
             raise
         raise WeightsError(f"{path}: expected a whole checkpoint of this recipe, got {error}; {again}") from error

@@ -49,13 +49,14 @@ def test_a_save_that_fails_harms_nothing(tmp_path, monkeypatch):
     path = tmp_path / "w.safetensors"
     weights.save(path, {"W": torch.ones(3)}, {})
 
-    def full(tensors, part, config):
-        part.write_bytes(b"half")
-        raise OSError("No space left on device")
+    def full(part, content):
+        part.write_text("half")
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(weights.safetensors.torch, "save_file", full)
-    with pytest.raises(OSError, match="No space"):
-        weights.save(path, {"W": torch.zeros(3)}, {})
+    with monkeypatch.context() as patched:
+        patched.setattr(type(path), "write_bytes", full)
+        with pytest.raises(OSError, match=r"No space left on device: '.*w\.safetensors'"):
+            weights.save(path, {"W": torch.zeros(3)}, {})
     assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
     assert load(path).tensors["W"].equal(torch.ones(3))
 
