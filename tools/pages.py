@@ -1,6 +1,6 @@
-"""Write the pages that no one types: the claims ledger and how this book was run.
+"""Write the pages that no one types: the claims ledger, how this book was run, and the faults that the tests try.
 
-Both come from what the chapters left in the build tree: `records/NAME/*.json` and `runs/NAME.json`.
+The first two come from what the chapters left in the build tree: `records/NAME/*.json` and `runs/NAME.json`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sepriors.claims import read_claims
-from tools import ROOT, chapters, repository
+from tools import ROOT, chapters, faults, repository
 
 # A table needs the room of the page's own contents
 WIDE = "---\nhtml_theme.sidebar_secondary.remove: true\n---\n"
@@ -38,12 +38,13 @@ PACKAGES = {
 
 
 def write_pages(source: Path, tree: Path) -> None:
-    """Write `book/ledger.md` and `book/run.md` into the tree."""
+    """Write `book/ledger.md`, `book/run.md` and `book/faults.md` into the tree."""
     records = read_records(tree)
     claims = list(read_claims(source / "book" / "claims.toml").values())
     names = [path.stem for path in chapters(source)]
     (tree / "book" / "ledger.md").write_text(ledger(judge(claims, records, names)))
     (tree / "book" / "run.md").write_text(run_page(read_runs(tree, names), records, tree))
+    (tree / "book" / "faults.md").write_text(faults.page(faults.read(source / "tests"), repository()))
 
 
 def read_records(tree: Path) -> dict[str, dict[str, Any]]:
