@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import math
 import os
 import tempfile
@@ -14,6 +15,7 @@ import soundfile
 import torch
 import torchaudio
 
+RATES = 100, 768_000  # Hz; the fastest converters there are have 768000, and a damaged header may claim a billion
 MAX_KERNEL = 10_000_000  # taps; torchaudio's filter has up × down of them, 44101 Hz to 16 kHz would take 5 GB
 FORMATS = {"AIF": "AIFF"}  # suffixes that are not the name of their format
 # What keeps a file's length and level: ADPCM pads to whole blocks, 8-bit AIFF to pairs, MP3 and Vorbis add a delay.
@@ -51,7 +53,8 @@ def check(x: torch.Tensor, name: str = "x") -> torch.Tensor:
 def read(path: str | os.PathLike[str]) -> tuple[torch.Tensor, int]:
     """Samples (channels, N), float32 with full scale 1, and the sample rate in Hz.
 
-    Raises AudioError for a file that is missing, empty, truncated, not audio, or that holds NaN or infinite samples.
+    Raises AudioError for a file that is missing, empty, truncated, not audio, or that holds NaN or infinite samples,
+    and for a sample rate outside RATES.
     """
     path = Path(path)
     if not path.is_file():
@@ -63,7 +66,10 @@ def read(path: str | os.PathLike[str]) -> tuple[torch.Tensor, int]:
             promised = file.frames
             samples = file.read(dtype="float32", always_2d=True)
             rate = file.samplerate
-    except (soundfile.LibsndfileError, RuntimeError, OSError, TypeError) as error:  # TypeError: .raw has no header
+    except MemoryError as error:
+        raise AudioError(f"{path}: its header promises {promised} samples, more than memory holds") from error
+    # TypeError: .raw has no header; ValueError: libsndfile takes the file for a stream
+    except (soundfile.LibsndfileError, RuntimeError, OSError, TypeError, ValueError) as error:
         raise AudioError(
             f"{path}: expected an audio file that libsndfile reads (WAV, FLAC, OGG, MP3, ...), got {error}"
         ) from error
@@ -71,8 +77,10 @@ def read(path: str | os.PathLike[str]) -> tuple[torch.Tensor, int]:
         raise AudioError(f"{path}: expected at least one sample, got an empty file")
     if len(samples) < promised:
         raise AudioError(f"{path}: truncated, its header promises {promised} samples, there are {len(samples)}")
-    with path.open("rb") as file:
-        size = _promised(file.read(28))
+    if not RATES[0] <= rate <= RATES[1]:
+        raise AudioError(f"{path}: expected a sample rate from {RATES[0]} to {RATES[1]} Hz, got {rate}")
+    with path.open("rb") as head:
+        size = _promised(head.read(28))
     if path.stat().st_size < size:
         raise AudioError(f"{path}: truncated, its header promises {size} bytes, there are {path.stat().st_size}")
     return check(torch.from_numpy(samples.T.copy()), str(path)), rate
@@ -125,7 +133,8 @@ def write(
             soundfile.write(part, x.movedim(0, -1).numpy(), sample_rate, subtype=subtype, format=format)
             frames = soundfile.info(part).frames
         except soundfile.LibsndfileError as error:
-            raise OSError(f"{path}: could not be written, {error.error_string}") from error
+            reason = error.error_string.strip(" .")
+            raise OSError(f"{path}: could not be written ({reason}); is the disk full?") from error
         if frames != x.shape[-1]:
             raise OSError(f"{path}: {frames} of {x.shape[-1]} samples were written; is the disk full?")
 
@@ -156,15 +165,31 @@ def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_part(path), suffix=path.suffix)
     os.close(handle)
     part = Path(name)
     try:
         yield part
         part.chmod(0o666 & ~_umask())  # as any new file; mkstemp's is for the owner alone
         part.replace(path)
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # one line that names the file
     finally:
         part.unlink(missing_ok=True)
+
+
+def clear_parts(path: str | os.PathLike[str]) -> None:
+    """Remove what processes that were killed while they wrote `path` have left of it; no other may be writing it."""
+    path = Path(path)
+    for part in path.parent.glob(f"{glob.escape(_part(path))}*{glob.escape(path.suffix)}"):
+        part.unlink(missing_ok=True)
+
+
+def _part(path: Path) -> str:
+    """How the names begin of the files that are written in place of `path`; short, since 255 bytes are the most."""
+    return f".part-{path.stem[:32]}~"
 
 
 def _umask() -> int:

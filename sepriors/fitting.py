@@ -7,10 +7,13 @@ averaged, so all take the same step.
 from __future__ import annotations
 
 import copy
+import io
 import math
 import os
 import pickle
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -19,9 +22,10 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from tqdm import tqdm
 
-from .audio import whole
+from .audio import clear_parts, whole
 from .weights import WeightsError
 
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, pickle.UnpicklingError)  # what reading a damaged file may raise
 Found = TypeVar("Found")
 
 
@@ -167,10 +171,11 @@ def _groups(model: torch.nn.Module, learning_rate: float, rates: Mapping[str, fl
 
 
 def _save(path: Path, parts: dict[str, Any], facts: dict[str, Any]) -> None:
+    states = {name: made.state_dict() for name, made in parts.items()}
+    content = io.BytesIO()  # written to the disk at once: torch's own errors do not tell that it is full
+    torch.save({**states, **facts}, content)
     with whole(path) as part:
-        states = {name: made.state_dict() for name, made in parts.items()}
-        with part.open("wb") as file:
-            torch.save({**states, **facts}, file)
+        part.write_bytes(content.getbuffer())
 
 
 def _resume(
@@ -188,7 +193,7 @@ def _resume(
             made.load_state_dict(state[name])
         states = state["generator"]
         own.set_state(states if _alone(fabric) else states[fabric.global_rank].clone())  # of a view, torch reads astray
-    except (RuntimeError, LookupError, TypeError, EOFError, ValueError, OSError, pickle.UnpicklingError) as error:
+    except (*DAMAGE, RuntimeError, LookupError, TypeError, ValueError, OSError) as error:
         if isinstance(error, WeightsError):
             raise
         raise WeightsError(f"{path}: expected a whole checkpoint of this recipe, got {error}; {again}") from error
@@ -196,8 +201,14 @@ def _resume(
 
 
 def _read(path: str | os.PathLike[str] | None) -> dict[str, Any] | None:
-    if path is None or not Path(path).is_file():
+    if path is None:
         return None
+    clear_parts(path)
+    if not Path(path).is_file():
+        return None
+    with zipfile.ZipFile(path) as file:  # torch does not look at the checksums
+        if damaged := file.testzip():
+            raise zipfile.BadZipFile(f"another content of {damaged} than was written")
     state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
     return state
 

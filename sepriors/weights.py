@@ -18,6 +18,8 @@ import torch
 
 from .audio import whole
 
+NEEDED = ("file", "sha256", "command")  # on every card
+
 
 class WeightsError(ValueError):
     """Weights that are unknown, incomplete or not the ones their card describes."""
@@ -36,8 +38,19 @@ def folder() -> Path:
 
 
 def cards() -> dict[str, dict[str, Any]]:
-    """All cards of `cards.toml` by name: file, sha256, bytes, licence, corpus, minutes, cost of training, command."""
-    return tomllib.loads((folder() / "cards.toml").read_text("utf-8"))
+    """All cards of `cards.toml` by name: file, sha256, bytes, licence, corpus, minutes, cost of training, command.
+
+    Raises WeightsError where the file is damaged.
+    """
+    where = folder() / "cards.toml"
+    try:
+        found = tomllib.loads(where.read_text("utf-8"))
+    except ValueError as error:
+        raise WeightsError(f"{where}: expected cards in TOML and UTF-8, got {error}") from error
+    for name, card in found.items():
+        if not (isinstance(card, dict) and all(isinstance(card.get(field), str) for field in NEEDED)):
+            raise WeightsError(f"{where}: expected {', '.join(NEEDED)} on the card {name!r}, got {card}")
+    return found
 
 
 def sha256(path: Path) -> str:
@@ -54,7 +67,8 @@ def save(path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor], conf
     """
     with whole(path) as part:
         metadata = {"config": json.dumps(dict(config), sort_keys=True)}
-        safetensors.torch.save_file({k: v.contiguous() for k, v in tensors.items()}, part, metadata)
+        # not save_file, whose errors do not tell a full disk from wrong tensors
+        part.write_bytes(safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}, metadata))
 
 
 def load(name: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> Weights:
@@ -85,7 +99,8 @@ def load(name: str | os.PathLike[str], *, device: torch.device | str = "cpu") ->
         raise WeightsError(f"{path}: no such weights{how}")
     try:
         with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
-            config = json.loads((file.metadata() or {}).get("config", "{}"))
+            config = dict(json.loads((file.metadata() or {}).get("config", "{}")))
             return Weights({key: file.get_tensor(key) for key in file.keys()}, config)  # noqa: SIM118
-    except safetensors.SafetensorError as error:
+    # the last three: the configuration is no JSON, of no names, or of brackets in brackets
+    except (safetensors.SafetensorError, ValueError, TypeError, RecursionError) as error:
         raise WeightsError(f"{path}: expected a whole safetensors file, got {error}") from error

@@ -10,13 +10,18 @@ import pytest
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `files`; may break off each answer after `cut` bytes (`cuts` times), and may know no ranges."""
+    """Serves `files`; may break off each answer after `cut` bytes (`cuts` times), and may know no ranges.
+
+    With `stall`, it does not break off but falls silent: `stalled` is set then, and it waits for `stall`.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.files: dict[str, bytes] = {}
         self.asked: list[tuple[str, str | None]] = []  # path, Range
         self.cut, self.cuts, self.ranges = 0, 0, True
+        self.stall: threading.Event | None = None
+        self.stalled = threading.Event()
 
     @property
     def url(self) -> str:
@@ -49,6 +54,9 @@ class Handler(BaseHTTPRequestHandler):
             body = body[: self.server.cut]
             self.close_connection = True
         self.wfile.write(body)
+        if self.server.stall:
+            self.server.stalled.set()
+            self.server.stall.wait()
 
     def _head(self, status: int, headers: dict[str, str]) -> None:
         self.send_response(status)

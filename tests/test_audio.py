@@ -88,6 +88,10 @@ def test_a_format_that_does_not_keep_length_or_level_is_not_kept(tmp_path, subty
 # ------------------------------------------------------------------------- refused
 
 
+@pytest.mark.fault(
+    "A text, an empty file, a folder or nothing at all stands in place of audio",
+    "AudioError that names the file and what came",
+)
 def test_files_that_are_no_audio(tmp_path):
     (tmp_path / "text.wav").write_text("this is a text\n" * 100)
     (tmp_path / "empty.wav").touch()
@@ -107,6 +111,10 @@ def test_files_that_are_no_audio(tmp_path):
         assert str(tmp_path / name) in str(caught.value)
 
 
+@pytest.mark.fault(
+    "Audio is cut off at the half, or by its last thousandth (WAV, FLAC, AIFF, W64, RF64, Ogg)",
+    "AudioError",
+)
 @pytest.mark.parametrize("name", ["x.wav", "x.flac", "x.aiff", "x.w64", "x.rf64", "x.ogg"])
 @pytest.mark.parametrize("keep", [0.5, 0.999])
 def test_a_truncated_file(tmp_path, name, keep):
@@ -128,6 +136,7 @@ def test_a_wav_that_a_pipe_wrote_is_not_truncated(tmp_path, size):
     assert audio.read(path)[0].shape == (1, 1600)
 
 
+@pytest.mark.fault("One sample is NaN or infinite", "AudioError that counts them")
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("channel", [0, 1])
 def test_samples_that_are_no_numbers(tmp_path, value, channel):
@@ -185,6 +194,10 @@ def test_what_is_there_stays_unless_asked(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["x.wav"]
 
 
+@pytest.mark.fault(
+    "The disk is full, or Ctrl-C comes, while audio is written",
+    "The old file is whole, no new one is there",
+)
 @pytest.mark.parametrize("failure", ["raises", "short", "interrupted"])
 def test_a_full_disk_leaves_nothing_and_harms_nothing(tmp_path, monkeypatch, failure):
     audio.write(tmp_path / "old.wav", tone(), 16000)

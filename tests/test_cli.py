@@ -242,6 +242,10 @@ def bad(tmp_path):
     return folder
 
 
+@pytest.mark.fault(
+    "One bad file is among the inputs of a command",
+    "One line that names it, status 2; nothing is written",
+)
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -370,6 +374,10 @@ def test_a_full_disk_and_control_c_leave_no_half_file(run, noisy, tmp_path, monk
     assert (tmp_path / "out" / "noisy.wav").read_bytes() == before
 
 
+@pytest.mark.fault(
+    "No room for what `enhance` writes",
+    "One line that names the file, status 2; no half-written one is there",
+)
 def test_a_disk_that_is_really_full(noisy, tmp_path):
     """The system itself refuses to let a file grow past 10 kB; ours has 16."""
     limited = (
@@ -662,6 +670,10 @@ def test_the_command_line_itself(run, refused):
     assert "nowhere" in refused("corpora", "--corpus", "nowhere")
 
 
+@pytest.mark.fault(
+    "The shipped weights of a method were spoiled",
+    "One line that says how to train them again, status 2; nothing is written",
+)
 def test_weights_that_were_spoiled(refused, noisy, tmp_path, monkeypatch):
     shutil.copytree(weights.folder(), tmp_path / "cards")
     monkeypatch.setattr(weights, "folder", lambda: tmp_path / "cards")
@@ -713,6 +725,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.fault("Ctrl-C reaches all processes of a command", "One line, status 130")
 def test_control_c_while_many_processes_measure(pair):
     """Ctrl-C reaches the workers too, but only the parent speaks."""
     clean, _ = audio.read(pair / "clean" / "x.flac")

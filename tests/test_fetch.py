@@ -328,6 +328,10 @@ def test_a_part_that_is_complete_or_too_long(
     assert module.download(archive, tmp_path).read_bytes() == content
 
 
+@pytest.mark.fault(
+    "A server has another file than the registry knows",
+    "FetchError with both hashes; nothing of the user is deleted",
+)
 def test_a_wrong_hash_says_which_and_deletes_nothing_of_the_user(
     server: Server, archive: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -371,6 +375,7 @@ def test_a_mirror_serves_when_the_first_address_does_not(
     assert module.download(archive, tmp_path / "two", base_url=server.url + "/").is_file()
 
 
+@pytest.mark.fault("Nobody listens at the address", "FetchError that names it and says what to do")
 def test_no_network_names_the_address_and_what_to_do(archive: dict[str, Any], tmp_path: Path, dead_url: str) -> None:
     url = f"{dead_url}/a.zip"
     with pytest.raises(FetchError) as error:
@@ -468,6 +473,10 @@ EVIL = {
 }
 
 
+@pytest.mark.fault(
+    "An archive climbs out of its folder, or holds an absolute path, a drive, a link, a device or a pipe",
+    "FetchError; nothing at all is unpacked",
+)
 @pytest.mark.parametrize("what", EVIL)
 def test_an_evil_archive_is_refused_whole(what: str, tmp_path: Path) -> None:
     (tmp_path / "archive").write_bytes(EVIL[what])
@@ -492,6 +501,7 @@ def test_an_evil_archive_installs_nothing(served: Callable[..., Path], server: S
     assert _left(tmp_path) == {".downloads/emodb/download.zip"}
 
 
+@pytest.mark.fault("An archive is empty or cut off", "It is set aside, and the next run fetches it again")
 @pytest.mark.parametrize("name", ["emodb", "mini-librispeech"])
 @pytest.mark.parametrize("part", [0.0, 0.5, 0.999])
 def test_a_half_written_archive_is_set_aside(
@@ -535,6 +545,7 @@ def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
         fetch("emodb", root=tmp_path / "file" / "corpora")
 
 
+@pytest.mark.fault("A run was killed while it unpacked", "The next run clears away what it left")
 def test_what_a_killed_run_left_is_cleared_away(served: Callable[..., Path], tmp_path: Path) -> None:
     left = tmp_path / "cache" / "corpora" / ".staging-emodb~killed"
     (left / "done").mkdir(parents=True)
@@ -543,6 +554,7 @@ def test_what_a_killed_run_left_is_cleared_away(served: Callable[..., Path], tmp
     assert not left.exists()
 
 
+@pytest.mark.fault("One corpus is fetched four times at once", "It is downloaded once, and all of them have it")
 def test_two_at_once_download_once(served: Callable[..., Path], server: Server) -> None:
     book = served("emodb")
     with ThreadPoolExecutor(4) as pool:

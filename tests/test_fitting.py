@@ -78,6 +78,7 @@ def test_what_was_done_is_not_done_again(tmp_path):
     assert again.seconds > torch.load(path, weights_only=True)["seconds"] > state["seconds"] > 0
 
 
+@pytest.mark.fault("A checkpoint is cut off, or is something else", "WeightsError that says what to delete")
 @pytest.mark.parametrize(
     "other", [0.0, 0.001, 0.1, 0.5, 0.999, b"no checkpoint\n", b"\0" * 100, [1, 2], {}, {"steps": 20}]
 )
@@ -94,6 +95,7 @@ def test_a_damaged_checkpoint(tmp_path, other):
         run(path)
 
 
+@pytest.mark.fault("A checkpoint is of another run", "WeightsError that names both runs")
 def test_a_checkpoint_of_another_run(tmp_path):
     path = tmp_path / "run.checkpoint"
     run(path)
@@ -107,6 +109,10 @@ def test_a_checkpoint_of_another_run(tmp_path):
         run(path, fresh=torch.nn.Sequential(line()), validate=None)
 
 
+@pytest.mark.fault(
+    "The disk is full while a checkpoint is written",
+    "The old checkpoint is whole, and the run goes on from it",
+)
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "run.checkpoint"
     with pytest.raises(Broken):

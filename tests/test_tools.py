@@ -25,7 +25,7 @@ from tools.execute import (
     key,
     parameters_of,
 )
-from tools.pages import ledger
+from tools.pages import faults, ledger
 from tools.postprocess import lighten, machine_paths, make_accessible, make_offline, postprocess, scrub
 
 PARAMETERS = 'profile: str = "book"\ncorpus: str = "auto"\nseed: int = 0\ndevice: str = "auto"'
@@ -530,6 +530,67 @@ def test_generated_pages_are_written(source, tmp_path):
     assert "It helps." in (tmp_path / "book" / "ledger.md").read_text()
     assert "No chapter labels an equation." in (tmp_path / "book" / "equations.md").read_text()
     assert "No chapter was run." in (tmp_path / "book" / "run.md").read_text()
+    assert "0 faults" in (tmp_path / "book" / "faults.md").read_text()
+
+
+MARKED = """
+import pytest
+
+OUTCOME = "Refused"
+
+@pytest.mark.fault("It is *cut*", OUTCOME)
+@pytest.mark.parametrize("x", [1])
+def test_a_cut_file(x): ...
+
+@pytest.mark.parametrize("x", [1])
+def test_nothing(x): ...
+
+@pytest.mark.fault("It is gone", "Told")
+def helper(): ...
+"""
+
+
+def test_faults_are_read_from_the_marks_of_tests(tmp_path):
+    (tmp_path / "test_a.py").write_text(MARKED)
+    (tmp_path / "helper.py").write_text(MARKED)
+    (fault,) = faults.read(tmp_path)
+    assert fault == ("It is *cut*", "Refused", "test_a.py", "test_a_cut_file", 8)
+    page = faults.page([fault], "https://example.org/r")
+    assert "1 faults" in page
+    row = "* - It is *cut*\n  - Refused\n  - [a cut file](https://example.org/r/blob/main/tests/test_a.py#L8)\n"
+    assert row in page
+
+
+@pytest.mark.parametrize(
+    ("mark", "message"),
+    [
+        ('"alone"', "test_a.py, line 1: expected what is done and what comes out as two texts, got pytest.mark.fault"),
+        ('"one", "two", "three"', "expected what is done and what comes out as two texts"),
+        ('"one", UNKNOWN', "expected what is done and what comes out as two texts"),
+        ('"one", f"{1}"', "expected what is done and what comes out as two texts"),
+        ('"one", done="two"', "expected what is done and what comes out as two texts"),
+    ],
+)
+def test_a_mark_that_does_not_say_it_is_an_error(tmp_path, mark, message):
+    (tmp_path / "test_a.py").write_text(f"@pytest.mark.fault({mark})\ndef test_a(): ...\n")
+    with pytest.raises(ValueError, match=message):
+        faults.read(tmp_path)
+
+
+def test_no_fault_is_listed_twice(tmp_path):
+    (tmp_path / "test_a.py").write_text(MARKED)
+    (tmp_path / "test_b.py").write_text(MARKED.replace("test_a_cut_file", "test_b"))
+    with pytest.raises(
+        ValueError, match=r"test_b\.py: expected a fault of its own on test_b, got that of test_a_cut_file"
+    ):
+        faults.read(tmp_path)
+
+
+def test_every_mark_is_on_the_page():
+    """As many as stand in the files of the tests, wherever in them."""
+    written = sum(path.read_text().count("\n@" + faults.MARK + "(") for path in (ROOT / "tests").glob("*.py"))
+    inside = MARKED.count("\n@" + faults.MARK + "(")  # above, in a text
+    assert len(faults.read(ROOT / "tests")) == written - inside > 40
 
 
 # ---- setting up -----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What builds and checks the book: execute, postprocess, gate, badges, pages, build.
+"""What builds and checks the book: execute, postprocess, gate, badges, pages, faults, build.
 
 Facts that several of them need stand here: where the repository is, what the table of contents lists, and the
 environment that every timed process runs in.

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import lzma
 import os
 import shutil
 import stat
+import struct
 import sys
 import tarfile
 import tempfile
@@ -20,10 +22,10 @@ import tomllib
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import pandas as pd
 import requests
@@ -58,6 +60,13 @@ TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two pieces
 PIECE = 1 << 13  # bytes; what a broken connection may lose
 BABBLE = {"mini-librispeech"}  # corpora with enough training talkers to make babble of
 BABBLE_FILES, BABBLE_SECONDS = {"train": 3, "valid": 1, "test": 2}, 60.0
+EXPANSION = 100  # of an archive that is unpacked; recordings shrink a few times, a bomb up to a thousand times a layer
+# What reading a damaged archive may raise, and the error numbers that are its fault rather than the disk's
+DAMAGE = (
+    zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError,
+    ValueError, RuntimeError, OSError,
+)  # fmt: skip
+UNREADABLE = (None, errno.EINVAL, errno.ENAMETOOLONG)
 NOTICES = ("LICENSE*", "LICENCE*", "README*", "SPEAKERS*")  # kept beside the audio, since licences ask for attribution
 
 
@@ -444,8 +453,8 @@ def _reason(error: Exception) -> str:
 
 
 def _disk_full(error: OSError, folder: Path) -> Exception:
-    """A clear error for a full disk, the same error for anything else."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    """A clear error for a full disk, a used-up quota or a limit on a file's size, the same error for anything else."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return error
     return FetchError(
         f"the disk with {folder} is full; what has come is kept. Free some space, or set SEPRIORS_CACHE, and run again."
@@ -455,11 +464,24 @@ def _disk_full(error: OSError, folder: Path) -> Exception:
 # ----------------------------------------------------------------------- unpacking
 
 
+class Member(NamedTuple):
+    """What an archive says of one of its members: its name, its size unpacked in bytes, and what it is."""
+
+    name: str
+    size: int
+    kind: Literal["file", "folder", "other"]
+
+    @property
+    def path(self) -> PurePosixPath:
+        return PurePosixPath(self.name.replace("\\", "/"))
+
+
 def unpack(archive: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
     """Unpack a .zip or .tar(.gz, ...) below `target`.
 
-    Only plain files and folders whose names stay below it: with any other (.., an absolute path, a drive, a link,
-    a device) nothing at all is unpacked. Raises FetchError, also for a damaged archive, which is set aside.
+    Only plain files and folders whose names stay below it, each file once, and no more than EXPANSION times the size of
+    the archive or than the disk has room for: with anything else (.., an absolute path, a drive, a link, a device)
+    nothing at all is unpacked. Raises FetchError, also for a damaged archive, which is set aside.
     """
     archive, target = Path(archive), Path(target)
     target.mkdir(parents=True, exist_ok=True)
@@ -468,7 +490,9 @@ def unpack(archive: str | os.PathLike[str], target: str | os.PathLike[str]) -> N
             _unzip(archive, target)
         else:
             _untar(archive, target)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
+    except DAMAGE as error:
+        if isinstance(error, FetchError) or (isinstance(error, OSError) and error.errno not in UNREADABLE):
+            raise
         aside = archive.replace(archive.with_name(archive.name + ".wrong"))
         why = (str(error).splitlines() or ["no data"])[0].rstrip(":")  # tarfile goes on with a line a compression
         raise FetchError(
@@ -478,28 +502,57 @@ def unpack(archive: str | os.PathLike[str], target: str | os.PathLike[str]) -> N
 
 def _unzip(archive: Path, target: Path) -> None:
     with zipfile.ZipFile(archive) as file:
-        for member in file.infolist():
-            mode = member.external_attr >> 16
-            _check_member(archive, member.filename, plain=stat.S_IFMT(mode) in (0, stat.S_IFREG, stat.S_IFDIR))
+        _check_members(archive, target, [_zipped(member) for member in file.infolist()])
         file.extractall(target)
+
+
+def _zipped(member: zipfile.ZipInfo) -> Member:
+    plain = stat.S_IFMT(member.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)
+    return Member(member.filename, member.file_size, ("folder" if member.is_dir() else "file") if plain else "other")
 
 
 def _untar(archive: Path, target: Path) -> None:
     with tarfile.open(archive) as file:
         members = file.getmembers()
-        for member in members:
-            _check_member(archive, member.name, plain=member.isreg() or member.isdir())
+        _check_members(archive, target, [_tarred(member) for member in members])
         if hasattr(tarfile, "data_filter"):
             file.extractall(target, members, filter="data")
         else:  # before Python 3.11.4; what the filter would refuse has been refused already
             file.extractall(target, members)
 
 
-def _check_member(archive: Path, name: str, plain: bool) -> None:
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or PureWindowsPath(name).drive:
+def _tarred(member: tarfile.TarInfo) -> Member:
+    return Member(member.name, member.size, "file" if member.isreg() else "folder" if member.isdir() else "other")
+
+
+def _check_members(archive: Path, target: Path, members: Sequence[Member]) -> None:
+    """Raise FetchError unless all may be unpacked."""
+    files: set[PurePosixPath] = set()
+    for member in members:
+        if member.path.is_absolute() or ".." in member.path.parts or PureWindowsPath(member.name).drive:
+            raise _refused(archive, member, "would land outside the target folder")
+        if member.kind == "other":
+            raise _refused(archive, member, "is a link or a device")
+        if member.path in files:
+            raise _refused(archive, member, "is there twice")
+        if member.kind == "file":
+            files.add(member.path)
+    for member in members:
+        if not files.isdisjoint(member.path.parents):
+            raise _refused(archive, member, "lies in another one that is a file")
+    size, grown = archive.stat().st_size, sum(member.size for member in members)
+    if grown > EXPANSION * size:
         raise FetchError(
-            f"{archive}: refused, its member {name!r} would land outside the target folder; nothing was unpacked"
+            f"{archive}: refused, its {size} bytes would grow to {grown}, more than {EXPANSION} times as many; "
+            "nothing was unpacked"
         )
-    if not plain:
-        raise FetchError(f"{archive}: refused, its member {name!r} is a link or a device; nothing was unpacked")
+    room = shutil.disk_usage(target).free
+    if grown > room:
+        raise FetchError(
+            f"the disk with {target} has room for {room} bytes, {archive} unpacked has {grown}; nothing was unpacked. "
+            "Free some space, or set SEPRIORS_CACHE, and run again."
+        )
+
+
+def _refused(archive: Path, member: Member, why: str) -> FetchError:
+    return FetchError(f"{archive}: refused, its member {member.name!r} {why}; nothing was unpacked")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import difflib
+import io
 import math
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -125,13 +126,9 @@ def read_manifest(root: str | os.PathLike[str], *, check_files: bool = False) ->
     where = Path(root) / NAME
     if not where.is_file():
         raise ManifestError(f"{where}: no such file; a corpus folder holds {NAME} with the columns {', '.join(FIELDS)}")
-    try:
-        table = pd.read_csv(where, dtype=str, keep_default_na=False, encoding="utf-8")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{where}: expected a comma-separated table in UTF-8, got {error}") from error
-    table = _valid(table, str(where))
+    table = _valid(_parsed(where), str(where))
     if check_files:
-        absent = [path for path in table["path"] if not (base(root) / path).is_file()]
+        absent = [path for path in table["path"] if not os.path.isfile(base(root) / path)]
         if absent:
             raise ManifestError(
                 f"{where}: {len(absent)} of its {len(table)} files are not there, the first is {absent[0]}"
@@ -139,20 +136,38 @@ def read_manifest(root: str | os.PathLike[str], *, check_files: bool = False) ->
     return table
 
 
+def _parsed(where: Path) -> pd.DataFrame:
+    """The rows of a comma-separated file as text, each named by its line in the file.
+
+    pandas would fill a short row with NaN, and take the first column of long ones for their names.
+    """
+    expected = "expected a comma-separated table in UTF-8"
+    try:
+        reader = csv.reader(io.StringIO(where.read_bytes().decode("utf-8-sig"), newline=""), strict=True)
+        header = next(reader, [])
+        rows = [(reader.line_num, row) for row in reader if row]
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ManifestError(f"{where}, line {line}: {expected}, got {error}") from error
+    except csv.Error as error:
+        raise ManifestError(f"{where}, line {reader.line_num}: {expected}, got {error}") from error
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise ManifestError(f"{where}, line 1: has the column {twice[0]!r} twice; expected each once")
+    for line, row in rows:
+        if len(row) != len(header):
+            raise ManifestError(f"{where}, line {line}: expected {len(header)} values, got {len(row)}")
+    lines = [line for line, _ in rows]
+    return pd.DataFrame([row for _, row in rows], index=lines, columns=header, dtype=str)
+
+
 def write_manifest(root: str | os.PathLike[str], table: pd.DataFrame) -> None:
     """Write `root`/manifest.csv, whole or not at all. Raises ManifestError, as `read_manifest` does."""
     where = Path(root) / NAME
-    table = _valid(table, str(where)).assign(seconds=lambda t: t["seconds"].map("{:.3f}".format))
-    where.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=where.parent, prefix=".manifest-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            table.to_csv(file, index=False, lineterminator="\n")
-        os.chmod(part, 0o644)
-        os.replace(part, where)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
+    lines = range(2, len(table) + 2)  # below the header
+    table = _valid(table.set_axis(lines), str(where)).assign(seconds=lambda t: t["seconds"].map("{:.3f}".format))
+    with audio.whole(where) as part:
+        table.to_csv(part, index=False, lineterminator="\n")
 
 
 def base(root: str | os.PathLike[str]) -> Path:
@@ -160,8 +175,8 @@ def base(root: str | os.PathLike[str]) -> Path:
     owner = Path(root) / OWNER
     if not owner.is_file():
         return Path(root)
-    folder = Path(owner.read_text(encoding="utf-8").strip())
-    if not (folder.is_absolute() and folder.is_dir()):
+    folder = Path(owner.read_text(encoding="utf-8", errors="replace").strip())
+    if not (folder.is_absolute() and os.path.isdir(folder)):
         raise ManifestError(
             f"{owner}: expected the full path of the folder with the audio, got {str(folder)!r}, which is none"
         )
@@ -205,12 +220,15 @@ def _empty() -> pd.DataFrame:
 
 
 def _valid(table: pd.DataFrame, where: str) -> pd.DataFrame:
-    """The table with the columns FIELDS, `seconds` as numbers; ManifestError names the first wrong line."""
+    """The table, whose rows are named by their lines, with the columns FIELDS, `seconds` as numbers and rows from 0.
+
+    ManifestError names the first wrong line.
+    """
     missing = [field for field in FIELDS if field not in table.columns]
     if missing:
-        raise ManifestError(f"{where}: lacks the column {', '.join(missing)}; expected {', '.join(FIELDS)}")
+        raise ManifestError(f"{where}, line 1: lacks the column {', '.join(missing)}; expected {', '.join(FIELDS)}")
     text = [field for field in FIELDS if field != "seconds"]
-    table = table[list(FIELDS)].reset_index(drop=True)
+    table = table[list(FIELDS)]
     seconds = pd.to_numeric(table["seconds"], errors="coerce").astype(float)
     checks = [(f, table[f].isin(words), f"one of {words}") for f, words in WORDS.items()]
     checks += [
@@ -221,11 +239,10 @@ def _valid(table: pd.DataFrame, where: str) -> pd.DataFrame:
     ]
     for field, good, expected in checks:
         if not good.all():
-            line = int((~good.astype(bool)).to_numpy().argmax())  # 0 stands on line 2, below the header
-            raise ManifestError(
-                f"{where}, line {line + 2}: expected {expected} as {field}, got {table[field].iloc[line]!r}"
-            )
-    return table.assign(**{field: table[field].astype(str) for field in text}, seconds=seconds)
+            line = good.index[~good.astype(bool)][0]
+            raise ManifestError(f"{where}, line {line}: expected {expected} as {field}, got {table.at[line, field]!r}")
+    table = table.assign(**{field: table[field].astype(str) for field in text}, seconds=seconds)
+    return table.reset_index(drop=True)
 
 
 def _inside(path: object) -> bool:

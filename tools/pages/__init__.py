@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sepriors.claims import read_claims
-from tools import chapters
-from tools.pages import api, equations, leaderboard, ledger, records, run, trust, weights
+from tools import chapters, repository
+from tools.pages import api, equations, faults, leaderboard, ledger, records, run, trust, weights
 
 
 def write_pages(source: Path, tree: Path) -> None:
@@ -28,6 +28,7 @@ def write_pages(source: Path, tree: Path) -> None:
         "trust": trust.page(tree),
         "run": run.page(run.read_runs(tree, names), verdicts, tree),
         "equations": equations.page(source),
+        "faults": faults.page(faults.read(source / "tests"), repository()),
         "weights": weights.page(source),
         **api.pages(source),
     }
