@@ -50,6 +50,18 @@ def test_every_figure_is_that_of_the_records(page):
     assert page.count('<th scope="row">') == len(GAINS)
 
 
+def test_a_measure_that_some_lack_is_a_dash_for_them(tmp_path):
+    part = record(**GAINS)
+    for row in part["records"]:
+        row["dnsmos_ovr"] = None if row["method"] == "nmf" else row["dnsmos_ovr"]
+    text = leaderboard.page(tree_of(tmp_path, matched=part))
+    dashes = {
+        name: re.search(rf'<tr><th scope="row">{name}(?: ■)?</th>.*</tr>', text)[0].count("<td>–</td>")
+        for name in GAINS
+    }
+    assert dashes == {"spp-wiener": 0, "nmf": 1, "bsse": 0, "rnnoise": 0}
+
+
 def test_ranks_are_as_wide_as_the_intervals_leave_them():
     table = pd.DataFrame(record(**GAINS)["records"])
     ranks = leaderboard.ranks(table)

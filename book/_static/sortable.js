@@ -4,7 +4,8 @@ document.addEventListener("DOMContentLoaded", () => {
     const headings = [...table.tHead.rows[0].cells];
     const value = (row, i) => {
       const cell = row.cells[i];
-      return cell.dataset.value === undefined ? cell.textContent.trim() : Number(cell.dataset.value);
+      const text = cell.textContent.trim();
+      return cell.dataset.value !== undefined ? Number(cell.dataset.value) : text === "–" ? -Infinity : text;
     };
     headings.forEach((heading, i) => {
       const button = document.createElement("button");

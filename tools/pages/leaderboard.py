@@ -163,8 +163,8 @@ def _cells(table: pd.DataFrame, name: str, rank: tuple[int, int]) -> list[str]:
     cells = [f'<th scope="row">{escape(name)}{" ■" if name in TOLD else ""}</th>']
     cells.append(_cell(f"{rank[0]}–{rank[1]}" if rank[0] < rank[1] else str(rank[0]), sum(rank) / 2))
     for metric in MEASURES:
-        e = difference(table, metric, name)
-        cells.append(_cell(f"{number(e.value)} <small>[{number(e.low)}, {number(e.high)}]</small>", e.value))
+        measured = metric in mine and mine[metric].notna().any()
+        cells.append(_gain(difference(table, metric, name)) if measured else "<td>–</td>")
     cells.append(_cell(str(len(mine)), len(mine)))
     cells.append(_cell(f"{mine['rtf'].mean():.3f}", mine["rtf"].mean()))
     cells.append(_cell(f"{mine['peak_mb'].max():.0f}", mine["peak_mb"].max()))
@@ -172,6 +172,10 @@ def _cells(table: pd.DataFrame, name: str, rank: tuple[int, int]) -> list[str]:
     cells.append(_cell(f"{parameters:,}" if name in METHODS else "–", parameters))
     cells.append(_cell(f"{minutes:.0f} min" if name in METHODS else "–", minutes))
     return cells
+
+
+def _gain(e: Estimate) -> str:
+    return _cell(f"{number(e.value)} <small>[{number(e.low)}, {number(e.high)}]</small>", e.value)
 
 
 def _cell(text: str, value: float) -> str:
