@@ -18,7 +18,7 @@ import torch
 
 from .audio import whole
 
-NEEDED = ("file", "sha256", "command")  # on every card
+NEEDED = ("file", "sha256", "command")  # on the card of any weights
 
 
 class WeightsError(ValueError):
@@ -44,13 +44,16 @@ def cards() -> dict[str, dict[str, Any]]:
     """
     where = folder() / "cards.toml"
     try:
-        found = tomllib.loads(where.read_text("utf-8"))
+        return tomllib.loads(where.read_text("utf-8"))
     except ValueError as error:
         raise WeightsError(f"{where}: expected cards in TOML and UTF-8, got {error}") from error
-    for name, card in found.items():
-        if not (isinstance(card, dict) and all(isinstance(card.get(field), str) for field in NEEDED)):
-            raise WeightsError(f"{where}: expected {', '.join(NEEDED)} on the card {name!r}, got {card}")
-    return found
+
+
+def _complete(name: str, card: Any) -> dict[str, Any]:
+    """The card, if it says what its weights are; WeightsError otherwise."""
+    if not (isinstance(card, dict) and all(isinstance(card.get(field), str) for field in NEEDED)):
+        raise WeightsError(f"{folder() / 'cards.toml'}: expected {', '.join(NEEDED)} on the card {name!r}, got {card}")
+    return card
 
 
 def sha256(path: Path) -> str:
@@ -82,7 +85,7 @@ def load(name: str | os.PathLike[str], *, device: torch.device | str = "cpu") ->
     """
     known = cards()
     if str(name) in known:
-        card = known[str(name)]
+        card = _complete(str(name), known[str(name)])
         path = folder() / card["file"]
         if path.is_file() and sha256(path) != card["sha256"]:
             raise WeightsError(
