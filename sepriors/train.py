@@ -1155,10 +1155,6 @@ def write_card(
     if not _first(fabric):
         return path
     weights.save(path, learned.tensors, learned.config)
-    for old in folder.glob(f"{name}.checkpoint*"):
-        if old.is_file():
-            old.unlink()
-    shutil.rmtree(checkpoint.with_suffix(".samples"), ignore_errors=True)  # they were for the time of the training
     card = {
         "about": made.about,
         "file": path.name,
@@ -1170,7 +1166,11 @@ def write_card(
         "command": f"sepriors train {name} --force" + (f" --seed {seed}" if seed else ""),
         **({} if getattr(made, "shipped", True) else {"shipped": False}),
     }
-    _enter(folder / "cards.toml", name, card)
+    _enter(folder / "cards.toml", name, card)  # before the checkpoint goes: killed in between, the next run ends it
+    for old in folder.glob(f"{name}.checkpoint*"):
+        if old.is_file():
+            old.unlink()
+    shutil.rmtree(checkpoint.with_suffix(".samples"), ignore_errors=True)  # they were for the time of the training
     return path
 
 
