@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from sepriors.bench import difference
+from sepriors.weights import cards
 from tools import ROOT
 from tools.pages import leaderboard, trust
 
@@ -60,6 +61,22 @@ def test_a_measure_that_some_lack_is_a_dash_for_them(tmp_path):
         for name in GAINS
     }
     assert dashes == {"spp-wiener": 0, "nmf": 1, "bsse": 0, "rnnoise": 0}
+
+
+def test_two_files_have_neither_interval_nor_rank(tmp_path):
+    part = record(**GAINS)
+    part["records"] = [row for row in part["records"] if row["file"].startswith(("speech0+", "speech1+"))]
+    (line,) = re.findall(r'<tr><th scope="row">bsse.*</tr>', leaderboard.page(tree_of(tmp_path, white=part)))
+    assert "[" not in line
+    assert line.count("<td>–</td>") == 1
+    assert 'data-value="4">4<small></small>' in line
+
+
+def test_training_counts_what_a_network_began_from():
+    known = cards()
+    alone = known["bsse"]["train_seconds"] / 60
+    assert leaderboard.made_of("bsse")[1] == pytest.approx(alone + known["ssl"]["train_seconds"] / 60)
+    assert leaderboard.made_of("rnnoise") == (0, 0)
 
 
 def test_ranks_are_as_wide_as_the_intervals_leave_them():
@@ -131,9 +148,9 @@ def test_cards_and_guide_say_what_the_records_say(tmp_path):
     assert "a frame at a time -12 %" in text
     assert "**It should just work, now**: `rnnoise`" in text
     assert "**There are no pairs to learn from**: `nmf`" in text
-    assert "rank 3 to 3 of 4 on 12 files" in text
+    assert "rank 3 of 4 on 12 files" in text
     assert "VAE: its worst AUROC is 0.31 (tones)" in text
-    assert "none of VAE falls by more than 1.5 dB" in text
+    assert "of VAE, is 1.5 dB, on three excerpts" in text
 
 
 @pytest.mark.browser

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from sepriors.bench import difference
-from tools.pages.leaderboard import CHAPTER, TOLD, methods_in, ranks, read
+from tools.pages.leaderboard import CHAPTER, FEWEST, TOLD, interval, made_of, methods_in, rank_of, ranks, read
 from tools.pages.text import WIDE, measurement, number
 
 # What the toys of the chapters say of a posterior, by prior: (chapter, name of the value, what it is)
@@ -28,6 +28,10 @@ TOYS = {
         ("06-udiffse", "toy_exact", "{} where the conditioning is exact"),
     ],
 }
+ADVICE = (
+    "Each is the best by its mean on the very files that its figures come from; one whose range of ranks overlaps its "
+    "own may be as good."
+)
 QUICK = 0.1  # real-time factor
 
 
@@ -40,8 +44,8 @@ def page(tree: Path) -> str:
         f"A card a prior, written by the build from the records of [](/book/{CHAPTER}.ipynb) and the chapters' toys.",
         "*AUROC*: how often a clip of clean speech is more likely to the prior than one of what is not, the least over",
         "eight kinds of impostors, and the mean. *Fall after the peak*: what more rounds cost once the best is passed.",
-        "*Lost*: decibels of gain between English and German, and between noise with and without training recordings;",
-        "`spp-wiener`, which learned nothing, says what of it lies in the recordings.",
+        "*Lost*: decibels of gain between English and German, and between classes of noise with and without pairs;",
+        "`spp-wiener`, which learned nothing, loses, too.",
         "",
     ]
     found = read(tree, "trust")
@@ -53,7 +57,7 @@ def page(tree: Path) -> str:
     white = read(tree, "white")
     if white:
         tables["white"] = pd.DataFrame(white["records"])
-    lines += ["## Which one, then?", "", *guide(tables, found["records"]), "", "## The cards", ""]
+    lines += ["## Which one, then?", "", ADVICE, "", *guide(tables, found["records"]), "", "## The cards", ""]
     for card in found["records"]:
         lines += [f"### {card['prior'][0].upper()}{card['prior'][1:]}", "", *_card(card, tree), ""]
     return "\n".join(lines)
@@ -67,6 +71,7 @@ def _card(card: Mapping[str, Any], tree: Path) -> list[str]:
         if (value := glued(tree, chapter).get(key))
     ]
     facts += [f"- {line}" for line in falls(tree) if card["prior"] == "WaveGlow"]
+    facts.append(f"- training: {made_of(card['method'])[1]:.0f} minutes, of what it began from, too")
     return [f"By `{card['method']}`.", "", *facts, *([f"- posterior on the toy: {', '.join(toys)}"] if toys else [])]
 
 
@@ -124,8 +129,9 @@ def guide(tables: Mapping[str, pd.DataFrame], cards: list[dict[str, Any]]) -> li
     if falls:
         worst = max(falls, key=lambda prior: falls[prior])
         lines.append(
-            f"- **How many rounds?** As many as the method has: none of {', '.join(falls)} falls by more than "
-            f"{falls[worst]:.1f} dB after its peak. An exact density is another matter, see WaveGlow's card."
+            f"- **How many rounds?** The largest fall after the peak, of {', '.join(falls)}, is {falls[worst]:.1f} dB, "
+            "on three excerpts; the chapter's figure shows who needs them all. An exact density is another matter, see "
+            "WaveGlow's card."
         )
     return lines
 
@@ -140,10 +146,11 @@ def _best(table: pd.DataFrame, names: list[str]) -> str:
 
 def _advice(need: str, table: pd.DataFrame, name: str) -> str:
     gains = [difference(table, metric, name) for metric in ("si_sdr", "pesq_wb")]
-    figures = [f"{number(e.value)} [{number(e.low)}, {number(e.high)}]" for e in gains]
-    low, high = ranks(table)[name]
+    figures = [f"{number(e.value)}{interval(e)}" for e in gains]
     mine = table[table["method"] == name]
+    known = len(mine) >= FEWEST
+    rank = f"rank {rank_of(ranks(table)[name])} of {len(methods_in(table))}" if known else "too few to rank,"
     return (
         f"- **{need}**: `{name}`. SI-SDR {figures[0]} dB, PESQ {figures[1]}, at {mine['rtf'].mean():.3f} of real time; "
-        f"rank {low} to {high} of {len(methods_in(table))} on {len(mine)} files."
+        f"{rank} on {len(mine)} files."
     )
