@@ -441,12 +441,14 @@ def test_pages_lose_what_misleads_those_who_hear_them(tmp_path):
     page.write_text(
         '<div class="bd-sidebar-primary bd-sidebar"></div><table><tr><th></th><th>a</th></tr></table>'
         '<div role="list" class="citation-list"><div class="citation" role="doc-biblioentry"></div></div>'
+        '<summary><span class="toctree-toggle"></span></summary>'
     )
     make_accessible(tmp_path)
     assert page.read_text() == (
         '<div role="region" aria-label="Contents and search" class="bd-sidebar-primary bd-sidebar"></div>'
         "<table><tr><td></td><th>a</th></tr></table>"
         '<div class="citation-list"><div class="citation"></div></div>'
+        '<summary aria-label="The pages below"><span class="toctree-toggle"></span></summary>'
     )
 
 

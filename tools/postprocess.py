@@ -72,6 +72,7 @@ ACCESSIBLE = {
     "<th></th>": "<td></td>",  # the corner over an index: a header of nothing
     '<div role="list" class="citation-list">': '<div class="citation-list">',  # a list of no list items
     ' role="doc-biblioentry"': "",  # a role that ARIA has given up
+    '<summary><span class="toctree-toggle"': '<summary aria-label="The pages below"><span class="toctree-toggle"',
 }
 
 
