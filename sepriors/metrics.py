@@ -416,6 +416,8 @@ class Pool(ProcessPoolExecutor):
         if kind is not None:
             for process in list((self._processes or {}).values()):
                 process.terminate()
+            if queue := getattr(self, "_call_queue", None):
+                queue._reader.close()  # else what is being sent to the dead is sent for ever (CPython's issue 94777)
         self.shutdown(wait=True, cancel_futures=kind is not None)
 
 

@@ -3,6 +3,7 @@
 import math
 import os
 import pickle
+import time
 import warnings
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -434,3 +435,19 @@ def test_names():
     with pytest.raises(MetricError, match="did you mean si_sdr"):
         metrics.check_names(["sisdr"])
     assert metrics.workers() >= 1
+
+
+def interrupted():
+    """Both workers sleep, and an array is on its way that a pipe does not hold."""
+    with metrics.pool(2) as executor:
+        jobs = [executor.submit(time.sleep, 100) for _ in range(2)] + [executor.submit(np.sum, np.zeros(4_000_000))]
+        while not all(job.running() for job in jobs):
+            pass
+        raise KeyboardInterrupt
+
+
+def test_a_pool_is_left_though_much_is_on_its_way_to_it():
+    """Whoever writes to the pipe must not wait for readers that are gone."""
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
