@@ -26,7 +26,7 @@ from tools import ROOT, repository
 
 CHAPTER = "04-maf-2d"  # the one that needs least
 SITE = Path(sysconfig.get_paths()["purelib"])
-WITHOUT = 'import sys\nsys.modules["myst_nb"] = None  # the book\'s tools: their import fails, as on Colab\n'
+WITHOUT = 'import sys; sys.modules["myst_nb"] = None\n'  # the book's tools: their import fails, as on Colab
 ABSENT = "import importlib.util; print(importlib.util.find_spec('sepriors') is None)"
 PROBE = "import json, numpy, sepriors, torch; print(json.dumps([m.__file__ for m in (numpy, torch, sepriors)]))"
 
@@ -62,7 +62,7 @@ def colab(tmp_path_factory):
     venv.create(folder, with_pip=False, symlinks=True)
     (site,) = folder.glob("lib/python*/site-packages")
     (site / "beside.pth").write_text(f"{SITE}\n")  # a path, so that an editable install in it stays unseen
-    (site / "sitecustomize.py").write_text(WITHOUT)
+    (site / "without.pth").write_text(WITHOUT)  # not sitecustomize.py: a system may have one that comes first
     return folder / "bin" / "python"
 
 
@@ -103,7 +103,7 @@ def test_a_notebook_alone_installs_the_package_and_nothing_else_and_runs(colab, 
     done = nbformat.read(tmp_path / "done.ipynb", as_version=4)
     assert all(cell.execution_count for cell in done.cells if cell.cell_type == "code" and cell.source.strip())
     (site,) = colab.parents[1].glob("lib/python*/site-packages")
-    added = {path.name for path in site.iterdir()} - {"beside.pth", "sitecustomize.py", "__pycache__"}
+    added = {path.name for path in site.iterdir()} - {"beside.pth", "without.pth", "__pycache__"}
     assert {name.split("-")[0] for name in added} == {"sepriors"}, "pip has installed more than the package"
     assert times() == before
     places = json.loads(run(colab, "-c", PROBE, cwd=tmp_path, env=surroundings))

@@ -65,8 +65,9 @@ def entries(source: Path) -> list[Entry]:
     Entry(part='', file='book/intro')
     """
     toc = yaml.safe_load((source / "_toc.yml").read_text())
-    parts = [(part["caption"], chapter["file"]) for part in toc["parts"] for chapter in part["chapters"]]
-    return [Entry("", toc["root"]), *(Entry(*pair) for pair in parts)]
+    chapters = [(part["caption"], chapter) for part in toc["parts"] for chapter in part["chapters"]]
+    pages = [(caption, page) for caption, chapter in chapters for page in (chapter, *chapter.get("sections", []))]
+    return [Entry("", toc["root"]), *(Entry(caption, page["file"]) for caption, page in pages)]
 
 
 def print_pages(html: Path, contents: list[Entry]) -> Iterator[Printed]:
