@@ -433,6 +433,8 @@ def pool(count: int | None = None) -> Pool:
 def _start_worker(threads: int) -> None:
     torch.set_num_threads(threads)
     threadpool_limits(threads)  # NumPy's and SciPy's have threads of their own
+    for library in ("OMP", "OPENBLAS", "MKL"):  # those that a job loads later, scikit-learn's OpenMP for one
+        os.environ[f"{library}_NUM_THREADS"] = str(threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent's word is enough
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -53,7 +53,7 @@ def die_once(marker, x):
 @pytest.fixture(scope="module")
 def cluster():
     """Two workers with a thread each, in processes of their own."""
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as made:
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as made:
         yield made
 
 
@@ -163,7 +163,7 @@ def test_a_cluster_that_is_not_there(monkeypatch):
             pass
         return str(caught.value)
 
-    with LocalCluster(n_workers=0, dashboard_address=None) as empty:
+    with LocalCluster(n_workers=0, dashboard_address=":0") as empty:
         told = refused(empty.scheduler_address)
     assert told.endswith(
         f"this cluster has no worker yet; start one: dask worker {empty.scheduler_address} --nthreads 1"
