@@ -26,7 +26,9 @@ __all__ = [
 ]  # fmt: skip
 
 # Modules that bring pandas, matplotlib or a pool of processes with them are imported when first asked for: `sp.plots`.
-_LATER = ("bench", "claims", "corpora", "impostors", "listen", "metrics", "others", "plots", "train", "trust")
+_LATER = (
+    "bench", "claims", "corpora", "impostors", "listen", "metrics", "others", "plots", "recipes", "train", "trust",
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,22 @@ from typing import NoReturn
 import torch
 from tqdm import tqdm
 
-from . import __version__, audio, bench, corpora, fitting, jobs, methods, metrics, mixing, plots, rng, train, weights
+from . import (
+    __version__,
+    audio,
+    bench,
+    corpora,
+    fitting,
+    jobs,
+    methods,
+    metrics,
+    mixing,
+    plots,
+    recipes,
+    rng,
+    train,
+    weights,
+)
 from .corpora import sets
 
 LOSSLESS = (".wav", ".flac", ".aiff", ".aif", ".w64", ".caf")
@@ -118,7 +133,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--force", action="store_true", help="overwrite the records")
 
     c = command("train", _train, "train the weights of a card again")
-    c.add_argument("name", help=f"one of {', '.join(train.RECIPES)}")
+    c.add_argument("name", help=f"one of {', '.join(recipes.RECIPES)}")
     c.add_argument("--corpus", default="auto")
     c.add_argument("--seed", type=int, default=0)
     c.add_argument("--devices", type=int, metavar="N", help="processes with a device each, on each node (default: 1)")
@@ -395,7 +410,7 @@ def _measuring(crew: jobs.Crew) -> AbstractContextManager[Executor | None]:
 
 
 def _train(a: argparse.Namespace) -> None:
-    train.recipe(a.name)
+    recipes.recipe(a.name)
     _free([a.out / f"{a.name}.safetensors"], a.force)
     fabric = fitting.launch(a.devices, a.nodes, a.accelerator)
     first = fabric is None or fabric.is_global_zero

@@ -213,6 +213,11 @@ def _read(path: str | os.PathLike[str] | None) -> dict[str, Any] | None:
     return state
 
 
+def first(fabric: Any) -> bool:
+    """Whether this process is the one that writes: the first of a fabric, or the only one."""
+    return fabric is None or bool(fabric.is_global_zero)
+
+
 def _alone(fabric: Any) -> bool:
     return fabric is None or fabric.world_size == 1
 

@@ -416,8 +416,11 @@ class Pool(ProcessPoolExecutor):
         if kind is not None:
             for process in list((self._processes or {}).values()):
                 process.terminate()
-            if queue := getattr(self, "_call_queue", None):
-                queue._reader.close()  # else what is being sent to the dead is sent for ever (CPython's issue 94777)
+            # Else what is being sent to the dead, or they were sending, is waited for for ever (CPython's issue 94777)
+            if calls := getattr(self, "_call_queue", None):
+                calls._reader.close()
+            if results := getattr(self, "_result_queue", None):
+                results._writer.close()
         self.shutdown(wait=True, cancel_futures=kind is not None)
 
 

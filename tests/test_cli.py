@@ -17,7 +17,7 @@ import soundfile
 import torch
 from conftest import speechlike
 
-from sepriors import METHODS, __version__, audio, corpora, enhance, fitting, make, metrics, train, weights
+from sepriors import METHODS, __version__, audio, corpora, enhance, fitting, make, metrics, recipes, weights
 from sepriors.__main__ import main
 from sepriors.em import Step
 
@@ -585,7 +585,7 @@ def test_bench_refuses(refused, corpus_folder, tmp_path, monkeypatch, arguments,
 
 
 def test_train(run, refused, corpus_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "RECIPES", {name: train.quick(made) for name, made in train.RECIPES.items()})
+    monkeypatch.setattr(recipes, "RECIPES", {name: made.quick() for name, made in recipes.RECIPES.items()})
     out = tmp_path / "cards"
     status, printed, _ = run("train", "nmf-speech-257", "--corpus", corpus_folder, "-o", out)
     assert status == 0
@@ -598,10 +598,10 @@ def test_train(run, refused, corpus_folder, tmp_path, monkeypatch):
 
 QUICK_TRAINING = """
 import sys
-from sepriors import train
+from sepriors import recipes, train
 from sepriors.__main__ import main
 
-train.RECIPES = {name: train.quick(made) for name, made in train.RECIPES.items()}
+recipes.RECIPES = {name: made.quick() for name, made in recipes.RECIPES.items()}
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -631,7 +631,7 @@ def test_training_that_cannot_be_shared(refused, tmp_path, monkeypatch):
         world_size, is_global_zero = 3, True
 
     monkeypatch.setattr(fitting, "launch", lambda *_: Three())
-    monkeypatch.setattr(train, "RECIPES", {name: train.quick(made) for name, made in train.RECIPES.items()})
+    monkeypatch.setattr(recipes, "RECIPES", {name: made.quick() for name, made in recipes.RECIPES.items()})
     line = refused("train", "rvae", "--corpus", "synthetic", "-o", tmp_path)
     assert "expected processes that share a batch of 2 evenly, got 3" in line
     assert "this trains on one device only" in refused("train", "nmf-speech", "--corpus", "synthetic", "-o", tmp_path)

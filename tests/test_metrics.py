@@ -3,6 +3,9 @@
 import math
 import os
 import pickle
+import signal
+import subprocess
+import sys
 import time
 import warnings
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -451,3 +454,40 @@ def test_a_pool_is_left_though_much_is_on_its_way_to_it():
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
             interrupted()
+
+
+CUT_OFF = """
+import time
+from sepriors import metrics
+
+
+def late():
+    time.sleep(2)
+
+
+class Late:
+    def __reduce__(self):  # who reads this result is busy for two seconds
+        return late, ()
+
+
+def large():
+    return bytes(2**22)
+
+
+if __name__ == "__main__":
+    with metrics.pool(1) as executor:
+        executor.submit(abs, 1).result()
+        executor.submit(Late)
+        executor.submit(large)
+        time.sleep(1)
+        raise KeyboardInterrupt
+"""
+
+
+def test_a_pool_is_left_though_a_result_is_cut_off(tmp_path):
+    """A worker that is ended while it sends leaves half a message, whose rest would be waited for for ever."""
+    script = tmp_path / "cut_off.py"
+    script.write_text(CUT_OFF)
+    done = subprocess.run([sys.executable, script], stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr.rstrip().endswith("KeyboardInterrupt")

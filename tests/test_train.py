@@ -11,7 +11,7 @@ import torch
 from conftest import drawn_flow
 from test_codec import descript, published
 
-from sepriors import STFT, bench, nmf, train, unpaired, weights
+from sepriors import STFT, bench, nmf, recipes, train, unpaired, weights
 from sepriors.adversarial import Game
 from sepriors.corpora import Corpora, CorpusError, bench_set
 from sepriors.diffusion import Denoised
@@ -20,19 +20,19 @@ from sepriors.methods import Separator
 from sepriors.priors import BSSE, MAF, RVAE, SSL, VAE, Codec, Descript, ScoreNet, WaveGlow
 from sepriors.rng import generators
 
-SHIPPED = dict(train.RECIPES)  # whole; the tests below have them quick
-NMFS = [name for name, made in train.RECIPES.items() if isinstance(made, train.NMFRecipe)]
-FLOWS = [name for name, made in train.RECIPES.items() if isinstance(made, train.FlowRecipe)]
-VAES = [name for name, made in train.RECIPES.items() if isinstance(made, train.VAERecipe)]
+SHIPPED = dict(recipes.RECIPES)  # whole; the tests below have them quick
+NMFS = [name for name, made in recipes.RECIPES.items() if isinstance(made, recipes.NMFRecipe)]
+FLOWS = [name for name, made in recipes.RECIPES.items() if isinstance(made, recipes.FlowRecipe)]
+VAES = [name for name, made in recipes.RECIPES.items() if isinstance(made, recipes.VAERecipe)]
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(train, "RECIPES", {name: train.quick(made) for name, made in SHIPPED.items()})
+    monkeypatch.setattr(recipes, "RECIPES", {name: made.quick() for name, made in SHIPPED.items()})
     monkeypatch.setattr(unpaired, "ELSEWHERE", ["mini-librispeech"])  # here there is no other speech
-    for name, made in train.RECIPES.items():
+    for name, made in recipes.RECIPES.items():
         if hasattr(made, "noises"):  # of the classes that the corpus has
-            monkeypatch.setitem(train.RECIPES, name, replace(made, noises=("street",)))
+            monkeypatch.setitem(recipes.RECIPES, name, replace(made, noises=("street",)))
 
 
 class Watched(Corpora):
@@ -52,7 +52,7 @@ def watched(toy):
     return Watched(toy.root, toy.table, "folder")
 
 
-@pytest.mark.parametrize("name", train.RECIPES)
+@pytest.mark.parametrize("name", recipes.RECIPES)
 def test_the_same_file_twice(toy, tmp_path, name):
     """To the last byte, whatever the global seed; another seed, another file."""
     files = []
@@ -70,7 +70,7 @@ def test_the_same_file_twice(toy, tmp_path, name):
 @pytest.mark.parametrize("name", NMFS)
 def test_bases(toy, name):
     W, config, facts = train.train(name, toy, progress=False)
-    made = train.RECIPES[name]
+    made = recipes.RECIPES[name]
     assert W["W"].shape == (made.stft.bins, made.rank)
     torch.testing.assert_close(W["W"].sum(0), torch.ones(made.rank))
     assert config["rank"] == str(made.rank)
@@ -83,8 +83,8 @@ def test_training_lowers_the_divergence(toy, monkeypatch):
     P = STFT(512, 128)(toy.read("speech/test/20-0.flac")).abs().square()[None]
     values = []
     for iterations in (1, 10, 40):
-        made = replace(train.RECIPES["nmf-speech-257"], iterations=iterations)
-        monkeypatch.setitem(train.RECIPES, "nmf-speech-257", made)
+        made = replace(recipes.RECIPES["nmf-speech-257"], iterations=iterations)
+        monkeypatch.setitem(recipes.RECIPES, "nmf-speech-257", made)
         model = nmf.init(P, 40, generators(0, 1), train.train("nmf-speech-257", toy, progress=False).tensors["W"])
         for _ in range(50):
             model = nmf.update(model, P[None], bases=False)
@@ -93,8 +93,8 @@ def test_training_lowers_the_divergence(toy, monkeypatch):
 
 
 def test_only_training_files_and_only_loud_frames_of_speech(watched):
-    made = train.RECIPES["nmf-speech"]
-    frames, facts = train.spectra(made, watched, 0, False)
+    made = recipes.RECIPES["nmf-speech"]
+    frames, facts = recipes.spectra(made, watched, 0, False)
     assert len(watched.seen) == facts["files"] == 6
     assert all(path.startswith("speech/train/") for path in watched.seen)
     by_hand = []
@@ -107,32 +107,32 @@ def test_only_training_files_and_only_loud_frames_of_speech(watched):
 
 
 def test_a_peak_of_one_whatever_the_level_of_a_file(toy):
-    made = train.RECIPES["vae"]
+    made = recipes.RECIPES["vae"]
 
     class Soft(Corpora):
         def read(self, row):
             return 0.125 * super().read(row)
 
-    frames = train.spectra(made, toy, 0, False, peak=True)[0]
-    assert frames.equal(train.spectra(made, Soft(toy.root, toy.table, "folder"), 0, False, peak=True)[0])
+    frames = recipes.spectra(made, toy, 0, False, peak=True)[0]
+    assert frames.equal(recipes.spectra(made, Soft(toy.root, toy.table, "folder"), 0, False, peak=True)[0])
     x = toy.read("speech/valid/10-0.flac")
     one = Corpora(toy.root, toy.table[toy.table["path"] == "speech/valid/10-0.flac"], "folder")
     P = made.stft(x / x.abs().max()).abs().square().mT
-    got = train.spectra(made, one, 0, False, peak=True, split="valid")[0]
+    got = recipes.spectra(made, one, 0, False, peak=True, split="valid")[0]
     assert got.equal(P[10 * P.sum(-1).log10() > 10 * P.sum(-1).max().log10() - made.range_db])
     assert 0 < len(got) < len(P)
 
 
 def test_minutes_are_a_limit_but_one_file_is_always_taken(toy):
-    made = replace(train.RECIPES["nmf-speech"], minutes=5 / 60)
-    assert train.spectra(made, toy, 0, False)[1]["files"] == 2  # of 2 s each
+    made = replace(recipes.RECIPES["nmf-speech"], minutes=5 / 60)
+    assert recipes.spectra(made, toy, 0, False)[1]["files"] == 2  # of 2 s each
     made = replace(made, minutes=1 / 60)
-    assert train.spectra(made, toy, 0, False)[1]["files"] == 1
+    assert recipes.spectra(made, toy, 0, False)[1]["files"] == 1
 
 
 def test_white_noise_is_at_several_powers():
-    made = train.NMFRecipe(4, STFT(64, 32), kind="white", minutes=1.0)
-    P, facts = train._white(made, 0)
+    made = recipes.NMFRecipe(4, STFT(64, 32), kind="white", minutes=1.0)
+    P, facts = recipes.nmf._white(made, 0)
     assert facts["files"] == 6
     level = 10 * P[0].reshape(33, 6, -1).mean((0, 2)).log10()
     torch.testing.assert_close(level.diff(), torch.full((5,), 8.0), atol=0.2, rtol=0)
@@ -178,7 +178,7 @@ def test_a_new_folder_and_a_spoiled_file_of_cards(toy, tmp_path):
 
 def test_unknown_names_and_corpora_without_the_data(toy):
     with pytest.raises(ValueError, match="no recipe for weights 'nmf-spech'; did you mean nmf-speech"):
-        train.recipe("nmf-spech")
+        recipes.recipe("nmf-spech")
     bare = Corpora(toy.root, toy.table[toy.table["kind"] == "speech"], "folder")
     with pytest.raises(CorpusError, match="unknown kind 'noise'"):
         train.train("nmf-noise-257", bare, progress=False)
@@ -188,23 +188,23 @@ def test_unknown_names_and_corpora_without_the_data(toy):
 
 
 def test_every_shipped_card_has_a_recipe():
-    assert weights.cards().keys() <= train.RECIPES.keys()
+    assert weights.cards().keys() <= recipes.RECIPES.keys()
     for name in weights.cards():
         made = SHIPPED[name]
         assert weights.cards()[name]["about"] == made.about
-    assert train.RECIPES["nmf-speech"].about == "IS-NMF bases of speech, 64 of 513 bins"
-    assert train.RECIPES["vae-257"].about == "frame-wise VAE of speech, 257 bins, 32 latent variables"
+    assert recipes.RECIPES["nmf-speech"].about == "IS-NMF bases of speech, 64 of 513 bins"
+    assert recipes.RECIPES["vae-257"].about == "frame-wise VAE of speech, 257 bins, 32 latent variables"
 
 
 # ------------------------------------------------------------- autoencoders
 
 
 def small(**changes):
-    return replace(train.VAERecipe(STFT(64, 32), latent=2, hidden=8, epochs=5, batch=16), **changes)
+    return replace(recipes.VAERecipe(STFT(64, 32), latent=2, hidden=8, epochs=5, batch=16), **changes)
 
 
 def speech(toy, split="train", **changes):
-    return train.spectra(small(**changes), toy, 0, False, peak=True, split=split)[0]
+    return recipes.spectra(small(**changes), toy, 0, False, peak=True, split=split)[0]
 
 
 def seeded(seed=0):
@@ -220,7 +220,7 @@ def fresh(kind=VAE):
 
 @pytest.mark.parametrize("name", VAES)
 def test_a_vae(watched, name):
-    made = train.RECIPES[name]
+    made = recipes.RECIPES[name]
     learned = train.train(name, watched, progress=False)
     got = VAE.from_weights(weights.Weights(learned.tensors, learned.config))
     assert {p.dtype for p in learned.tensors.values()} == {torch.float16}
@@ -236,15 +236,15 @@ def test_a_vae(watched, name):
         assert splits == {"train", "valid"}
         assert learned.facts["corpus"] == "mini-librispeech"
         assert learned.facts["files"] == 6
-        frames = train.spectra(made, watched, 0, False, peak=True, split="valid")[0]
+        frames = recipes.spectra(made, watched, 0, False, peak=True, split="valid")[0]
         (bound,) = learned.facts["valid_elbo"]
-        assert abs(bound / train.mean_elbo(got, frames) - 1) < 1e-4  # what half precision takes
+        assert abs(bound / recipes.vae.mean_elbo(got, frames) - 1) < 1e-4  # what half precision takes
 
 
 def test_an_ensemble_has_one_recipe_and_many_seeds():
-    shipped = train.RECIPES["vae"]
+    shipped = recipes.RECIPES["vae"]
     for i in (1, 2, 3):
-        assert train.RECIPES[f"vae-seed{i}"] == replace(shipped, seed=i)
+        assert recipes.RECIPES[f"vae-seed{i}"] == replace(shipped, seed=i)
 
 
 def test_members_of_an_ensemble_differ(toy):
@@ -256,11 +256,11 @@ def test_training_raises_the_bound(toy):
     """On speakers that it has not seen, epoch after epoch; the curve is that of the VAE it returns."""
     frames, valid = speech(toy), speech(toy, "valid")
     start = fresh()
-    untrained = train.mean_elbo(start, valid)
-    got, curve = train.fit_vae(start, frames, valid, small(epochs=25, batch=64), seeded(), progress=False)
+    untrained = recipes.vae.mean_elbo(start, valid)
+    got, curve = recipes.vae.fit_vae(start, frames, valid, small(epochs=25, batch=64), seeded(), progress=False)
     assert len(curve) == 5
     assert all(a + 10 < b for a, b in pairwise([untrained, *curve]))
-    assert curve[-1] == train.mean_elbo(got, valid)
+    assert curve[-1] == recipes.vae.mean_elbo(got, valid)
 
 
 def test_the_first_of_all_averages_is_the_first_step(toy):
@@ -274,7 +274,7 @@ def test_the_first_of_all_averages_is_the_first_step(toy):
             return super().elbo(P, noise)
 
     made = fresh(Kept)
-    got, curve = train.fit_vae(made, frames, None, small(epochs=2, learning_rate=10.0), seeded(), progress=False)
+    got, curve = recipes.vae.fit_vae(made, frames, None, small(epochs=2, learning_rate=10.0), seeded(), progress=False)
     assert curve == []
     assert len(states) == 2  # before the first and before the second step
     for average, first, second in zip(got.parameters(), states[1], made.parameters(), strict=True):
@@ -286,13 +286,13 @@ def test_the_bound_of_a_frame_is_the_vaes(toy):
     made, frames = fresh(), speech(toy)[:50]
     noise = torch.randn(1, 1, 2, 50, generator=generators(0, 1)[0])
     with torch.no_grad():
-        assert train.mean_elbo(made, frames) == float(made.elbo(frames.mT[None], noise).mean())
-    assert train.mean_elbo(made, frames) == train.mean_elbo(made, frames)
+        assert recipes.vae.mean_elbo(made, frames) == float(made.elbo(frames.mT[None], noise).mean())
+    assert recipes.vae.mean_elbo(made, frames) == recipes.vae.mean_elbo(made, frames)
 
 
 def test_too_few_frames(toy):
     with pytest.raises(CorpusError, match="expected a batch of 16 frames at least, got 15 frames"):
-        train.fit_vae(fresh(), speech(toy)[:15], None, small(), seeded(), progress=False)
+        recipes.vae.fit_vae(fresh(), speech(toy)[:15], None, small(), seeded(), progress=False)
 
 
 def test_a_corpus_without_validation_gives_no_curve(toy):
@@ -305,7 +305,7 @@ def test_each_frame_is_at_a_level_of_its_own_within_bounds():
     frames = torch.rand(4000, 33, generator=seeded()) + 0.1
     recipe = small(level_db=10.0, epochs=2, batch=2000)
     levels = []
-    for P in train._batches(frames, recipe, seeded(1)):
+    for P in recipes.vae._batches(frames, recipe, seeded(1)):
         shape = P[0] / P[0].sum(0)
         rows = torch.cdist(shape.mT, frames / frames.sum(-1, keepdim=True)).argmin(-1)
         torch.testing.assert_close(shape.mT, frames[rows] / frames[rows].sum(-1, keepdim=True))
@@ -320,7 +320,7 @@ def test_each_frame_is_at_a_level_of_its_own_within_bounds():
 
 def test_an_epoch_takes_each_frame_once_and_leaves_out_what_fills_no_batch():
     frames = torch.arange(1.0, 104.0)[:, None].expand(-1, 33)
-    batches = [P[0, 0] for P in train._batches(frames, small(level_db=0.0, epochs=2, batch=20), seeded())]
+    batches = [P[0, 0] for P in recipes.vae._batches(frames, small(level_db=0.0, epochs=2, batch=20), seeded())]
     assert [len(b) for b in batches] == [20] * 10
     first, second = torch.cat(batches[:5]), torch.cat(batches[5:])
     for epoch in (first, second):
@@ -333,7 +333,7 @@ def test_a_share_of_the_bins_is_exchanged(share):
     N, F = 500, 257
     P = torch.rand(N, F, generator=seeded(), dtype=torch.float64)
     kept = P.clone()
-    got = train.exchange_bins(P, share, seeded(1))
+    got = recipes.vae.exchange_bins(P, share, seeded(1))
     assert P.equal(kept)
     expected = share * (1 - 1 / F)  # a bin may be exchanged for itself
     assert abs(float((got != P).double().mean()) - expected) <= 4 * math.sqrt(expected * (1 - expected) / (N * F))
@@ -350,10 +350,10 @@ def test_what_a_background_learns_from(toy, monkeypatch):
         return made, []
 
     monkeypatch.setattr(train, "fit_vae", seen)
-    made = train.RECIPES["vae-background"]
+    made = recipes.RECIPES["vae-background"]
     made.learn(toy, 0, False)
-    noise = train.spectra(replace(made, kind="noise", select={}), toy, 0, False, peak=True)[0]
-    clean = train.spectra(made, toy, 0, False, peak=True)[0]
+    noise = recipes.spectra(replace(made, kind="noise", select={}), toy, 0, False, peak=True)[0]
+    clean = recipes.spectra(made, toy, 0, False, peak=True)[0]
     assert given["valid"] is None
     assert given["frames"][: len(noise)].equal(noise)
     speech = given["frames"][len(noise) :]
@@ -384,7 +384,7 @@ def test_the_cards_of_autoencoders(toy, tmp_path):
 
 
 def recurrent(**changes):
-    made = train.RVAERecipe(STFT(64, 32), latent=2, hidden=4, steps=4, batch=40, frames=30)
+    made = recipes.RVAERecipe(STFT(64, 32), latent=2, hidden=4, steps=4, batch=40, frames=30)
     return replace(made, **changes)
 
 
@@ -400,7 +400,7 @@ def by_hand(recipe, x):
 def test_sequences_are_pieces_of_training_files_at_levels_of_their_own(watched):
     """Each lies somewhere in a file of peak 1, its last row says which frames are loud, all of it at one level."""
     made = recurrent(batch=300, level_db=10.0)
-    draw, facts = train.sequences(made, watched, 0, False)
+    draw, facts = recipes.rvae.sequences(made, watched, 0, False)
     assert set(watched.seen) == {f"speech/train/{s}-{i}.flac" for s in (0, 1) for i in range(3)}
     assert (facts["files"], facts["corpus"]) == (6, "mini-librispeech")
     drawn = draw(seeded())
@@ -429,7 +429,7 @@ def test_sequences_are_pieces_of_training_files_at_levels_of_their_own(watched):
     assert len(found.unique()) > 200
     assert draw(seeded()).equal(drawn)
     assert not draw(seeded(1)).equal(drawn)
-    flat = train.sequences(replace(made, level_db=0.0), watched, 0, False)[0](seeded())
+    flat = recipes.rvae.sequences(replace(made, level_db=0.0), watched, 0, False)[0](seeded())
     assert flat[:, -1].equal(drawn[:, -1])
     torch.testing.assert_close(flat[:, :-1] * 10 ** (levels / 10)[:, None, None], drawn[:, :-1])
 
@@ -439,7 +439,9 @@ def test_a_peak_of_one_before_sequences_are_drawn(toy):
         def read(self, row):
             return 0.125 * super().read(row)
 
-    exact, soft = (train.sequences(recurrent(), c, 0, False)[0] for c in (toy, Soft(toy.root, toy.table, "folder")))
+    exact, soft = (
+        recipes.rvae.sequences(recurrent(), c, 0, False)[0] for c in (toy, Soft(toy.root, toy.table, "folder"))
+    )
     assert soft(seeded()).equal(exact(seeded()))
 
 
@@ -456,10 +458,10 @@ def test_files_that_are_too_short_for_a_sequence(toy):
     P, _ = by_hand(recurrent(), One.read(corpus, ""))
     n = P.shape[1]
     assert 50 <= n <= 52
-    drawn = train.sequences(recurrent(frames=n, batch=2, level_db=0.0), corpus, 0, False)[0](seeded())
+    drawn = recipes.rvae.sequences(recurrent(frames=n, batch=2, level_db=0.0), corpus, 0, False)[0](seeded())
     torch.testing.assert_close(drawn[0, :-1], P)
     with pytest.raises(CorpusError, match=f"expected train files of {n + 1} frames at least, got none of 6"):
-        train.sequences(recurrent(frames=n + 1), corpus, 0, False)
+        recipes.rvae.sequences(recurrent(frames=n + 1), corpus, 0, False)
 
 
 def test_the_bound_of_sequences_counts_loud_frames_alone():
@@ -476,7 +478,7 @@ def test_the_bound_of_sequences_counts_loud_frames_alone():
 
 
 def test_an_rvae(watched):
-    made = train.RECIPES["rvae"]
+    made = recipes.RECIPES["rvae"]
     learned = train.train("rvae", watched, progress=False)
     got = RVAE.from_weights(weights.Weights(learned.tensors, learned.config))
     assert {p.dtype for p in learned.tensors.values()} == {torch.float16}
@@ -485,7 +487,7 @@ def test_an_rvae(watched):
     assert (learned.facts["corpus"], learned.facts["files"]) == ("mini-librispeech", 6)
     assert len(learned.facts["valid_elbo"]) == made.steps
     whole = replace(made, minutes=math.inf, batch=512, level_db=0.0)
-    held_out = train.sequences(whole, watched, 0, False, split="valid")[0](generators(0, 1)[0])
+    held_out = recipes.rvae.sequences(whole, watched, 0, False, split="valid")[0](generators(0, 1)[0])
     with torch.inference_mode():
         bound = float(made.bound(got, held_out, generators(0, 1)[0]))
     assert abs(bound / learned.facts["valid_elbo"][-1] - 1) < 1e-3  # what half precision takes
@@ -497,7 +499,7 @@ def test_training_raises_the_bound_of_sequences(toy):
     """On speakers that it has not seen; the divergence weighs more and more, then all of it."""
     made, betas = recurrent(steps=60, learning_rate=0.05, warm=0.25), []
 
-    class Watching(train.RVAERecipe):
+    class Watching(recipes.RVAERecipe):
         def bound(self, model, batch, g, beta=1.0):
             if torch.is_grad_enabled():
                 betas.append(beta)
@@ -512,7 +514,7 @@ def test_training_raises_the_bound_of_sequences(toy):
 def test_an_rvae_goes_on_from_its_checkpoint(toy, tmp_path, monkeypatch):
     """To the same bytes."""
     whole = train.write_card("rvae", toy, folder=tmp_path / "whole", progress=False)
-    exact, calls = train.RVAERecipe.bound, []
+    exact, calls = recipes.RVAERecipe.bound, []
 
     def counted(*args, **choices):
         calls.append(torch.is_grad_enabled())
@@ -520,7 +522,7 @@ def test_an_rvae_goes_on_from_its_checkpoint(toy, tmp_path, monkeypatch):
             raise BrokenOff
         return exact(*args, **choices)
 
-    monkeypatch.setattr(train.RVAERecipe, "bound", counted)
+    monkeypatch.setattr(recipes.RVAERecipe, "bound", counted)
     with pytest.raises(BrokenOff):  # where it would have validated the third step
         train.write_card("rvae", toy, folder=tmp_path / "broken", progress=False)
     assert [path.name for path in (tmp_path / "broken").iterdir()] == ["rvae.checkpoint"]
@@ -540,17 +542,17 @@ class BrokenOff(Exception):
 
 # ------------------------------------------------------------- denoisers
 
-SCORES = [name for name, made in train.RECIPES.items() if isinstance(made, train.ScoreRecipe)]
+SCORES = [name for name, made in recipes.RECIPES.items() if isinstance(made, recipes.ScoreRecipe)]
 
 
 def network(name="score"):
-    made = train.RECIPES[name]
+    made = recipes.RECIPES[name]
     return ScoreNet(channels=made.channels, told=made.told)
 
 
 def drawn_spectra(made, corpus, *, seed=0, **choices):
     """A batch as a recipe draws it."""
-    return train.spectrograms(made, ScoreNet(told=made.told), corpus, 0, False, **choices)[0](seeded(seed))
+    return recipes.score.spectrograms(made, ScoreNet(told=made.told), corpus, 0, False, **choices)[0](seeded(seed))
 
 
 def undone(S, length):
@@ -561,7 +563,7 @@ def undone(S, length):
 @pytest.mark.parametrize("name", SCORES)
 def test_a_denoiser(watched, name):
     """Its curve is finite, and ends at the mean of its error by noise level, that of the network in the file."""
-    made = train.RECIPES[name]
+    made = recipes.RECIPES[name]
     learned = train.train(name, watched, progress=False)
     facts, got = learned.facts, ScoreNet.from_weights(weights.Weights(learned.tensors, learned.config))
     assert (got.told, got.channels) == (made.told, (8, 8))
@@ -585,7 +587,7 @@ def test_a_denoiser(watched, name):
 @pytest.mark.parametrize("name", SCORES)
 def test_training_lowers_the_error_of_a_denoiser(toy, name):
     """On speakers that it has not seen, always in the same noise."""
-    made = replace(train.RECIPES[name], steps=60, batch=4, learning_rate=0.5)  # of which a tenth: it rises slowly
+    made = replace(recipes.RECIPES[name], steps=60, batch=4, learning_rate=0.5)  # of which a tenth: it rises slowly
     curve = made.learn(toy, 0, False).facts["valid_error"]
     assert len(curve) == 20
     assert all(a > b for a, b in pairwise(curve[::4]))
@@ -595,7 +597,7 @@ def test_training_lowers_the_error_of_a_denoiser(toy, name):
 def test_a_denoiser_goes_on_from_its_checkpoint(toy, tmp_path, monkeypatch):
     """To the same bytes."""
     whole = train.write_card("score", toy, folder=tmp_path / "whole", progress=False)
-    exact, calls = train.ScoreRecipe.errors, []
+    exact, calls = recipes.ScoreRecipe.errors, []
 
     def counted(*args):
         calls.append(torch.is_grad_enabled())
@@ -604,14 +606,14 @@ def test_a_denoiser_goes_on_from_its_checkpoint(toy, tmp_path, monkeypatch):
         return exact(*args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(train.ScoreRecipe, "errors", counted)
+        patched.setattr(recipes.ScoreRecipe, "errors", counted)
         with pytest.raises(BrokenOff):  # where it would have validated the third step
             train.write_card("score", toy, folder=tmp_path / "broken", progress=False)
     assert [path.name for path in (tmp_path / "broken").iterdir()] == ["score.checkpoint"]
     asked = []
     with monkeypatch.context() as patched:
         patched.setattr(
-            train.ScoreRecipe, "errors", lambda *args: asked.append(torch.is_grad_enabled()) or exact(*args)
+            recipes.ScoreRecipe, "errors", lambda *args: asked.append(torch.is_grad_enabled()) or exact(*args)
         )
         path = train.write_card("score", toy, folder=tmp_path / "broken", progress=False)
     assert (
@@ -647,7 +649,7 @@ class Says(torch.nn.Module):
 
 def test_the_error_of_a_denoiser_is_over_what_independent_bins_would_leave():
     """Whoever knows the speech has none; before training it is 1 for white speech of that spread; no last bin."""
-    made, net = train.ScoreRecipe(), network()
+    made, net = recipes.ScoreRecipe(), network()
     net.start(seeded())
     clean = net.spread * torch.randn(40, 1, 257, 50, dtype=torch.cfloat, generator=seeded(1))
     sigma = torch.logspace(-2, 0.4, 40)
@@ -664,7 +666,7 @@ def test_the_error_of_a_denoiser_is_over_what_independent_bins_would_leave():
 
 
 def test_a_denoiser_is_asked_about_speech_in_complex_noise_of_variance_sigma_squared():
-    told, sigma = train.ScoreRecipe(told=True), torch.tensor([0.1, 2.0])
+    told, sigma = recipes.ScoreRecipe(told=True), torch.tensor([0.1, 2.0])
     batch = torch.randn(2, 2, 257, 200, dtype=torch.cfloat, generator=seeded())
     model = Says(batch[:, 0], torch.ones(2, 257, 200))
     told.errors(model, batch, sigma, seeded(1))
@@ -674,13 +676,13 @@ def test_a_denoiser_is_asked_about_speech_in_complex_noise_of_variance_sigma_squ
     z = (x - batch[:, 0]) / level
     torch.testing.assert_close(z.abs().square().mean((1, 2)), torch.ones(2), atol=4 / (257 * 200) ** 0.5, rtol=0)
     assert z.mean((1, 2)).abs().max() < 4 / (257 * 200) ** 0.5
-    train.ScoreRecipe().errors(model, batch[:, :1], sigma, seeded(1))
+    recipes.ScoreRecipe().errors(model, batch[:, :1], sigma, seeded(1))
     assert model.asked[2] is None
 
 
 def test_the_variance_learns_from_the_mean_and_not_the_mean_from_the_variance():
     """Its best value is the squared error; the slope in the mean is that of the error alone."""
-    made, clean = train.ScoreRecipe(), torch.randn(3, 1, 257, 4, dtype=torch.cfloat, generator=seeded())
+    made, clean = recipes.ScoreRecipe(), torch.randn(3, 1, 257, 4, dtype=torch.cfloat, generator=seeded())
     off = 0.3 * torch.randn(3, 257, 4, dtype=torch.cfloat, generator=seeded(1))
     mean = (clean[:, 0] + off).requires_grad_()
     variance = off.abs().square().requires_grad_()
@@ -693,7 +695,7 @@ def test_the_variance_learns_from_the_mean_and_not_the_mean_from_the_variance():
 
 def test_spectra_of_speech_have_a_greatest_amplitude_of_their_own(watched):
     """Files shorter than a piece: each is there whole, and then silence; its greatest amplitude is its gain alone."""
-    made = replace(train.RECIPES["score"], batch=100, frames=300)
+    made = replace(recipes.RECIPES["score"], batch=100, frames=300)
     S = drawn_spectra(made, watched)
     assert S.shape == (100, 1, 257, 300)
     assert S.dtype == torch.complex64
@@ -720,7 +722,7 @@ def test_pieces_of_long_files_start_anywhere_at_the_level_of_the_file(toy):
         def read(self, row):
             return torch.arange(1.0, 32001) / 32000
 
-    made = replace(train.RECIPES["score"], batch=300, frames=64, quiet=1.0)
+    made = replace(recipes.RECIPES["score"], batch=300, frames=64, quiet=1.0)
     length, net = 63 * 128, network()
     peak = float(net.compression(net.stft(Ramp.read(toy, ""))).abs().max())
     x = undone(peak * drawn_spectra(made, Ramp(toy.root, toy.table, "folder"))[:, 0], length)
@@ -736,7 +738,7 @@ def test_pieces_of_long_files_start_anywhere_at_the_level_of_the_file(toy):
 
 def test_mixtures_have_a_greatest_amplitude_of_their_own_and_share_it_with_the_speech(watched):
     """The noise is the difference of the waveforms, at an even signal-to-noise ratio in decibels."""
-    made = replace(train.RECIPES["sgmse"], batch=400, frames=64)
+    made = replace(recipes.RECIPES["sgmse"], batch=400, frames=64)
     both = drawn_spectra(made, watched)
     assert both.shape == (400, 2, 257, 64)
     gain = both[:, 1].abs().amax((1, 2))
@@ -760,13 +762,13 @@ def test_mixtures_have_a_greatest_amplitude_of_their_own_and_share_it_with_the_s
 @pytest.mark.parametrize("split", ["train", "valid"])
 def test_mixtures_have_training_noise_of_the_named_classes_alone(watched, split, classes, expected):
     """In validation too; nobody who is told no mixture reads any."""
-    made = replace(train.RECIPES["sgmse"], noises=classes)
-    _, facts = train.spectrograms(made, network("sgmse"), watched, 0, False, split=split)
+    made = replace(recipes.RECIPES["sgmse"], noises=classes)
+    _, facts = recipes.score.spectrograms(made, network("sgmse"), watched, 0, False, split=split)
     assert {path for path in watched.seen if path.startswith("noise")} == {f"noise/train/{c}.flac" for c in expected}
     assert facts["noises"] == len(expected)
     assert {path.split("/")[1] for path in watched.seen if path.startswith("speech")} == {split}
     watched.seen.clear()
-    _, facts = train.spectrograms(replace(made, told=False), network(), watched, 0, False, split=split)
+    _, facts = recipes.score.spectrograms(replace(made, told=False), network(), watched, 0, False, split=split)
     assert all(path.startswith(f"speech/{split}/") for path in watched.seen)
     assert "noises" not in facts
 
@@ -777,7 +779,7 @@ def test_a_recording_shorter_than_a_mixture_is_repeated(toy):
             x = super().read(row)
             return x[:1000] if row.startswith("noise") else x
 
-    made = replace(train.RECIPES["sgmse"], batch=4, frames=64)
+    made = replace(recipes.RECIPES["sgmse"], batch=4, frames=64)
     clean, noisy = undone(drawn_spectra(made, Short(toy.root, toy.table, "folder")), 63 * 128).unbind(1)
     n = noisy - clean
     torch.testing.assert_close(n[:, 1000:], n[:, :-1000], atol=1e-3 * float(n.abs().max()), rtol=0)
@@ -785,7 +787,7 @@ def test_a_recording_shorter_than_a_mixture_is_repeated(toy):
 
 def test_noise_of_a_class_that_is_not_there(toy):
     with pytest.raises(CorpusError, match="unknown cls 'strete'"):
-        drawn_spectra(replace(train.RECIPES["sgmse"], noises=("strete",)), toy)
+        drawn_spectra(replace(recipes.RECIPES["sgmse"], noises=("strete",)), toy)
 
 
 # ------------------------------------------------------------- flows
@@ -805,7 +807,7 @@ class Told(torch.nn.Module):
 
 @pytest.mark.parametrize("name", FLOWS)
 def test_a_flow(watched, name):
-    made = train.RECIPES[name]
+    made = recipes.RECIPES[name]
     learned = train.train(name, watched, progress=False)
     family = {"waveglow": WaveGlow, "maf": MAF}[made.family]
     got = family.from_weights(weights.Weights(learned.tensors, learned.config))
@@ -828,8 +830,8 @@ def test_a_flow(watched, name):
 
 
 def test_training_raises_the_density_of_speech(toy, monkeypatch):
-    made = replace(train.RECIPES["waveglow"], steps=40, learning_rate=0.1)  # of which a tenth: the rate rises slowly
-    monkeypatch.setitem(train.RECIPES, "waveglow", made)
+    made = replace(recipes.RECIPES["waveglow"], steps=40, learning_rate=0.1)  # of which a tenth: the rate rises slowly
+    monkeypatch.setitem(recipes.RECIPES, "waveglow", made)
     curve = train.train("waveglow", toy, progress=False).facts["valid_nats_per_sample"]
     assert len(curve) == 20
     assert curve[-1] > curve[0] + 0.1
@@ -846,14 +848,14 @@ def test_a_flow_goes_on_from_its_checkpoint(toy, tmp_path, monkeypatch):
             raise BrokenOff
         return exact(self, model, s)
 
-    exact = train.FlowRecipe.validate
+    exact = recipes.FlowRecipe.validate
     with monkeypatch.context() as patched:
-        patched.setattr(train.FlowRecipe, "validate", validate)
+        patched.setattr(recipes.FlowRecipe, "validate", validate)
         with pytest.raises(BrokenOff):
             train.write_card("waveglow", toy, folder=tmp_path / "broken", progress=False)
     assert [path.name for path in (tmp_path / "broken").iterdir()] == ["waveglow.checkpoint"]
     with monkeypatch.context() as patched:
-        patched.setattr(train.FlowRecipe, "validate", lambda *args: steps.append(len(steps)) or exact(*args))
+        patched.setattr(recipes.FlowRecipe, "validate", lambda *args: steps.append(len(steps)) or exact(*args))
         path = train.write_card("waveglow", toy, folder=tmp_path / "broken", progress=False)
     assert steps == [0, 1, 2, 3, 4]  # step 3 once more, then step 4
     assert path.read_bytes() == whole.read_bytes()
@@ -868,8 +870,8 @@ def test_a_flow_goes_on_from_its_checkpoint(toy, tmp_path, monkeypatch):
 
 def test_segments_are_pieces_of_files_at_one_level(watched):
     """A power of 1e-3 for each file, plus half a bit of dither either way; training files alone."""
-    made = replace(train.RECIPES["waveglow"], seconds=2.0, batch=40)  # as long as the files
-    draw, facts = train.segments(made, watched, 0, False)
+    made = replace(recipes.RECIPES["waveglow"], seconds=2.0, batch=40)  # as long as the files
+    draw, facts = recipes.flow.segments(made, watched, 0, False)
     assert set(watched.seen) == {f"speech/train/{s}-{i}.flac" for s in (0, 1) for i in range(3)}
     assert facts["minutes"] == 0.2
     s = draw(seeded())
@@ -890,8 +892,8 @@ def test_segments_start_anywhere(toy):
         def read(self, row):
             return torch.arange(32000.0)
 
-    made = replace(train.RECIPES["waveglow"], seconds=0.5, batch=500)
-    s = train.segments(made, Ramp(toy.root, toy.table, "folder"), 0, False)[0](seeded())
+    made = replace(recipes.RECIPES["waveglow"], seconds=0.5, batch=500)
+    s = recipes.flow.segments(made, Ramp(toy.root, toy.table, "folder"), 0, False)[0](seeded())
     s = s / WaveGlow.rms * float(torch.arange(32000.0).double().square().mean().sqrt())  # the ramp's own level
     assert s.shape == (500, 8000)
     torch.testing.assert_close(s - s[:, :1], torch.arange(8000.0).expand(500, -1), atol=0.05, rtol=0)
@@ -903,19 +905,19 @@ def test_segments_start_anywhere(toy):
 
 def test_files_that_are_too_short_for_a_segment(toy):
     with pytest.raises(CorpusError, match=r"expected train files of 2\.5 s at least, got none of 6"):
-        train.segments(replace(train.RECIPES["waveglow"], seconds=2.5), toy, 0, False)
+        recipes.flow.segments(replace(recipes.RECIPES["waveglow"], seconds=2.5), toy, 0, False)
 
 
 def test_the_density_of_clean_speech_is_a_mean_over_samples():
     model, s = Told(), torch.randn(3, 160, generator=seeded())
-    assert train.FlowRecipe().density(model, s, seeded()) == 2.0  # of 0, 2 and 4
+    assert recipes.FlowRecipe().density(model, s, seeded()) == 2.0  # of 0, 2 and 4
     assert model.asked[0][0].equal(s)
     assert len(model.asked[0]) == 1
 
 
 def test_the_density_of_noisy_speech_is_asked_with_the_noise_that_is_added():
     model, s = Told(), torch.zeros(4000, 400)
-    made = train.FlowRecipe(noise=(1e-3, 0.1))
+    made = recipes.FlowRecipe(noise=(1e-3, 0.1))
     made.density(model, s, seeded())
     ((noisy, tau),) = model.asked
     torch.testing.assert_close(
@@ -933,19 +935,19 @@ def test_the_density_of_noisy_speech_is_asked_with_the_noise_that_is_added():
 def test_a_finished_flow_is_asked_in_half_precision():
     """What its file holds is what its likelihood of clean speech is of."""
     flow, s = drawn_flow(dtype=torch.float32, away=3), WaveGlow.rms * torch.randn(4, 160, generator=seeded())
-    tensors, config = train.finished(flow, s)
+    tensors, config = recipes.flow.finished(flow, s)
     got = WaveGlow.from_weights(weights.Weights(tensors, config))
     assert got.clean == round(float(got.log_prob(s).detach().mean()) / 160, 3)
     assert abs(got.clean - float(flow.log_prob(s).mean()) / 160) > 0.01
     assert got.hidden == flow.hidden
     assert flow.clean == math.inf  # what was given stays
-    assert train.finished(drawn_flow(told=True, dtype=torch.float32), s)[1]["clean"] == "inf"
+    assert recipes.flow.finished(drawn_flow(told=True, dtype=torch.float32), s)[1]["clean"] == "inf"
 
 
 # ------------------------------------------------------------- unpaired
 
 
-UNPAIRED = [name for name, made in train.RECIPES.items() if isinstance(made, train.UnpairedRecipe)]
+UNPAIRED = [name for name, made in recipes.RECIPES.items() if isinstance(made, recipes.UnpairedRecipe)]
 
 
 @pytest.mark.parametrize("name", ["codec", *UNPAIRED])
@@ -970,7 +972,7 @@ def test_a_separator(watched, name):
 
 def test_the_codec_hears_no_clean_corpus(toy, monkeypatch):
     """What stands in the place of clean speech in a batch does not matter to it."""
-    exact, kept = train.drawing, []
+    exact, kept = recipes.codec.drawing, []
 
     def without(*args, **kw):
         draw = exact(*args, **kw)
@@ -978,7 +980,7 @@ def test_the_codec_hears_no_clean_corpus(toy, monkeypatch):
 
     for patched in (False, True):
         if patched:
-            monkeypatch.setattr(train, "drawing", without)
+            monkeypatch.setattr(recipes.codec, "drawing", without)
         learned = train.train("codec", toy, progress=False)
         kept.append(learned.tensors)
         assert learned.facts["clean_minutes"] == 0
@@ -986,7 +988,7 @@ def test_the_codec_hears_no_clean_corpus(toy, monkeypatch):
 
 
 def test_training_lowers_what_rebuilding_misses(toy):
-    made = replace(train.RECIPES["codec"], steps=60, batch=4, learning_rate=0.02)
+    made = replace(recipes.RECIPES["codec"], steps=60, batch=4, learning_rate=0.02)
     curve = made.learn(toy, 0, False).facts["valid_rebuilt_si_sdr"]
     assert curve[-1] > curve[0] + 3
 
@@ -1043,7 +1045,7 @@ def test_a_separator_begins_as_a_published_codec(server, tmp_path, monkeypatch):
     torch.save(published(descript()), tmp_path / "served.pth")
     server.files["weights_16khz.pth"] = (tmp_path / "served.pth").read_bytes()
     monkeypatch.setenv("SEPRIORS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(train.DESCRIPT, "urls", [f"{server.url}/weights_16khz.pth"])
+    monkeypatch.setitem(recipes.codec.DESCRIPT, "urls", [f"{server.url}/weights_16khz.pth"])
     made = SHIPPED["use-ddp-descript"].begun()
     assert isinstance(made, Descript)
     assert made.rates == (2, 4, 5, 8)
@@ -1051,7 +1053,7 @@ def test_a_separator_begins_as_a_published_codec(server, tmp_path, monkeypatch):
     assert len([path for path, _ in server.asked if path.endswith(".pth")]) == 1
     assert all(a.equal(b) for a, b in zip(made.encoder.parameters(), again.encoder.parameters(), strict=True))
     monkeypatch.setenv("SEPRIORS_CACHE", str(tmp_path / "other"))
-    monkeypatch.setitem(train.DESCRIPT, "urls", [f"{server.url}/gone.pth"])
+    monkeypatch.setitem(recipes.codec.DESCRIPT, "urls", [f"{server.url}/gone.pth"])
     with pytest.raises(CorpusError, match=r"could not download weights_16khz\.pth"):
         SHIPPED["use-ddp-descript"].begun()
 
@@ -1060,7 +1062,7 @@ def test_a_published_codec_is_tuned_like_ours(toy, tmp_path, monkeypatch):
     """Adversaries and all, with its own level and its own strides."""
     torch.save(published(descript()), tmp_path / "weights.pth")
     monkeypatch.setattr(train, "download", lambda *args, **kw: tmp_path / "weights.pth")
-    made = replace(train.quick(SHIPPED["use-ddp"]), start="descript", steps=1)
+    made = replace(SHIPPED["use-ddp"].quick(), start="descript", steps=1)
     learned = made.learn(toy, 0, False)
     got = Descript.from_weights(weights.Weights(learned.tensors, learned.config))
     assert all(p.isfinite().all() for p in got.parameters())
@@ -1068,7 +1070,7 @@ def test_a_published_codec_is_tuned_like_ours(toy, tmp_path, monkeypatch):
 
 # ------------------------------------------------------------- embeddings, and masks from them
 
-PAIRED = [name for name, made in SHIPPED.items() if isinstance(made, train.PairedRecipe)]
+PAIRED = [name for name, made in SHIPPED.items() if isinstance(made, recipes.PairedRecipe)]
 
 
 def test_embeddings(watched):
@@ -1088,7 +1090,7 @@ def test_embeddings(watched):
 def test_embeddings_go_on_from_their_checkpoint(toy, tmp_path, monkeypatch):
     """In the second round, to the same bytes, without the first again."""
     whole = train.write_card("ssl", toy, folder=tmp_path / "whole", progress=False)
-    exact, calls = train.SSLRecipe.loss, []
+    exact, calls = recipes.SSLRecipe.loss, []
 
     def counted(*args):
         calls.append(1)
@@ -1096,7 +1098,7 @@ def test_embeddings_go_on_from_their_checkpoint(toy, tmp_path, monkeypatch):
             raise BrokenOff
         return exact(*args)
 
-    monkeypatch.setattr(train.SSLRecipe, "loss", counted)
+    monkeypatch.setattr(recipes.SSLRecipe, "loss", counted)
     with pytest.raises(BrokenOff):
         train.write_card("ssl", toy, folder=tmp_path / "broken", progress=False)
     found = sorted(path.name for path in (tmp_path / "broken").iterdir())
@@ -1109,7 +1111,7 @@ def test_embeddings_go_on_from_their_checkpoint(toy, tmp_path, monkeypatch):
 
 def test_each_label_comes_with_the_samples_that_its_frame_sees():
     """Files whose samples and labels say where they are: every frame of a batch has the label of its place."""
-    made = replace(train.quick(SHIPPED["ssl"]), level_db=0.0, batch=50)
+    made = replace(SHIPPED["ssl"].quick(), level_db=0.0, batch=50)
     length = 320 * 130
     speech = [torch.arange(length) + 1e6 * k for k in (1, 2)]
     labels = [torch.arange(131) + 1000 * k for k in (1, 2)]
@@ -1130,7 +1132,7 @@ def test_each_label_comes_with_the_samples_that_its_frame_sees():
 
 
 def test_a_network_that_knows_guesses_all_and_one_that_does_not_guesses_by_chance():
-    made = replace(train.quick(SHIPPED["ssl"]), batch=4)
+    made = replace(SHIPPED["ssl"].quick(), batch=4)
     logits = torch.randn(1000, 9, generator=seeded())
     logits[:, 0] = 10
 
@@ -1148,7 +1150,7 @@ def test_a_network_that_knows_guesses_all_and_one_that_does_not_guesses_by_chanc
 
 def test_training_teaches_what_is_hidden(toy):
     """More hidden frames are guessed than by naming the most frequent class."""
-    made = replace(train.quick(SHIPPED["ssl"]), minutes=1.0, steps=(150, 1), batch=4, learning_rate=0.01)
+    made = replace(SHIPPED["ssl"].quick(), minutes=1.0, steps=(150, 1), batch=4, learning_rate=0.01)
     learned = made.learn(toy, 0, False)
     assert learned.facts["valid_guessed_1"][-1] > learned.facts["valid_most_frequent_1"] + 0.1
 
@@ -1166,7 +1168,7 @@ def test_a_mask(watched, name):
     if recipe.inputs != "spectrum":
         assert sum(learned.facts["layer_weights"]) == pytest.approx(1, abs=1e-3)
     asked = [key for key in learned.facts if key.startswith("matched_")]
-    assert asked == ([f"matched_{metric}" for metric in train.SCORES] if recipe.files else [])
+    assert asked == ([f"matched_{metric}" for metric in recipes.bsse.SCORES] if recipe.files else [])
     tests = {path.split("/")[1] for path in watched.seen} == {"train", "valid", "test"}
     assert tests == bool(recipe.files)
 
@@ -1174,7 +1176,9 @@ def test_a_mask(watched, name):
 @pytest.mark.parametrize("tuning", ["frozen", "part", "whole"])
 def test_what_is_frozen_stays(toy, tuning):
     """To the last bit; and what is tuned moves, every tensor of it."""
-    made = replace(train.RECIPES["bsse"], tuning=tuning, files=0, learning_rate=20.0)  # four steps, and half precision
+    made = replace(
+        recipes.RECIPES["bsse"], tuning=tuning, files=0, learning_rate=20.0
+    )  # four steps, and half precision
     before = {name: p.half() for name, p in made.make(seeded(0)).state_dict().items()}
     after = made.learn(toy, 0, False).tensors
     assert after.keys() == before.keys()
@@ -1189,7 +1193,7 @@ def test_what_is_frozen_stays(toy, tuning):
 
 def test_a_mask_goes_on_from_its_checkpoint(toy, tmp_path, monkeypatch):
     whole = train.write_card("bsse", toy, folder=tmp_path / "whole", progress=False)
-    exact, calls = train.PairedRecipe.loss, []
+    exact, calls = recipes.PairedRecipe.loss, []
 
     def counted(*args):
         calls.append(1)
@@ -1197,7 +1201,7 @@ def test_a_mask_goes_on_from_its_checkpoint(toy, tmp_path, monkeypatch):
             raise BrokenOff
         return exact(*args)
 
-    monkeypatch.setattr(train.PairedRecipe, "loss", counted)
+    monkeypatch.setattr(recipes.PairedRecipe, "loss", counted)
     with pytest.raises(BrokenOff):
         train.write_card("bsse", toy, folder=tmp_path / "broken", progress=False)
     path = train.write_card("bsse", toy, folder=tmp_path / "broken", progress=False)
@@ -1206,7 +1210,7 @@ def test_a_mask_goes_on_from_its_checkpoint(toy, tmp_path, monkeypatch):
 
 
 def test_pairs_lower_the_cost_and_raise_the_gain(toy):
-    made = replace(train.RECIPES["bsse-spectrum"], steps=300, batch=8, files=0, learning_rate=0.02)
+    made = replace(recipes.RECIPES["bsse-spectrum"], steps=300, batch=8, files=0, learning_rate=0.02)
     curve = made.learn(toy, 0, False).facts["valid_si_sdr_gain"]
     assert curve[-1] > max(0.5, curve[0] + 2)
 
@@ -1226,7 +1230,7 @@ def test_scores_are_those_of_the_bench(toy):
     """Each file's mean over the SNRs, in the order of the set."""
     mixtures = bench_set(toy, "real", files=2, seconds=2.0, snrs=[0.0, 10.0])
     method = Separator(BSSE("spectrum", width=8, hidden=8).requires_grad_(False))
-    got = train.scored(method, mixtures)
+    got = recipes.bsse.scored(method, mixtures)
     table = bench.records(bench.run({"m": method}, mixtures, metrics=["si_sdr", "stoi"]))
     table = table[table["method"] == "m"].groupby("file")[["si_sdr", "stoi"]].mean().loc[list(mixtures[0].key)]
     for metric in ("si_sdr", "stoi"):
@@ -1236,14 +1240,14 @@ def test_scores_are_those_of_the_bench(toy):
 def test_a_bent_clip_is_a_filtered_one():
     """Its spectrum over the clip's is a smooth curve of some decibels, another for each clip."""
     x = torch.randn(200, 8000, generator=seeded())
-    gain_db = 20 * (torch.fft.rfft(train.bent(x, seeded(1))) / torch.fft.rfft(x)).abs().log10()[:, 1:-1]
+    gain_db = 20 * (torch.fft.rfft(recipes.bsse.bent(x, seeded(1))) / torch.fft.rfft(x)).abs().log10()[:, 1:-1]
     assert gain_db.diff().abs().max() < 0.05
     assert 0.9 * 3 * 1.5**0.5 < gain_db.std() < 1.1 * 3 * 1.5**0.5  # three cosines of 3 dB
-    assert train.bent(x, seeded(1), spread_db=0.0).allclose(x, atol=1e-5)
+    assert recipes.bsse.bent(x, seeded(1), spread_db=0.0).allclose(x, atol=1e-5)
 
 
 def test_pairs_without_their_noise(toy):
-    made = replace(train.RECIPES["bsse"], noises=("weather",), files=0)
+    made = replace(recipes.RECIPES["bsse"], noises=("weather",), files=0)
     with pytest.raises(CorpusError, match="unknown cls 'weather'"):
         made.learn(toy, 0, False)
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import test_fitting
 from tqdm import tqdm
 
-from sepriors import audio, fitting, train
+from sepriors import audio, fitting, recipes
 from sepriors.__main__ import main
 
 FETCH: Any = importlib.import_module("sepriors.corpora.fetch")
@@ -97,7 +97,7 @@ def command(
 ) -> None:  # fmt: skip
     """The `sepriors` command with recipes of seconds; with another registry, whose corpora go beside it."""
     tqdm.set_lock(threading.RLock())
-    train.RECIPES = {name: train.quick(made) for name, made in train.RECIPES.items()}
+    recipes.RECIPES = {name: made.quick() for name, made in recipes.RECIPES.items()}
     if registry is not None:
         known = FETCH.registry(registry)
         FETCH.registry = lambda path=None: known

@@ -77,11 +77,12 @@ def page(tree: Path, source: Path = ROOT) -> str:
             "",
         ]
     for name, table in tables.items():
-        lines += [f"## {BENCHES[name]}", "", _facts(found[name]), "", "```{raw} html", html(table), "```", ""]
+        lines += [f"## {BENCHES[name]}", "", facts(found[name]), "", "```{raw} html", html(table), "```", ""]
     return "\n".join([*lines, *_published(source)])
 
 
-def _facts(record: Mapping[str, Any]) -> str:
+def facts(record: Mapping[str, Any]) -> str:
+    """What the figures of a record were measured on, and by which machine."""
     corpus = "; ".join(f"{key}: {value}" for key, value in record["corpus"].items())
     hardware = record["hardware"]
     return f"{corpus}. Seed {record['seed']}, commit {record['commit']}, {hardware['cpu']}, {hardware['cores']} cores."

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from sepriors.bench import difference
-from tools.pages.leaderboard import CHAPTER, FEWEST, TOLD, interval, made_of, methods_in, rank_of, ranks, read
+from tools.pages.leaderboard import CHAPTER, FEWEST, TOLD, facts, interval, made_of, methods_in, rank_of, ranks, read
 from tools.pages.text import WIDE, measurement, number
 
 # What the toys of the chapters say of a posterior, by prior: (chapter, name of the value, what it is)
@@ -51,6 +51,7 @@ def page(tree: Path) -> str:
     found = read(tree, "trust")
     if found is None:
         return "\n".join([*lines, "*No records: the last chapter was not run, or on seconds of audio only.*", ""])
+    lines += [facts(found), ""]
     tables = {
         name: pd.DataFrame(record["records"]) for name in ("matched", "mismatched") if (record := read(tree, name))
     }
@@ -64,15 +65,15 @@ def page(tree: Path) -> str:
 
 
 def _card(card: Mapping[str, Any], tree: Path) -> list[str]:
-    facts = [f"- {name}: {_plain(value)}" for name, value in card.items() if name not in ("prior", "method")]
+    told = [f"- {name}: {_plain(value)}" for name, value in card.items() if name not in ("prior", "method")]
     toys = [
         text.format(value)
         for chapter, key, text in TOYS.get(card["prior"], [])
         if (value := glued(tree, chapter).get(key))
     ]
-    facts += [f"- {line}" for line in falls(tree) if card["prior"] == "WaveGlow"]
-    facts.append(f"- training: {made_of(card['method'])[1]:.0f} minutes, of what it began from, too")
-    return [f"By `{card['method']}`.", "", *facts, *([f"- posterior on the toy: {', '.join(toys)}"] if toys else [])]
+    told += [f"- {line}" for line in falls(tree) if card["prior"] == "WaveGlow"]
+    told.append(f"- training: {made_of(card['method'])[1]:.0f} minutes, of what it began from, too")
+    return [f"By `{card['method']}`.", "", *told, *([f"- posterior on the toy: {', '.join(toys)}"] if toys else [])]
 
 
 def _plain(value: Any) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sepriors.methods import METHODS
-from sepriors.train import RECIPES
+from sepriors.recipes import RECIPES
 from sepriors.weights import cards, folder, load
 from tools import ROOT, chapters
 from tools.pages.equations import code_of
