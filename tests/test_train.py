@@ -349,7 +349,7 @@ def test_what_a_background_learns_from(toy, monkeypatch):
         given["frames"], given["valid"] = frames, valid
         return made, []
 
-    monkeypatch.setattr(train, "fit_vae", seen)
+    monkeypatch.setattr(recipes.vae, "fit_vae", seen)
     made = recipes.RECIPES["vae-background"]
     made.learn(toy, 0, False)
     noise = recipes.spectra(replace(made, kind="noise", select={}), toy, 0, False, peak=True)[0]
@@ -1061,7 +1061,7 @@ def test_a_separator_begins_as_a_published_codec(server, tmp_path, monkeypatch):
 def test_a_published_codec_is_tuned_like_ours(toy, tmp_path, monkeypatch):
     """Adversaries and all, with its own level and its own strides."""
     torch.save(published(descript()), tmp_path / "weights.pth")
-    monkeypatch.setattr(train, "download", lambda *args, **kw: tmp_path / "weights.pth")
+    monkeypatch.setattr(recipes.codec, "download", lambda *args, **kw: tmp_path / "weights.pth")
     made = replace(SHIPPED["use-ddp"].quick(), start="descript", steps=1)
     learned = made.learn(toy, 0, False)
     got = Descript.from_weights(weights.Weights(learned.tensors, learned.config))
