@@ -14,7 +14,8 @@ import pickle
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -69,6 +70,19 @@ class Fitted(NamedTuple):
     diverged: int | None = None
 
 
+@contextmanager
+def _in_one_order() -> Iterator[None]:
+    """Sums in the same order each time on a GPU too, wherever torch knows how; as a decorator, for a whole call."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if torch.cuda.is_available():
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+@_in_one_order()
 def fit(
     model: torch.nn.Module,
     draw: Callable[[torch.Generator], torch.Tensor],
@@ -213,7 +227,7 @@ def _read(path: str | os.PathLike[str] | None) -> dict[str, Any] | None:
     return state
 
 
-def first(fabric: Any) -> bool:
+def writes(fabric: Any) -> bool:
     """Whether this process is the one that writes: the first of a fabric, or the only one."""
     return fabric is None or bool(fabric.is_global_zero)
 

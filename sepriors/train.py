@@ -15,7 +15,7 @@ import torch
 from . import weights
 from .audio import whole
 from .corpora import Corpora
-from .fitting import first
+from .fitting import writes
 from .recipes import Learned, LongRecipe, Recipe, recipe
 
 
@@ -59,9 +59,9 @@ def write_card(
     made = recipe(name)
     checkpoint = folder / f"{name}.checkpoint"
     path = folder / f"{name}.safetensors"
-    progress = progress and first(fabric)
+    progress = progress and writes(fabric)
     learned = train(name, corpora, seed=seed, progress=progress, checkpoint=checkpoint, fabric=fabric)
-    if not first(fabric):
+    if not writes(fabric):
         return path
     weights.save(path, learned.tensors, learned.config)
     card = {

@@ -292,3 +292,20 @@ def test_the_model_may_compute_in_half_precision():
         ).model  # fmt: skip
         assert made.weight.dtype == torch.float32
     assert kinds == [torch.float32, torch.bfloat16]
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["no GPU", "a GPU"])
+def test_on_a_gpu_sums_are_in_one_order(monkeypatch, there):
+    """So that a seed has one result there, too; broken off or not, the program's own choice is back afterwards."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    asked = []
+
+    def watched(model):
+        asked.append(torch.are_deterministic_algorithms_enabled())
+        return 0.0
+
+    run(validate=watched)
+    with pytest.raises(Broken):
+        run(validate=watched, broken=10)
+    assert set(asked) == {there}
+    assert not torch.are_deterministic_algorithms_enabled()

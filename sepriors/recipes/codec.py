@@ -15,7 +15,7 @@ from ..adversarial import Game, Objective, rebuild, unit
 from ..audio import write
 from ..corpora import Corpora
 from ..corpora.fetch import cache_dir, download
-from ..fitting import first, fit
+from ..fitting import fit, writes
 from ..metrics import si_sdr
 from ..priors import Codec, Descript, load
 from ..rng import generators
@@ -144,7 +144,7 @@ class UnpairedRecipe(LongRecipe):
         def gains(net: Any) -> torch.Tensor:
             with torch.inference_mode():
                 speech, noise = (part.cpu() for part in net.separate(watched.noisy.to(device())))
-            if checkpoint is not None and first(fabric):
+            if checkpoint is not None and writes(fabric):
                 _keep_samples(checkpoint.with_suffix(".samples"), watched.noisy[:3], speech[:3], noise[:3])
             return si_sdr(watched.clean, speech) - before
 
