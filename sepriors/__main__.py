@@ -46,15 +46,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         a.run(a)
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read our output has seen enough; Python would complain once more at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read our output has seen enough
+        _forget_unwritten()
     except (ValueError, OSError) as error:  # what a user can mend: bad input, a wrong name, a full disk
         _say(f"sepriors {a.command}: {' '.join(str(error).split())}")
+        _forget_unwritten()
         return 2
     except KeyboardInterrupt:
         _say(f"sepriors {a.command}: interrupted")
         return 130
     return 0
+
+
+def _forget_unwritten() -> None:
+    """Write what has been printed, or let go of it: at exit Python would try again, and complain once more."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Parser(argparse.ArgumentParser):
