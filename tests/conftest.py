@@ -10,11 +10,16 @@ import torch
 from browser import browser, open_page  # noqa: F401
 from serving import server  # noqa: F401
 
-from sepriors import STFT, audio, weights
+from sepriors import STFT, audio, metrics, weights
 from sepriors.corpora import FIELDS, Corpora, open_corpora, write_manifest
 from sepriors.priors import RVAE, VAE, ScoreNet, WaveGlow
 
 torch.set_num_threads(1)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """A worker for each core that this process may use, not for each of the machine; eight at most, for memory."""
+    return min(metrics.workers(), 8)
 
 
 @pytest.fixture

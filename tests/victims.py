@@ -60,7 +60,8 @@ def start(victim: Callable[..., None], *arguments: Any) -> Any:
 
 def die_at_line(line: int) -> None:
     """Kill this process by SIGKILL before the so many-th line of `fitting` and `audio.whole` that it comes to."""
-    watched, left = {fitting.fit.__code__, fitting._save.__code__, fitting._resume.__code__, WHOLE}, line
+    fit = inspect.unwrap(fitting.fit)
+    watched, left = {fit.__code__, fitting._save.__code__, fitting._resume.__code__, WHOLE}, line
 
     def at(frame: Any, event: str, _: Any) -> Any:
         nonlocal left
