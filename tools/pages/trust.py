@@ -11,7 +11,7 @@ import pandas as pd
 
 from sepriors.bench import difference
 from tools.pages.leaderboard import CHAPTER, FEWEST, TOLD, facts, interval, made_of, methods_in, rank_of, ranks, read
-from tools.pages.text import WIDE, measurement, number
+from tools.pages.text import measurement, number
 
 # What the toys of the chapters say of a posterior, by prior: (chapter, name of the value, what it is)
 TOYS = {
@@ -38,7 +38,6 @@ QUICK = 0.1  # real-time factor
 def page(tree: Path) -> str:
     """The page in MyST Markdown."""
     lines = [
-        WIDE,
         "# Trust cards and a guide",
         "",
         f"A card a prior, written by the build from the records of [](/book/{CHAPTER}.ipynb) and the chapters' toys.",

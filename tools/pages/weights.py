@@ -36,7 +36,7 @@ def page(source: Path = ROOT) -> str:
             "",
             _total(known),
             "",
-            *list_table(head, rows, [27, 13, 10, 18, 18, 14], "wide"),
+            *list_table(head, rows, [27, 13, 10, 18, 18, 14], "weights"),
             "",
         ]
     )
