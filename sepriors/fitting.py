@@ -122,7 +122,7 @@ def fit(
 
     Raises WeightsError for a checkpoint that is damaged, or of another run.
     """
-    first, own = _begun(fabric, model, generator)
+    first, own = writes(fabric), _begun(fabric, model, generator)
     device = next(model.parameters()).device
     averaged = copy.deepcopy(model)
     optimiser = torch.optim.Adam(_groups(model, learning_rate, rates or {}), learning_rate, betas)
@@ -236,17 +236,17 @@ def _alone(fabric: Any) -> bool:
     return fabric is None or fabric.world_size == 1
 
 
-def _begun(fabric: Any, model: torch.nn.Module, generator: torch.Generator) -> tuple[bool, torch.Generator]:
-    """Whether this process is the first, and its own generator, after all have got the first one's weights."""
+def _begun(fabric: Any, model: torch.nn.Module, generator: torch.Generator) -> torch.Generator:
+    """The generator of this process, after all have got the first one's weights."""
     if fabric is None:
-        return True, generator
+        return generator
     weights = {name: value.cpu() for name, value in model.state_dict().items()}
     model.load_state_dict(fabric.broadcast(weights))
     model.to(fabric.device)
-    if fabric.is_global_zero:
-        return True, generator
+    if writes(fabric):
+        return generator
     seeds = torch.randint(2**62, (fabric.world_size,), generator=generator.clone_state())
-    return False, torch.Generator().manual_seed(int(seeds[fabric.global_rank]))
+    return torch.Generator().manual_seed(int(seeds[fabric.global_rank]))
 
 
 def _average(fabric: Any, model: torch.nn.Module, cost: torch.Tensor) -> torch.Tensor:
