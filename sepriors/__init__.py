@@ -10,8 +10,15 @@ One alphabet, in the package as in the book:
 | N, R | samples, posterior draws | | full scale is 1, 16 kHz | | |
 """
 
+import os
+import sys
 from importlib import import_module
 from typing import Any
+
+# OpenMP's threads spin while they wait, and beside other work that makes them 15 times slower. They read this once, as
+# torch is loaded, so afterwards it would change nothing; what the user has set stays.
+if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 from . import priors
 from .methods import ISNMF, METHODS, OracleWiener, SPPWiener, VarianceEM, enhance, make

@@ -24,6 +24,7 @@ import torch
 from tqdm import tqdm
 
 from .audio import clear_parts, whole
+from .precision import autocast
 from .weights import WeightsError
 
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, pickle.UnpicklingError)  # what reading a damaged file may raise
@@ -98,7 +99,7 @@ def fit(
     warm: int = 500,
     rates: Mapping[str, float] | None = None,
     keep_best: bool = False,
-    bf16: bool = False,
+    fast: bool | None = False,
     checkpoint: str | os.PathLike[str] | None = None,
     about: str = "",
     progress: bool = True,
@@ -107,7 +108,8 @@ def fit(
     """Minimise loss(model, batch, generator, share done) over `steps` batches of `draw(generator)`.
 
     Adam's rate rises over `warm` steps and falls by a cosine to its hundredth; `rates` multiplies it for parts of the
-    model, by their names. Gradients are clipped to the norm `clip`.
+    model, by their names. Gradients are clipped to the norm `clip`. `fast` as in `precision.autocast`: None is half
+    precision where the hardware has it.
     The average is a plain mean of the first thousand steps, then of about the last thousand. `validate` sees the
     average. With `checkpoint` the state is written there at each validation, and a run that finds one goes on from it,
     to the same weights as if it had never stopped, provided that all that is random comes from the generator. `about`
@@ -140,7 +142,7 @@ def fit(
     for step in bar:
         optimiser.zero_grad()
         batch = draw(own).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with autocast(next(model.parameters()), fast):
             cost = loss(model, batch, own, step / steps)
         cost.backward()
         cost = _average(fabric, model, cost)

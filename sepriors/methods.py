@@ -174,7 +174,7 @@ class FlowMAP:
     iterations: int = 500
     learning_rate: float = 5e-4
     stop: signals.Stop | None = None
-    fast: bool = True  # couplings in bfloat16, see `signals.SignalPosterior`
+    fast: bool | None = None  # couplings in half precision, see `signals.SignalPosterior`
     at_once: int = 16
 
     PAPER: ClassVar[dict[float, float]] = {-6: 100, 0: 200, 6: 2000, 9: 4000}
@@ -212,7 +212,7 @@ class FlowTweedie:
     prior: Any  # a `NoisyPrior` that is an `nn.Module`
     variance: torch.Tensor | None = None
     iterations: int = 8  # places of the first window over which it averages
-    fast: bool = True
+    fast: bool | None = None
     at_once: int = 16
 
     def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
@@ -240,7 +240,7 @@ class FlowLangevin:
     least: float = 1e-3  # the last of them, at a speech power of 1e-3
     descend: bool = True
     steps: int = 0  # of plain Langevin dynamics at each level
-    fast: bool = True
+    fast: bool | None = None
     at_once: int = 4
 
     def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 
 from . import mcmc
+from .precision import autocast
 from .priors import InvertiblePrior, NoisyPrior, SignalPrior
 from .rng import Generators, randn_like
 
@@ -21,7 +22,8 @@ from .rng import Generators, randn_like
 class SignalPosterior(NamedTuple):
     r"""$\log p(s) + \log \mathcal{N}(x - s; 0, \sigma^2 I)$, eq. (8) of Shi et al. (2021), of signals s (..., B, N).
 
-    x (B, N), variance (B,) > 0. `fast` computes the couplings of a flow in bfloat16, which moves log p by thousandths.
+    x (B, N), variance (B,) > 0. `fast` computes the couplings of a flow in half precision, which moves log p by
+    thousandths; None where the hardware has it (`precision.autocast`).
 
     >>> normal = SignalPosterior(Gaussian(torch.tensor(1.0)), torch.ones(1, 4), torch.ones(1))
     >>> normal.score(torch.full((1, 4), 0.5))
@@ -31,11 +33,11 @@ class SignalPosterior(NamedTuple):
     prior: SignalPrior
     x: torch.Tensor
     variance: torch.Tensor
-    fast: bool = False
+    fast: bool | None = None
 
     def log_prior(self, s: torch.Tensor) -> torch.Tensor:
         """log p(s), nats: (..., B, N) -> (..., B)."""
-        with torch.autocast(s.device.type, torch.bfloat16, enabled=self.fast and s.dtype == torch.float32):
+        with autocast(s, self.fast):
             return self.prior.log_prob(s.reshape(-1, s.shape[-1])).reshape(s.shape[:-1])
 
     def log_likelihood(self, s: torch.Tensor) -> torch.Tensor:
@@ -192,7 +194,7 @@ def _with_gradient(look: Callable[[torch.Tensor], Climb], u: torch.Tensor) -> tu
 
 
 def denoise(
-    prior: NoisyPrior, x: torch.Tensor, variance: torch.Tensor, *, offset: int = 0, fast: bool = False
+    prior: NoisyPrior, x: torch.Tensor, variance: torch.Tensor, *, offset: int = 0, fast: bool | None = None
 ) -> torch.Tensor:
     r"""Posterior mean in one step, $\mathbb{E}[s \mid x] = x + \sigma^2 \nabla \log p_\sigma(x)$.
 
@@ -201,7 +203,7 @@ def denoise(
     """
     with torch.inference_mode(False), torch.enable_grad():
         noisy = x.roll(-offset, -1).clone().requires_grad_()
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=fast and x.dtype == torch.float32):
+        with autocast(x, fast):
             log_p = prior.log_prob(noisy, variance.sqrt())
         (score,) = torch.autograd.grad(log_p.sum(), noisy)
     removed = -variance[:, None] * score.roll(offset, -1)
@@ -228,7 +230,7 @@ def anneal(
     descend: bool = True,
     steps: int = 0,
     pace: float = 0.5,
-    fast: bool = False,
+    fast: bool | None = None,
 ) -> Iterator[Walk]:
     r"""Draws from p(s | x): noisy chains from the mixture to speech, their noise falling from σ to `least` by levels.
 

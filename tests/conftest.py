@@ -22,6 +22,14 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(metrics.workers(), 8)
 
 
+def alike(a: torch.Tensor, b: torch.Tensor, bound: float = 1e-4) -> bool:
+    """Whether two results are one but for rounding: within a share of the peak, what batch mates may matter at most.
+
+    Products and recurrent networks round by the size of the batch on some processors; nothing else may differ.
+    """
+    return a.shape == b.shape and a.dtype == b.dtype and bool(((a - b).abs() <= bound * b.abs().max()).all())
+
+
 @pytest.fixture
 def double():
     """Identities are checked in float64."""
@@ -64,7 +72,7 @@ def drawn_vae(latent: int = 3, hidden: int = 8, *, seed: int = 0, dtype: torch.d
 
 
 def drawn_rvae(
-    latent: int = 3, hidden: int = 8, *, seed: int = 0, dtype: torch.dtype = torch.float64, fast: bool = True
+    latent: int = 3, hidden: int = 8, *, seed: int = 0, dtype: torch.dtype = torch.float64, fast: bool | None = None
 ) -> RVAE:
     """A small RVAE with parameters drawn at random, frozen: every frame feels its neighbours."""
     g = torch.Generator().manual_seed(seed)

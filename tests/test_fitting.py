@@ -285,10 +285,10 @@ def test_the_model_may_compute_in_half_precision():
         kinds.append(model(x).dtype)
         return model(x).sum()
 
-    for bf16 in (False, True):
+    for fast in (False, True):
         made = fit(
             torch.nn.Linear(3, 3), lambda g: torch.ones(1, 3), loss, steps=1, learning_rate=1.0,
-            generator=torch.Generator(), bf16=bf16, progress=False,
+            generator=torch.Generator(), fast=fast, progress=False,
         ).model  # fmt: skip
         assert made.weight.dtype == torch.float32
     assert kinds == [torch.float32, torch.bfloat16]

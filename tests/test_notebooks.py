@@ -1,4 +1,4 @@
-"""Every chapter runs from top to bottom in the profile `smoke`, within its budget."""
+"""Every chapter runs from top to bottom in the profile `smoke`."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tools import ROOT, chapters, gate
-from tools.execute import BUDGET, execute
+from tools.execute import execute
 
 pytestmark = pytest.mark.notebook
 
@@ -30,7 +30,6 @@ def test_every_notebook_is_a_chapter():
 def test_the_chapter_ran_and_the_gate_lets_it_through(tree, path):
     record = json.loads((tree / "runs" / f"{path.stem}.json").read_text())
     assert record["profile"] == "smoke"
-    assert record["seconds"] <= BUDGET["smoke"]
     executed = json.loads((tree / "runs" / f"{path.stem}.ipynb").read_text())
     assert [str(refusal) for refusal in gate.check_notebook(executed, path.stem)] == []
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import drawn_rvae
+from conftest import alike, drawn_rvae
 from torch.distributions import Normal, kl_divergence
 
 from sepriors import STFT, priors, weights
@@ -304,7 +304,7 @@ def test_the_bound_has_the_gradient_of_its_differences_in_what_is_tuned():
 )
 @pytest.mark.parametrize("tuned", [False, True])
 def test_an_utterance_is_alike_alone_and_in_company(dtype, fast, frames, tuned):
-    """To the last bit: posterior, draw, variance, and the gradient that samplers ask for; in full size but for F."""
+    """But for rounding, 4e-3 in bfloat16: posterior, draw, variance, and the gradient that samplers ask for."""
     made = drawn_rvae(16, 128, dtype=dtype, fast=fast)
     P, noise = power(5, F, frames, dtype=dtype), normal(5, 16, frames, dtype=dtype)
     parameters = {name: p.expand(5, *p.shape).clone() for name, p in made.tunable().items()} if tuned else None
@@ -324,7 +324,7 @@ def test_an_utterance_is_alike_alone_and_in_company(dtype, fast, frames, tuned):
     for rows in (slice(0, 1), slice(3, 4), slice(1, 3)):
         for one, company in zip(everything(rows), together, strict=True):
             assert one.dtype == company.dtype == dtype
-            assert one.equal(company[rows])
+            assert alike(one, company[rows], 4e-3 if fast and dtype == torch.float32 else 1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -336,8 +336,8 @@ def test_full_size_alone_and_in_company(dtype, fast):
     z = made.encode(P)
     log_V = made.log_variance(z)
     for b in range(3):
-        assert made.encode(P[b : b + 1])[0].equal(z[b])
-        assert made.log_variance(z[b : b + 1])[0].equal(log_V[b])
+        assert alike(made.encode(P[b : b + 1])[0], z[b], 4e-3 if fast else 1e-5)
+        assert alike(made.log_variance(z[b : b + 1])[0], log_V[b], 4e-3 if fast else 1e-5)
 
 
 def test_fast_is_nearly_the_same():

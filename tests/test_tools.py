@@ -11,7 +11,7 @@ import sys
 import nbformat
 import pytest
 
-from tools import ENVIRONMENT, ROOT, badges, chapters, gate, pages, repository
+from tools import ROOT, badges, build, chapters, gate, pages, repository, timed
 from tools.build import publish
 from tools.execute import (
     BUDGET,
@@ -23,6 +23,7 @@ from tools.execute import (
     execute,
     jobs_at_once,
     key,
+    late,
     parameters_of,
 )
 from tools.pages import faults, ledger
@@ -127,15 +128,17 @@ def test_all_refusals_are_listed_at_once():
 
 
 @pytest.mark.parametrize("profile", BUDGET)
-def test_a_chapter_over_its_budget_is_refused(profile):
+def test_a_chapter_over_its_budget_is_late(profile):
     record = {"chapter": "01", "profile": profile, "seconds": BUDGET[profile]}
-    assert gate.check_run(record) == []
-    (refusal,) = gate.check_run(record | {"seconds": BUDGET[profile] + 1})
-    assert refusal.reason.startswith("took")
+    assert late(record) == ""
+    seconds = BUDGET[profile] + 1
+    assert late(record | {"seconds": seconds}) == (
+        f"01: took {seconds:.0f} s; the budget of `{profile}` is {BUDGET[profile]:.0f} s"
+    )
 
 
 def test_the_paper_profile_has_no_budget():
-    assert gate.check_run({"chapter": "01", "profile": "paper", "seconds": 1e6}) == []
+    assert late({"chapter": "01", "profile": "paper", "seconds": 1e6}) == ""
 
 
 # ---- the gate: sources and pages ------------------------------------------------------------------------------------
@@ -230,7 +233,7 @@ def test_a_chapter_runs_and_leaves_its_record(source, tmp_path):
     assert executed.cells[-1].outputs[0].text == "3\n"
     record = json.loads((tree / "runs" / "01-small.json").read_text())
     assert {"profile": "smoke", "corpus": "synthetic", "seed": 3}.items() <= record.items()
-    assert 0 < record["seconds"] < BUDGET["smoke"]
+    assert record["seconds"] > 0
     assert 10 < record["peak_mb"] < 10_000
     assert {"python", "torch", "cpu", "cores", "commit", "finished", "threads"} <= record.keys()
     assert gate.check_tree(source, tree) == []
@@ -279,6 +282,55 @@ def test_a_kernel_that_dies_is_a_failure(source, tmp_path):
         run(source, tmp_path / "tree")
 
 
+@pytest.mark.notebook
+def test_a_slow_machine_gets_its_pages(source, tmp_path, monkeypatch, capsys):
+    """Late is a warning; an error where STRICT=1 asks for one, after the pages, and once for one run."""
+    monkeypatch.setattr("tools.execute.BUDGET", {"smoke": 0.01})
+    monkeypatch.setattr(build, "render", lambda tree, out: (out / "_build" / "html").mkdir(exist_ok=True))
+    command = ["--source", str(source), "--out", str(tmp_path), "--profile", "smoke", "--corpus", "synthetic"]
+    monkeypatch.delenv("STRICT", raising=False)
+    assert build.main([*command, "--fresh"]) == 0
+    assert "late: 01-small: took" in capsys.readouterr().out
+    monkeypatch.setenv("STRICT", "1")
+    assert build.main(command) == 0  # the run that is late was not made by this call
+    assert "late: 01-small: took" in capsys.readouterr().out
+    assert build.main([*command, "--fresh"]) == 1
+    assert (tmp_path / "_build" / "html").is_dir()
+    assert "STRICT=1: 01-small: took" in capsys.readouterr().err
+    monkeypatch.setattr("tools.execute.BUDGET", {"smoke": 1e6})
+    assert build.main([*command, "--fresh"]) == 0
+
+
+@pytest.mark.notebook
+def test_a_chapter_that_hangs_is_stopped(source, tmp_path, monkeypatch):
+    """However long a chapter takes, it may, as long as its cells end."""
+    monkeypatch.setattr("tools.execute.HANGS", 4.0)
+    monkeypatch.setattr("tools.execute.REPORT", 0.5)
+    edit(source / "book" / "01-small.ipynb", lambda n: n.cells[2].update(source="import time\ntime.sleep(600)"))
+    with pytest.raises(Failed, match="01-small: stopped, no cell has ended for 4 s: 2 of 3 cells"):
+        run(source, tmp_path / "tree")
+
+
+def test_what_the_user_has_set_stays():
+    assert timed({})["GOMP_SPINCOUNT"] == "1000"
+    theirs = {"GOMP_SPINCOUNT": "7", "OPENBLAS_NUM_THREADS": "3"}
+    assert timed(theirs).items() >= theirs.items()
+    assert "GOMP_SPINCOUNT" not in timed({"OMP_WAIT_POLICY": "PASSIVE"})
+
+
+@pytest.mark.parametrize(
+    ("before", "spin"),
+    [("", "1000"), ("os.environ['GOMP_SPINCOUNT'] = '7'", "7"), ("os.environ['OMP_WAIT_POLICY'] = 'ACTIVE'", None),
+     ("import torch", None)],
+)  # fmt: skip
+def test_threads_spin_briefly_where_torch_is_not_loaded_yet(before, spin):
+    program = f"import os; {before}\nimport sepriors; print(os.environ.get('GOMP_SPINCOUNT'))"
+    clean = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    command = [sys.executable, "-c", program]
+    found = subprocess.run(command, cwd=ROOT, env=clean, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == str(spin)
+
+
 def test_an_unknown_parameter_is_an_error(source, tmp_path):
     check_parameters(source / "book" / "01-small.ipynb", {"profile", "device"})
     with pytest.raises(ValueError, match=r"expected parameters among .*'seed'\], got \['sede'\]"):
@@ -294,7 +346,7 @@ def test_the_kernel_sees_the_build_tree_and_its_share_of_the_cores(tmp_path, mon
     assert seen["SEPRIORS_BUILD"] == str(tmp_path)
     assert seen["SEPRIORS_DATA"] == str(tmp_path / "speech")
     assert seen["OMP_NUM_THREADS"] == "1"
-    assert ENVIRONMENT.items() <= seen.items()
+    assert timed(os.environ).items() <= seen.items() | {"SEPRIORS_DATA": "speech", "JUPYTER_PATH": "elsewhere"}.items()
     assert "JUPYTER_PATH" not in seen
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -16,12 +17,24 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 
 # Measured on two cores, and part of every timing in the book: OpenBLAS threads that wait for torch's make a switch
-# between a NumPy and a torch product 40 times slower; fresh pages for every large tensor, a 48-MB product 3 times.
+# between a NumPy and a torch product 40 times slower; fresh pages for every large tensor, a 48-MB product 3 times;
+# OpenMP's threads, which spin while they wait, are 15 times slower beside other work unless they spin briefly.
 ENVIRONMENT = {
+    "GOMP_SPINCOUNT": "1000",
     "OPENBLAS_NUM_THREADS": "1",
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
 }
+
+
+def timed(variables: Mapping[str, str]) -> dict[str, str]:
+    """These variables with those of ENVIRONMENT; what the user has set stays.
+
+    >>> timed({"GOMP_SPINCOUNT": "0"})["GOMP_SPINCOUNT"], "GOMP_SPINCOUNT" in timed({"OMP_WAIT_POLICY": "ACTIVE"})
+    ('0', False)
+    """
+    decided = {"GOMP_SPINCOUNT"} if "OMP_WAIT_POLICY" in variables else set()
+    return {name: value for name, value in ENVIRONMENT.items() if name not in decided} | dict(variables)
 
 
 def repository(source: Path = ROOT) -> str:

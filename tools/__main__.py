@@ -6,11 +6,11 @@ import os
 import sys
 from pathlib import Path
 
-from tools import ENVIRONMENT
+from tools import timed
 
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit("usage: python -m tools COMMAND [ARGUMENT...]")
     programs = Path(sys.executable).parent  # not resolved: a virtual environment's python is a link
-    os.environ.update(ENVIRONMENT, PATH=f"{programs}{os.pathsep}{os.environ['PATH']}")
+    os.environ.update(timed(os.environ), PATH=f"{programs}{os.pathsep}{os.environ['PATH']}")
     os.execvp(sys.argv[1], sys.argv[1:])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -20,23 +21,25 @@ from pathlib import Path
 import nbformat
 
 from tools import ROOT, badges, chapters, gate, pages, repository
-from tools.execute import Failed, add_arguments, execute, parameters_of
+from tools.execute import Failed, add_arguments, execute, late, parameters_of
+from tools.pages.run import read_runs
 from tools.postprocess import lighten, make_accessible, make_offline, postprocess
 
 
 class Refused(Exception):
-    """The gate closed, or Sphinx warned; what was wrong has been printed."""
+    """The gate closed, Sphinx warned, or a chapter is late where that is an error; what was wrong has been printed."""
 
 
 def build(source: Path, out: Path, args: argparse.Namespace) -> Path:
     """Build the book and return the folder of its pages.
 
-    Raises execute.Failed if a notebook fails, Refused if the gate refuses something, ValueError for a bad claim,
-    parameter or notebook.
+    A chapter over its budget is a warning; with STRICT=1 in the environment the book is Refused, once all pages are
+    built, and only by the call that ran the chapter. Raises execute.Failed if a notebook fails, Refused if the gate
+    refuses something, ValueError for a bad claim, parameter or notebook.
     """
     tree, html = out / "_build" / "tree", out / "_build" / "html"
     with step("execute"):
-        execute(source, tree, args.profile, parameters_of(args), jobs=args.jobs, fresh=args.fresh)
+        ran = execute(source, tree, args.profile, parameters_of(args), jobs=args.jobs, fresh=args.fresh)
     with step("gate: notebooks"):
         refuse(gate.check_tree(source, tree))
     with step("badges and generated pages"):
@@ -49,6 +52,12 @@ def build(source: Path, out: Path, args: argparse.Namespace) -> Path:
         lighten(html)
     with step("gate: pages"):
         refuse(gate.check_pages(html))
+    runs = read_runs(tree, [path.stem for path in chapters(source)])
+    slow = {run["chapter"]: said for run in runs if (said := late(run))}
+    for said in slow.values():
+        print(f"[book] late: {said}", flush=True)
+    if os.environ.get("STRICT") == "1" and slow.keys() & ran:
+        raise Refused(f"STRICT=1: {'; '.join(slow[chapter] for chapter in sorted(slow.keys() & ran))}")
     return html
 
 

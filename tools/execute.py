@@ -32,10 +32,10 @@ import papermill
 import psutil
 
 from sepriors.corpora.fetch import cache_dir
-from tools import ENVIRONMENT, ROOT, chapters, commit, cores
+from tools import ROOT, chapters, commit, cores, timed
 
 BUDGET = {"smoke": 60.0, "book": 300.0}  # seconds a chapter on two cores; the profile `paper` has none
-PATIENCE = 5  # times the budget after which a run is taken to hang
+HANGS = 1800.0  # seconds without a finished cell after which a run is taken to hang, on however slow a machine
 MEMORY = 4e9  # bytes that a chapter may need; decides how many run at once
 AUDIO = Path("_static/audio")  # below `book`, where the players' files lie
 SAMPLE, REPORT = 0.25, 15.0  # seconds between two looks at the memory, between two lines of progress
@@ -183,14 +183,13 @@ def environment(job: Job) -> dict[str, str]:
     }
     if data := os.environ.get("SEPRIORS_DATA"):
         own["SEPRIORS_DATA"] = os.path.abspath(data)  # the kernel runs in another folder
-    return inherited | ENVIRONMENT | own
+    return timed(inherited) | own
 
 
 def _watch(job: Job, process: psutil.Popen) -> int:
     """Wait for the run to end; print its progress and return the peak of its kernel's memory in bytes."""
-    limit = PATIENCE * BUDGET.get(job.profile, float("inf"))
-    start = reported = time.monotonic()
-    peak = 0
+    start = reported = moved = time.monotonic()
+    peak, progress = 0, ""
     try:
         while True:
             try:
@@ -199,11 +198,14 @@ def _watch(job: Job, process: psutil.Popen) -> int:
             except psutil.TimeoutExpired:
                 now = time.monotonic()
             peak = max(peak, _resident(process))
-            if now - start > limit:
-                raise Failed(f"{job.chapter}: stopped after {limit:.0f} s, {PATIENCE} times the budget")
+            if now - moved > HANGS:
+                so_far = f"{progress}{now - start:.0f} s"
+                raise Failed(f"{job.chapter}: stopped, no cell has ended for {HANGS:.0f} s: {so_far}")
             if now - reported > REPORT:
-                reported = now
-                print(f"  {job.chapter}: {_progress(job.executed)}{now - start:.0f} s, {peak / 1e9:.1f} GB", flush=True)
+                reported, before = now, progress
+                progress = _progress(job.executed)
+                moved = now if progress != before else moved
+                print(f"  {job.chapter}: {progress}{now - start:.0f} s, {peak / 1e9:.1f} GB", flush=True)
     finally:
         for survivor in [*_children(process), process]:
             if survivor.is_running():
@@ -271,6 +273,18 @@ def corpora() -> list[tuple[str, int]]:
     ]
 
 
+def late(record: dict[str, Any]) -> str:
+    """What is to be said of a run that took longer than its profile's budget; empty if it did not.
+
+    >>> late({"chapter": "01-x", "profile": "smoke", "seconds": 61.2})
+    '01-x: took 61 s; the budget of `smoke` is 60 s'
+    """
+    budget = BUDGET.get(record["profile"], float("inf"))
+    if record["seconds"] <= budget:
+        return ""
+    return f"{record['chapter']}: took {record['seconds']:.0f} s; the budget of `{record['profile']}` is {budget:.0f} s"
+
+
 def _is_done(job: Job) -> bool:
     return job.executed.exists() and job.record.exists() and json.loads(job.record.read_text())["key"] == key(job)
 
@@ -295,8 +309,8 @@ def jobs_at_once(notebooks: int) -> int:
 
 def execute(
     source: Path, tree: Path, profile: str, parameters: dict[str, Any], *, jobs: int = 0, fresh: bool = False
-) -> None:
-    """Run every notebook of the table of contents, `jobs` at once (0: as many as fit).
+) -> set[str]:
+    """Run every notebook of the table of contents that changed, `jobs` at once (0: as many as fit), and say which.
 
     Raises ValueError for a parameter that a notebook does not know, Failed with every failure if some did not run.
     """
@@ -306,24 +320,27 @@ def execute(
         check_parameters(notebook, set(parameters))
     mirror(source, tree, fresh=fresh)
     if not notebooks:
-        return
+        return set()
     # Matplotlib announces on stderr, in the first notebook, that it builds its list of fonts.
     subprocess.run([sys.executable, "-c", "import matplotlib.font_manager"], check=True, stderr=subprocess.DEVNULL)
     jobs = jobs or jobs_at_once(len(notebooks))
     threads = max(1, cores() // jobs)
-    todo = [Job(notebook, tree, profile, parameters, threads) for notebook in notebooks]
+    todo = []
+    for job in [Job(notebook, tree, profile, parameters, threads) for notebook in notebooks]:
+        if _is_done(job):
+            print(f"  {job.chapter}: unchanged, not run again", flush=True)
+        else:
+            todo.append(job)
     with ThreadPoolExecutor(jobs) as pool:
         failures = [message for message in pool.map(_attempt, todo) if message]
     if failures:
         raise Failed("\n\n".join(failures))
     prune(source, tree)
+    return {job.chapter for job in todo}
 
 
 def _attempt(job: Job) -> str:
     """Run the job and return what went wrong, or the empty string."""
-    if _is_done(job):
-        print(f"  {job.chapter}: unchanged, not run again", flush=True)
-        return ""
     print(f"  {job.chapter}: profile {job.profile}, {job.threads} thread(s) …", flush=True)
     try:
         seconds = run(job)

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from tools import ROOT, chapters
-from tools.execute import BUDGET
 
 OUTPUT_LIMIT = 50_000  # bytes of one output that stand in the page itself
 IMAGE_LIMIT = 300_000  # bytes of an image, which becomes a file of its own
@@ -179,15 +178,6 @@ def _text(value: str | list[str]) -> str:
     return value if isinstance(value, str) else "".join(value)
 
 
-def check_run(record: dict[str, Any]) -> list[Refusal]:
-    """A chapter that took longer than its profile allows."""
-    budget = BUDGET.get(record["profile"], float("inf"))
-    if record["seconds"] <= budget:
-        return []
-    reason = f"took {record['seconds']:.0f} s; the budget of `{record['profile']}` is {budget:.0f} s"
-    return [Refusal(record["chapter"], None, reason)]
-
-
 def check_tree(source: Path, tree: Path) -> list[Refusal]:
     """Sources, executed notebooks and runs together: the gate before the pages are built."""
     refusals = check_source(source)
@@ -197,7 +187,6 @@ def check_tree(source: Path, tree: Path) -> list[Refusal]:
             refusals.append(Refusal(path.stem, None, "never ran to its end"))
             continue
         refusals += check_notebook(json.loads(executed.read_text()), path.stem)
-        refusals += check_run(json.loads(record.read_text()))
     return refusals
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from sepriors.gaussian import FLOOR
+from sepriors.precision import autocast, lstm_precision
 from sepriors.rng import Generators, generators, rand, randn
 from sepriors.stft import STFT, griffin_lim
 
@@ -38,7 +39,8 @@ def lstm(x: torch.Tensor, weights: Sequence[torch.Tensor], lengths: torch.Tensor
     filled = nn.functional.pad(x, (0, 0, 0, 0, 0, -len(x) % (4 if x.dtype == torch.float64 else 2)))
     zero = x.new_zeros(1 + both, len(filled), weights[1].shape[-1])
     train = x.is_cuda  # cuDNN has gradients in no other way, and without dropout it is the same
-    return torch.lstm(filled, (zero, zero), list(weights), True, 1, 0.0, train, both, True)[0][: len(x)]
+    with lstm_precision(x):
+        return torch.lstm(filled, (zero, zero), list(weights), True, 1, 0.0, train, both, True)[0][: len(x)]
 
 
 def turned(x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
@@ -90,8 +92,8 @@ class Recurrent(NamedTuple):
 class RVAE(Autoencoder):
     """The prior `rvae`: recurrent encoder q(z | s) and recurrent decoder log V(z).
 
-    With `fast` the networks run in bfloat16 where the signal is in single precision: half the time, and a variance
-    that is off by a hundredth of a nat.
+    In half precision, where the hardware has it (`fast` None, see `precision.autocast`), it takes half the time, and
+    the variance is off by a hundredth of a nat.
 
     >>> rvae = RVAE(STFT(512, 128))
     >>> rvae.log_variance(rvae.encode(torch.rand(2, 257, 10))).shape
@@ -100,7 +102,7 @@ class RVAE(Autoencoder):
 
     family = "rvae"
 
-    def __init__(self, stft: STFT = STFT(), latent: int = 16, hidden: int = 128, fast: bool = True) -> None:  # noqa: B008
+    def __init__(self, stft: STFT = STFT(), latent: int = 16, hidden: int = 128, fast: bool | None = None) -> None:  # noqa: B008
         super().__init__()
         self.stft, self.latent, self.hidden, self.fast = stft, latent, hidden, fast
         # Deviation: the encoder sees log powers rather than powers, which span ten decades.
@@ -115,9 +117,6 @@ class RVAE(Autoencoder):
         self.decoder = nn.ModuleDict(
             {"memory": nn.LSTM(latent, hidden, bidirectional=True), "out": nn.Linear(2 * hidden, stft.bins)}
         )
-
-    def _precision(self, x: torch.Tensor) -> torch.autocast:
-        return torch.autocast(x.device.type, torch.bfloat16, enabled=self.fast and x.dtype == torch.float32)
 
     def tunable(self) -> dict[str, torch.Tensor]:
         """The encoder's parameters that may differ from utterance to utterance: two thirds of them.
@@ -140,7 +139,7 @@ class RVAE(Autoencoder):
             )
         p = parameters or self.tunable()
         x = 0.1 * P.reshape(-1, *P.shape[-2:]).clamp_min(FLOOR).log()
-        with self._precision(P):
+        with autocast(P, self.fast):
             h = self._features(x, parameters, lengths)
             out = affine(p["out.weight"], p["out.bias"], h.mT).to(P.dtype)
         mean, log_variance = out.reshape(*P.shape[:-2], *out.shape[-2:]).chunk(2, dim=-2)
@@ -173,7 +172,7 @@ class RVAE(Autoencoder):
         """log V(z) (..., F, T) of latent variables z (..., L, T)."""
         columns = z.reshape(-1, *z.shape[-2:]).mT
         weight, bias = weights_of(self.decoder, "out")
-        with self._precision(z):
+        with autocast(z, self.fast):
             h = lstm(columns, weights_of(self.decoder, "memory"), lengths)
             h = h.contiguous()  # else the product takes half as long again
             log_V = torch.bmm(weight.to(h.dtype).expand(len(h), -1, -1), h.mT)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from sepriors.diffusion import Denoised
+from sepriors.precision import autocast
 from sepriors.stft import STFT, Compression
 from sepriors.weights import Weights
 
@@ -39,7 +40,7 @@ class ScoreNet(nn.Module):
         channels: tuple[int, ...] = (48, 80, 128, 144),
         told: bool = False,
         spread: float = 0.1,
-        fast: bool = True,
+        fast: bool | None = None,
     ) -> None:
         super().__init__()
         self.stft, self.compression, self.channels, self.told = stft, compression, channels, told
@@ -123,8 +124,7 @@ class ScoreNet(nn.Module):
 
     def _network(self, image: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
         """(N, 2 or 4, F, T) and the noise's level (N, 1) -> (N, 3, F, T)."""
-        fast = self.fast and image.dtype == torch.float32
-        with torch.autocast(image.device.type, torch.bfloat16, enabled=fast):
+        with autocast(image, self.fast):
             angles = level * torch.arange(1, 9).to(level) * (math.pi / 2)
             told = self.embed(torch.cat([angles.cos(), angles.sin()], -1))
             h = nn.functional.pixel_unshuffle(image, 4).contiguous(memory_format=torch.channels_last)

@@ -108,7 +108,7 @@ class PairedRecipe(OfOneCorpus, LongRecipe):
 
         fitted = fit(
             made.to(device()), draw, self.loss, steps=self.steps, learning_rate=self.learning_rate, generator=g,
-            clip=5.0, validate=validate, warm=200, rates={} if made.ssl is None else {"ssl": self.slower}, bf16=True,
+            clip=5.0, validate=validate, warm=200, rates={} if made.ssl is None else {"ssl": self.slower}, fast=None,
             checkpoint=checkpoint, progress=progress, fabric=fabric,
             about=f"{self}, seed {seed}, {facts['files']} files of {facts['corpus']}",
         )  # fmt: skip

@@ -74,7 +74,7 @@ class CodecRecipe(LongRecipe):
 
         fitted = fit(
             made.to(device()), draw, loss, steps=self.steps, learning_rate=self.learning_rate, generator=g, clip=10.0,
-            validate=validate, bf16=True, checkpoint=checkpoint, progress=progress, about=f"{self}, seed {seed}",
+            validate=validate, fast=None, checkpoint=checkpoint, progress=progress, about=f"{self}, seed {seed}",
             fabric=fabric,
         )  # fmt: skip
         tensors = halves(fitted.model)
@@ -154,7 +154,7 @@ class UnpairedRecipe(LongRecipe):
         fitted = fit(
             game.to(device()), draw, loss, steps=self.steps, learning_rate=self.learning_rate, generator=g, clip=10.0,
             betas=(0.8, 0.99), warm=100, rates=dict.fromkeys(FASTER, self.faster),
-            keep_best=True, validate=validate, bf16=True, checkpoint=checkpoint, progress=progress, fabric=fabric,
+            keep_best=True, validate=validate, fast=None, checkpoint=checkpoint, progress=progress, fabric=fabric,
             about=f"{self}, seed {seed}",
         )  # fmt: skip
         net = fitted.model.generator

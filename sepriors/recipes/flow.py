@@ -72,7 +72,7 @@ class FlowRecipe(OfOneCorpus, LongRecipe):
         fitted = fit(
             made.to(device()), speech, loss, steps=self.steps, learning_rate=self.learning_rate, generator=g,
             clip=100.0, validate=lambda model: self.validate(model, held_out.to(device())),
-            bf16=True, checkpoint=checkpoint, about=f"{self}, seed {seed}, {facts['files']} files of {facts['corpus']}",
+            fast=None, checkpoint=checkpoint, about=f"{self}, seed {seed}, {facts['files']} files of {facts['corpus']}",
             progress=progress, fabric=fabric,
         )  # fmt: skip
         facts["valid_nats_per_sample"] = [round(value, 3) for value in fitted.curve]

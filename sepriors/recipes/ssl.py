@@ -72,7 +72,7 @@ class SSLRecipe(OfOneCorpus, LongRecipe):
             watched = replace(self, batch=32, level_db=0.0).drawing(valid, unseen)(generators(0, 1)[0])
             fitted = fit(
                 made.to(device()), draw, self.loss, steps=steps, learning_rate=self.learning_rate, generator=g,
-                clip=10.0, validate=partial(self.guessed, batch=watched.to(device())), warm=200, bf16=True,
+                clip=10.0, validate=partial(self.guessed, batch=watched.to(device())), warm=200, fast=None,
                 checkpoint=None if checkpoint is None else checkpoint.with_name(f"{checkpoint.name}.{i}"),
                 about=f"{self}, seed {seed}, round {i}, {facts['files']} files of {facts['corpus']}", progress=progress,
                 fabric=fabric,

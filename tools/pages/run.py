@@ -11,6 +11,7 @@ from typing import Any
 
 from sepriors import methods
 from tools import ROOT, repository
+from tools.execute import late
 from tools.pages.text import WIDE, table
 
 PACKAGES = {
@@ -75,7 +76,7 @@ def _durations(runs: list[dict[str, Any]]) -> list[str]:
         [
             f"[](/book/{r['chapter']}.ipynb)",
             r["profile"],
-            f"{r['seconds']:.1f} s",
+            f"{r['seconds']:.1f} s" + (" (late)" if late(r) else ""),
             f"{r['peak_mb'] / 1e3:.2f} GB",
             r["threads"],
             r["seed"],
@@ -90,7 +91,11 @@ def _durations(runs: list[dict[str, Any]]) -> list[str]:
     note = (
         "Peak memory is the resident memory of the chapter's kernel and the workers it started, sampled during the run."
     )
-    return ["## Chapters", "", *table(head, rows), "", note, ""]
+    slow = [f"- {said}" for r in runs if (said := late(r))]
+    if slow:
+        about = "Later than they should be on two idle cores, which spoils nothing but somebody's patience:"
+        slow = ["```{admonition} Chapters over their budget", ":class: warning", about, "", *slow, "```", ""]
+    return ["## Chapters", "", *slow, *table(head, rows), "", note, ""]
 
 
 def _corpora(records: dict[str, dict[str, Any]]) -> list[str]:
