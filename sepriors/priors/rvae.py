@@ -40,6 +40,8 @@ def lstm(x: torch.Tensor, weights: Sequence[torch.Tensor], lengths: torch.Tensor
     zero = x.new_zeros(1 + both, len(filled), weights[1].shape[-1])
     train = x.is_cuda  # cuDNN has gradients in no other way, and without dropout it is the same
     with lstm_precision(x):
+        if not torch.is_autocast_enabled(x.device.type):
+            filled = filled.to(weights[0].dtype)
         return torch.lstm(filled, (zero, zero), list(weights), True, 1, 0.0, train, both, True)[0][: len(x)]
 
 
