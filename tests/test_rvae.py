@@ -378,7 +378,7 @@ def test_power_of_another_transform():
 
 
 def test_a_sample_is_alike_alone_and_in_company():
-    made = drawn_rvae(dtype=torch.float32)
+    made = drawn_rvae()  # in double precision: the search for a phase amplifies what is rounded
     x = made.sample(0.1, generators([1, 2, 3], 3))
     assert x.shape == (3, 1600)
     assert x.isfinite().all()

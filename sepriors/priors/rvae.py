@@ -35,13 +35,13 @@ def lstm(x: torch.Tensor, weights: Sequence[torch.Tensor], lengths: torch.Tensor
     both = len(weights) == 8
     if both and lengths is not None:
         return torch.cat([lstm(x, weights[:4]), turned(lstm(turned(x, lengths), weights[4:]), lengths)], -1)
-    # whole vectors of sequences: a lone sequence, or in double precision the odd ones, would be rounded differently
-    filled = nn.functional.pad(x, (0, 0, 0, 0, 0, -len(x) % (4 if x.dtype == torch.float64 else 2)))
-    zero = x.new_zeros(1 + both, len(filled), weights[1].shape[-1])
     train = x.is_cuda  # cuDNN has gradients in no other way, and without dropout it is the same
     with lstm_precision(x):
         if not torch.is_autocast_enabled(x.device.type):
-            filled = filled.to(weights[0].dtype)
+            x = x.to(weights[0].dtype)
+        # whole vectors of sequences: a lone one, or in double precision the odd ones, would be rounded differently
+        filled = nn.functional.pad(x, (0, 0, 0, 0, 0, -len(x) % (4 if x.dtype == torch.float64 else 2)))
+        zero = x.new_zeros(1 + both, len(filled), weights[1].shape[-1])
         return torch.lstm(filled, (zero, zero), list(weights), True, 1, 0.0, train, both, True)[0][: len(x)]
 
 
