@@ -1,36 +1,32 @@
 # `make book` and `make test` set up everything they need. `make help` lists the rest.
-ROOT := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
+# Paths may have spaces, in which make's own functions would cut them: so they are relative to here, or only passed on.
+ROOT := $(CURDIR)
 PYTHON ?= python3
-VENV ?= $(ROOT)/.venv
-override VENV := $(abspath $(VENV))
+VENV ?= .venv
 JOBS ?= 0
 PORT ?= 8000
 SETUP ?=
 FRESH ?=
 ARGS ?=
 
-# Relative to where make was called; the notebooks run in another folder.
-ifneq ($(SEPRIORS_DATA),)
-export SEPRIORS_DATA := $(abspath $(SEPRIORS_DATA))
-endif
 # A smoke run takes seconds of audio and must not wait for a download.
-SMOKE_CORPUS := $(if $(SEPRIORS_DATA),auto,synthetic)
+SMOKE_CORPUS ?= $(if $(SEPRIORS_DATA),auto,synthetic)
 SMOKE := $(ROOT)/_build/smoke
 # Runs a command of the environment, with the variables that its timings assume (tools/__init__.py)
 RUN = cd "$(ROOT)" && "$(VENV)/bin/python" -m tools
 
-.PHONY: help env book smoke offline pdf test lint bench serve clean
+.PHONY: help env book smoke offline pdf test check-corpora lint bench serve clean
 help:  ## show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 8
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
 
 env:  ## make the virtual environment .venv (PYTHON=python3.12 chooses another Python)
 	@command -v "$(PYTHON)" >/dev/null || { echo "no $(PYTHON): install Python 3.11 or newer, or name one: make PYTHON=..."; exit 1; }
 	@"$(PYTHON)" "$(ROOT)/tools/setup_env.py" --venv "$(VENV)" $(SETUP)
 
-book: env  ## run every chapter that changed and build the book in _build/html (FRESH=1 runs all)
+book: env  ## run every chapter that changed and build the book in _build/html (FRESH=1 runs all, STRICT=1 minds the time)
 	@$(RUN) python -m tools.build --profile book --jobs $(JOBS) $(if $(FRESH),--fresh) $(ARGS)
 
-smoke: env  ## the same cells on seconds of audio, into _build/smoke
+smoke: env  ## the same cells on seconds of audio, into _build/smoke (SMOKE_CORPUS=auto takes what was fetched)
 	@$(RUN) python -m tools.build --profile smoke --corpus $(SMOKE_CORPUS) --jobs $(JOBS) --out "$(SMOKE)"
 
 offline: env  ## pack the built book into _build/sepriors-book.zip, which a browser reads from the disk
@@ -43,6 +39,9 @@ pdf: env  ## print the built book into _build/sepriors-book.pdf
 test: smoke  ## unit tests, every notebook in the profile smoke, browser tests (ARGS="-k nmf" chooses)
 	@$(RUN) python -m tools.setup_env --chromium
 	@$(RUN) env SEPRIORS_BOOK_HTML="$(SMOKE)/_build/html" OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile $(ARGS)
+
+check-corpora: env  ## the tests that look at the corpora of SEPRIORS_DATA, alone
+	@$(RUN) env OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile -m corpora $(ARGS)
 
 lint: env  ## ruff, mypy, yamllint; notebooks without outputs
 	@$(RUN) ruff check .

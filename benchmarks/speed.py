@@ -10,14 +10,17 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 
 import sepriors as sp
-from sepriors import gaussian, metrics, signals
+from sepriors import gaussian, metrics, precision, signals
 
 SECONDS, RATE = 4, 16000
 
@@ -54,6 +57,67 @@ def numpy_nmf(x: np.ndarray, W_s: np.ndarray, rank: int, iterations: int) -> np.
     return stft.inverse(Y, len(x)).numpy()
 
 
+SPINS = {
+    "as torch has it": {},
+    "spin briefly": {"GOMP_SPINCOUNT": "1000"},
+    "never spin": {"OMP_WAIT_POLICY": "PASSIVE"},
+}
+SPINNING = """
+import sys, time
+import torch, sepriors as sp
+x, method = 0.1 * torch.randn(4, 64000, generator=torch.Generator().manual_seed(0)), sp.make(sys.argv[1])
+sp.enhance(x[:1, :8000], method)
+start = time.perf_counter()
+sp.enhance(x, method)
+print(time.perf_counter() - start)
+"""
+
+
+@contextmanager
+def company(count: int) -> Iterator[None]:
+    """So many processes that only count, beside what is measured."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+
+
+def spinning(repeats: int) -> None:
+    """How long OpenMP's threads spin while they wait, on an idle machine and on a busy one; seconds for 4 × 4 s."""
+    clean = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    columns = [(name, busy) for name in ("nmf", "vae-ldem") for busy in (0, 1, 2)]
+    print("threads that ...".ljust(20) + "".join(f"{f'{name}, {busy} busy':>18}" for name, busy in columns))
+    for label, variables in SPINS.items():
+        row = []
+        for name, busy in columns:
+            command = [sys.executable, "-c", SPINNING, name]
+            with company(busy):
+                runs = [
+                    float(subprocess.run(command, env=clean | variables, capture_output=True, check=True).stdout)
+                    for _ in range(repeats)
+                ]
+            row.append(min(runs))
+        print(label.ljust(20) + "".join(f"{seconds:18.2f}" for seconds in row), flush=True)
+
+
+def denoising(fast: bool) -> Callable[[], object]:
+    """One call of the score network on 4 s."""
+    net = sp.priors.load("score")
+    net.fast = fast
+    x = 0.1 * torch.randn(1, 257, 501, dtype=torch.cfloat, generator=torch.Generator().manual_seed(0))
+    return torch.inference_mode()(lambda: net.denoise(x, 0.3))
+
+
+def decoding(fast: bool) -> Callable[[], object]:
+    """The gradient of the recurrent VAE's variance on four files of 4 s."""
+    net = sp.priors.load("rvae")
+    net.fast = fast
+    z = torch.randn(4, 16, 251, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    return lambda: torch.autograd.grad(net.log_variance(z).sum(), z)
+
+
 def one_step_of_map(x: torch.Tensor, fast: bool) -> Callable[[], object]:
     """The gradient of the posterior at x: nearly all that a step of `signals.climb` costs."""
     target = signals.SignalPosterior(sp.priors.load("waveglow"), 0.3 * x, torch.full((len(x),), 1e-3), fast)
@@ -65,10 +129,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=metrics.workers())
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", default="", help="measure only the rows whose name holds this")
+    parser.add_argument("--spin", action="store_true", help="only the table of threads that wait, idle and busy")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     allocator = {k: v for k, v in os.environ.items() if k.startswith("MALLOC_")} or "default"
-    print(f"torch {torch.__version__}, {args.threads} threads, allocator {allocator}\n")
+    half = precision.half("cpu") or "single precision, it has no half"
+    print(f"torch {torch.__version__}, {args.threads} threads, allocator {allocator}; this CPU: {half}\n")
+    if args.spin or not args.only:
+        spinning(1 if not args.spin else args.repeats)
+        print()
+    if args.spin:
+        return
 
     x = 0.1 * torch.randn(16, SECONDS * RATE, generator=torch.Generator().manual_seed(0))
     W = sp.load("nmf-speech").tensors["W"]
@@ -100,10 +171,11 @@ def main() -> None:
     for name in ("use-ddp", "bsse"):
         row(name, 4, lambda n=name: sp.enhance(x[:4], sp.make(n)), 0.1)
     for fast in (True, False):
+        kind = "bf16" if fast else "fp32"
         for batch in (1, 16):
-            name = f"a step of flow MAP, couplings in {'bf16' if fast else 'fp32'}"
-            step = one_step_of_map(x[:batch], fast)
-            row(name, batch, step, 0.01 if batch == 16 and fast else None)
+            row(f"a step of flow MAP, couplings in {kind}", batch, one_step_of_map(x[:batch], fast))
+        row(f"a call of the score network in {kind}", 1, denoising(fast))
+        row(f"a gradient of the RVAE's decoder in {kind}", 4, decoding(fast))
     for name in ("flow-tweedie", "flow-langevin"):
         row(name, 16, lambda n=name: sp.enhance(x, sp.make(n)))
     noisy = x + 0.1 * torch.randn_like(x)
@@ -111,9 +183,9 @@ def main() -> None:
     for name in ("pesq_wb", "stoi", "dnsmos_ovr"):
         row(name, 1, lambda n=name: [metrics._dnsmos.cache_clear(), metrics.score(x[0], noisy[0], RATE, [n])])
 
-    print(f"{'':38}{'batch':>6}{'real-time factor':>18}{'goal':>8}")
+    print(f"{'':42}{'batch':>6}{'real-time factor':>18}{'goal':>8}")
     for name, batch, factor, goal in rows:
-        print(f"{name:38}{batch:6}{factor:18.4f}{'' if goal is None else f'{goal:8.4f}'}")
+        print(f"{name:42}{batch:6}{factor:18.4f}{'' if goal is None else f'{goal:8.4f}'}")
     print(f"\nnmf in a batch of 16 against NumPy, one file: {floor / ours:.2f} times as fast")
 
 

@@ -98,7 +98,7 @@ def fit(
     betas: tuple[float, float] = (0.9, 0.999),
     warm: int = 500,
     rates: Mapping[str, float] | None = None,
-    keep_best: bool = False,
+    best_if_diverged: bool = False,
     fast: bool | None = False,
     checkpoint: str | os.PathLike[str] | None = None,
     about: str = "",
@@ -115,8 +115,8 @@ def fit(
     to the same weights as if it had never stopped, provided that all that is random comes from the generator. `about`
     names the run, its settings and its seed.
 
-    A cost or a gradient that is not finite raises RuntimeError; with `keep_best` it ends the training instead, and the
-    average is taken back to the validation whose value was the highest.
+    A cost or a gradient that is not finite raises RuntimeError; with `best_if_diverged` it ends the training instead,
+    and the average is taken back to the validation whose value was the highest; else the last average is returned.
 
     With a `fabric` that was launched, each of its processes calls this alike, on its own device, and gets the same
     weights. The first goes on with `generator`, the others with one that follows from it; after the fit all are where
@@ -132,7 +132,7 @@ def fit(
         optimiser, lambda i: min(1, (i + 1) / warm) * (0.505 + 0.495 * math.cos(math.pi * i / steps))
     )
     parts: dict[str, Any] = {"model": model, "averaged": averaged, "optimiser": optimiser, "schedule": schedule}
-    if keep_best:
+    if best_if_diverged:
         parts["best"] = copy.deepcopy(model)
     run = f"{steps} steps {about}".strip() + ("" if _alone(fabric) else f", {fabric.world_size} processes")
     done, curve, before = _resume(checkpoint, parts, own, run, fabric)
@@ -148,7 +148,7 @@ def fit(
         cost = _average(fabric, model, cost)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
         if not (cost.isfinite() and norm.isfinite()):
-            if not keep_best:
+            if not best_if_diverged:
                 raise RuntimeError(f"step {step}: expected a finite cost and gradient, got {cost:g} and {norm:g}")
             if first:
                 tqdm.write(f"step {step}: diverged, cost {cost:g}, gradient {norm:g}; back to the best validation")
@@ -161,7 +161,7 @@ def fit(
         if step in moments:
             if validate is not None:
                 curve.append(_shared(fabric, partial(validate, averaged)))
-                if keep_best and curve[-1] == max(curve):
+                if best_if_diverged and curve[-1] == max(curve):
                     parts["best"].load_state_dict(averaged.state_dict())
                 bar.set_postfix(valid=f"{curve[-1]:.3f}")
             if checkpoint is not None:

@@ -171,8 +171,8 @@ class MALA(NamedTuple):
     r"""Metropolis-adjusted Langevin algorithm (Roberts & Stramer, 2002): `Langevin`'s step as a proposal.
 
     Accepted with probability $\min(1, \frac{p(z')\, q(z \mid z')}{p(z)\, q(z' \mid z)})$; one gradient and one density
-    a step, both at one place. `tamed` shortens the drift, $f / (1 + \eta \|f\|)$ for a score f (Brosse et al., 2019): a
-    chain then never leaps where the density is steep, and the correction knows.
+    a step, both at one place. `tamed` shortens the drift, $f / (1 + \frac{\eta}{2} \|f\|)$ for a score f (Brosse et
+    al., 2019, whose step is $\eta / 2$): a chain then never leaps where the density is steep, and the correction knows.
     """
 
     step_size: float = 0.01
@@ -201,7 +201,7 @@ class MALA(NamedTuple):
         """η/2 Cᵀ f, tamed or not; z moves by C times that."""
         f = _along(self.shape, score)
         if self.tamed:
-            f = f / (1 + self.step_size * _over(_within(f.square(), logp).sqrt(), f))
+            f = f / (1 + 0.5 * self.step_size * _over(_within(f.square(), logp).sqrt(), f))
         return 0.5 * self.step_size * f
 
 
@@ -261,5 +261,5 @@ def effective_sample_size(draws: torch.Tensor) -> torch.Tensor:
     rho = covariance / covariance[:1]
     pairs = rho[: N // 2 * 2].reshape(N // 2, 2, *rho.shape[1:]).sum(1)
     pairs = torch.where((pairs > 0).cumprod(0).bool(), pairs, 0.0).cummin(0).values
-    stuck = (draws == draws[:1, :1]).all(1).all(0)
+    stuck = (draws == draws[:1]).all(1).all(0)
     return (N * R / (2 * pairs.sum(0) - 1).clamp_min(1 / math.log10(10 + N))).masked_fill(stuck, math.nan)

@@ -5,27 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 Generators = Sequence[torch.Generator]
+Seed = int | np.integer | Sequence[int] | np.ndarray | torch.Tensor
 
 
-def generators(seed: int | Sequence[int], batch: int, device: torch.device | str = "cpu") -> list[torch.Generator]:
+def generators(seed: Seed, batch: int, device: torch.device | str = "cpu") -> list[torch.Generator]:
     """One seeded generator for each of `batch` utterances.
 
     An integer seeds every utterance alike, so that an utterance gives the same result alone and in a batch; a sequence
     gives each utterance its own seed (the bench does so, lest the files of a table share their luck).
 
-    Raises ValueError when a sequence of seeds does not match the batch, or a seed does not fit in 64 bits.
+    Raises ValueError for seeds that are no integers, do not match the batch, or do not fit in 64 bits.
 
     >>> a, b = generators(0, 2)
     >>> bool(torch.rand(3, generator=a).equal(torch.rand(3, generator=b)))
     True
     """
-    seeds = list(seed) if isinstance(seed, Sequence) else [seed] * batch
+    if isinstance(seed, (np.ndarray, torch.Tensor)):
+        seed = seed.tolist()
+    seeds = list(seed) if isinstance(seed, Sequence) and not isinstance(seed, str) else [seed] * batch
     if len(seeds) != batch:
         raise ValueError(f"expected {batch} seeds, one an utterance, got {len(seeds)}")
     for s in seeds:
+        if isinstance(s, bool) or not isinstance(s, (int, np.integer)):
+            raise ValueError(f"expected a seed that is an integer, or one an utterance, got {s!r}")
         if not -(2**63) <= s < 2**64:
             raise ValueError(f"expected a seed of 64 bits, got {s}")
     return [torch.Generator(device=device).manual_seed(int(s)) for s in seeds]

@@ -30,6 +30,14 @@ def alike(a: torch.Tensor, b: torch.Tensor, bound: float = 1e-4) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype and bool(((a - b).abs() <= bound * b.abs().max()).all())
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without CUDA there is nothing that a `gpu` test could ask; they are deselected, and counted so."""
+    if not torch.cuda.is_available():
+        left_out = [item for item in items if item.get_closest_marker("gpu")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture
 def double():
     """Identities are checked in float64."""

@@ -243,7 +243,7 @@ def test_back_to_the_best_where_it_diverges(tmp_path, value):
 
         return fit(
             line(), lambda g: torch.ones(1, 3, dtype=torch.float64), loss, steps=8, learning_rate=1.0, warm=1,
-            generator=torch.Generator(), validations=4, validate=lambda m: scores[count[0]], keep_best=True,
+            generator=torch.Generator(), validations=4, validate=lambda m: scores[count[0]], best_if_diverged=True,
             checkpoint=checkpoint, progress=False,
         )  # fmt: skip
 

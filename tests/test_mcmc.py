@@ -230,7 +230,7 @@ def test_detailed_balance_of_an_adjusted_step(monkeypatch, T, tamed, shape):
         f = -a.square().sum((-2, -1), keepdim=True) * a - 2 * A @ a
         f = C.mT @ f
         if tamed:
-            f = f / (1 + step * f.square().sum((-2, -1), keepdim=True).sqrt())
+            f = f / (1 + step / 2 * f.square().sum((-2, -1), keepdim=True).sqrt())
         mean = a + step / 2 * C @ f
         q = MultivariateNormal(mean.flatten(-2), step * CC)
         return q.log_prob(b.flatten(-2)), torch.linalg.solve(C, b - mean) / step**0.5
@@ -257,6 +257,13 @@ def test_detailed_balance_of_an_adjusted_step(monkeypatch, T, tamed, shape):
     of_pair = torch.stack([log_alpha[:pairs], log_alpha[pairs:]])
     assert of_pair.amax(0).min() > -1e-14  # one way is always taken
     assert ((of_pair.amin(0) < -0.01) & (of_pair.amin(0) > -10)).double().mean() > 0.8  # and the other is in doubt
+
+
+def test_a_tamed_step_is_that_of_its_source():
+    """Brosse et al. (2019): γ ∇U / (1 + γ ‖∇U‖) of a potential U, and noise of variance 2 γ; so γ = η / 2."""
+    kernel = MALA(0.01, tamed=True)
+    drift = kernel._drift(torch.full((1, 1, 1, 1), 300.0).double(), torch.zeros(1, 1, 1).double())
+    assert float(drift) == pytest.approx(0.6)
 
 
 def test_impossible_places_are_never_entered():
@@ -524,6 +531,15 @@ def test_chains_that_do_not_agree_count_for_little():
     draws = autoregression(0.0, 1000, 4) + 5 * torch.arange(4)
     assert effective_sample_size(draws) < 10
     assert effective_sample_size(autoregression(0.0, 1000, 4)) > 3500
+
+
+def test_the_effective_sample_size_of_chains_that_never_move_is_none():
+    """Wherever they stand, at one place or at four; one that moves says something."""
+    apart = torch.arange(4.0).double().expand(100, 4).clone()
+    assert effective_sample_size(torch.zeros(100, 4)).isnan()
+    assert effective_sample_size(apart).isnan()
+    apart[50:, 0] = 9
+    assert effective_sample_size(apart).isfinite()
 
 
 def test_split_r_hat_written_out():

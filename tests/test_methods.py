@@ -2,11 +2,14 @@
 
 import math
 import os
+import threading
+import warnings
 from collections import deque
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from conftest import alike, drawn_flow, drawn_rvae, drawn_score, drawn_vae, speechlike
@@ -22,6 +25,7 @@ from sepriors import (
     enhance,
     load,
     make,
+    methods,
     metrics,
     mix,
     nmf,
@@ -355,7 +359,7 @@ def test_pieces_of_a_long_file(longest):
         assert all(a < b for a, b in pairwise(starts))
         assert all(stop - start >= 16000 for stop, start in zip(stops, starts[1:]))
         assert (len(spans) - 1) * (size - 16000) + 16000 < length  # with one less they could not
-    assert _spans(10**9, None) == [(0, 10**9)]
+    assert _spans(10**9, math.inf) == [(0, 10**9)]
 
 
 @dataclass(frozen=True)
@@ -363,7 +367,7 @@ class Filter:
     """A fixed filter, linear and short: what becomes of it in pieces is known."""
 
     taps: tuple[float, ...]
-    longest: float | None = 2.0
+    longest: float = 2.0
     at_once: int = 2
     beside: bool = False
     iterations: int = 1
@@ -388,7 +392,7 @@ def test_pieces_of_what_is_linear_make_the_whole(seconds):
     gain = Filter((0.3,))
     torch.testing.assert_close(enhance(x, gain), 0.3 * x)
     smooth = Filter((0.25, 0.5, 0.25))  # at a piece's ends a sample sees a zero in place of its neighbour, unheard
-    whole = enhance(x, replace(smooth, longest=None))
+    whole = enhance(x, replace(smooth, longest=math.inf))
     assert not enhance(x, smooth).equal(whole)
     torch.testing.assert_close(enhance(x, smooth), whole, rtol=0, atol=1.01 * 0.25 * float(x.abs().max()) / 16000)
 
@@ -1027,3 +1031,167 @@ def test_a_score_method_after_an_nmf_of_longer_windows():
 def test_a_score_method_refuses_a_noise_model_of_another_transform():
     with pytest.raises(ValueError, match=r"first method with the prior's STFT\(n_fft=512.*got STFT\(n_fft=32"):
         ScoreEM(drawn_score(), GibbsE, first=ISNMF(torch.rand(17, 4), stft=STFT(32, 8)))
+
+
+# ------------------------------------------------------------- what comes in, and what stays as it was
+
+
+def elsewhere(look):
+    """What a thread that starts now sees."""
+    seen = []
+    thread = threading.Thread(target=lambda: seen.append(look()))
+    thread.start()
+    thread.join()
+    return seen[0]
+
+
+def globals_now():
+    numpy_state = np.random.get_state()[1].tobytes()  # noqa: NPY002  the global one is what is looked at
+    return (
+        torch.get_num_threads(),
+        elsewhere(torch.get_num_threads),
+        list(warnings.filters),
+        torch.get_rng_state().numpy().tobytes(),
+        numpy_state,
+        torch.get_default_dtype(),
+        torch.is_grad_enabled(),
+        elsewhere(torch.is_grad_enabled),
+        torch.are_deterministic_algorithms_enabled(),
+    )
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("name", METHODS)
+def test_the_process_is_as_before(made, name):
+    """Threads, warnings and random numbers of whoever calls, in every thread: made, run, and while it runs."""
+    before, during = globals_now(), []
+    make(name)
+    assert globals_now() == before
+
+    @dataclass(frozen=True)
+    class Looking(Filter):
+        """The method itself, and a look from another thread while it works."""
+
+        def __call__(self, x, *, generators):
+            during.append(elsewhere(torch.get_num_threads))
+            yield from made[name](x, generators=generators)
+
+    enhance(noisy(3, 4000).noisy, Looking((), beside=True, at_once=1))
+    enhance(noisy(3, 4000).noisy, made[name])
+    assert globals_now() == before
+    assert set(during) == {2}
+
+
+def test_two_at_once_do_not_take_each_others_threads(two_threads):
+    method = VarianceEM(drawn_rvae(dtype=torch.float32), MCMC(RandomWalk(), steps=1), iterations=2, beside=True)
+    x = noisy(3, 5000).noisy
+    expected = enhance(x, method)
+    got = []
+    both = [
+        threading.Thread(target=lambda: got.append((enhance(x, method), torch.get_num_threads()))) for _ in range(4)
+    ]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    assert all(speech.equal(expected) and threads == 2 for speech, threads in got)
+    assert len(got) == 4
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.float16])
+def test_numpy_in_numpy_out(kind):
+    x = noisy(2, 4000).noisy.numpy().astype(kind)
+    got = enhance(x, make("spp-wiener"))
+    assert isinstance(got, np.ndarray)
+    assert got.dtype == kind
+    assert np.array_equal(got, enhance(torch.from_numpy(x), make("spp-wiener")).numpy())
+    first, second = enhance([x[0], x[1, :3000]], make("spp-wiener"))
+    assert (first.dtype, first.shape, second.shape) == (kind, (4000,), (3000,))
+    with pytest.raises(AudioError, match="expected floating-point samples"):
+        enhance((1000 * x).astype(np.int16), make("spp-wiener"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_in_half_precision_out(method, dtype):
+    """The computation is in single precision: none of the transforms knows any other."""
+    x = noisy(2, 4000).noisy.to(dtype)
+    got = enhance(x, method)
+    assert got.dtype == dtype
+    assert got.equal(enhance(x.float(), method).to(dtype))
+
+
+@pytest.mark.parametrize("shape", [(48000, 2), (48000, 1), (4000, 6)])
+def test_a_file_as_soundfile_gives_it(shape):
+    with pytest.raises(AudioError, match=rf"got {shape[0]} of {shape[1]} samples; .* is to be transposed"):
+        enhance(torch.randn(shape), make("spp-wiener"))
+
+
+@pytest.mark.parametrize("offset", [0.03, -0.5])
+@pytest.mark.parametrize("name", ["spp-wiener", "nmf", "bsse", "flow-tweedie"])
+def test_an_offset_is_taken_away_and_put_back(name, offset):
+    x = noisy(1, 8000).noisy.double()
+    x = x - x.mean()
+    torch.testing.assert_close(enhance(x + offset, make(name)), enhance(x, make(name)) + offset, rtol=0, atol=1e-6)
+
+
+def test_a_mean_that_is_no_offset_stays():
+    """A little is there in every recording, and a short one's mean is sound: both come to the method as they are."""
+    level = Level((), longest=math.inf)
+    slightly = torch.cat([torch.full((4000,), 0.1), torch.full((4000,), -0.09)])
+    for x in (slightly, torch.full((7999,), 0.3)):
+        torch.testing.assert_close(enhance(x, level), x.mean().expand_as(x))
+
+
+# ------------------------------------------------------------- what a method knows of each file
+
+
+def test_the_oracle_is_cut_with_the_batch(monkeypatch):
+    """By files, of one length or of several pieces; to the last bit what it is of each file by itself."""
+    m = noisy(4, 24000, snr=0.0)
+    oracle = OracleWiener.from_mixture(m)
+    monkeypatch.setattr("sepriors.methods.TOGETHER", 3.0)  # two files of 1.5 s at once
+    got = enhance(m.noisy, oracle)
+    for i in range(4):
+        assert got[i].equal(enhance(m.noisy[i], OracleWiener(m.clean[i], m.noise[i])))
+    monkeypatch.setattr("sepriors.methods.LONGEST", 1.1)
+    in_pieces = enhance(m.noisy, oracle)
+    assert not in_pieces.equal(got)
+    assert (metrics.si_sdr(got, in_pieces) > 20).all()
+    with pytest.raises(ValueError, match=r"of each of 2 files, got shapes \(4, 24000\), \(4, 24000\)"):
+        enhance(m.noisy[:2], oracle)
+
+
+def test_a_prior_is_copied_only_where_it_must_be():
+    """300 MB each, of some, for every part of a batch."""
+    prior = drawn_vae(dtype=torch.float32)
+    seen = []
+
+    for dtype in (torch.float32, torch.float64):
+        x = torch.zeros(1, 100, dtype=dtype)
+        seen.append(methods._like(prior, x))
+        assert {p.dtype for p in seen[-1].parameters()} == {dtype}
+    assert seen[0] is prior
+    assert {p.dtype for p in prior.parameters()} == {torch.float32}
+    with torch.inference_mode():
+        made_there = drawn_vae(dtype=torch.float32)
+    assert methods._like(made_there, torch.zeros(1)) is not made_there
+
+
+def test_a_batch_is_bounded_by_seconds(monkeypatch):
+    """However many files, and of whatever length, a method is given no more at once, and no longer pieces."""
+    monkeypatch.setattr("sepriors.methods.TOGETHER", 2.0)
+    monkeypatch.setattr("sepriors.methods.LONGEST", 1.5)
+    sizes = []
+
+    @dataclass(frozen=True)
+    class Watched:
+        iterations: int = 1
+
+        def __call__(self, x, *, generators):
+            sizes.append(x.shape)
+            yield Step(0, None, lambda: x.clone())
+
+    x = noisy(5, 16000).noisy
+    torch.testing.assert_close(enhance([*x, noisy(1, 60000).noisy[0]], Watched())[:5], list(x))
+    assert all(rows * samples <= 32000 and samples <= 24000 for rows, samples in sizes)
+    assert {rows for rows, samples in sizes if samples == 16000} == {1, 2}

@@ -102,18 +102,15 @@ def test_the_yaml_check_sees_a_key_that_stands_twice(tmp_path):
 
 
 PROBE = """
-import os, random, sys, time
+import os, random, warnings
 import numpy, torch
 before = (torch.get_rng_state(), numpy.random.get_state()[1].copy(), random.getstate(), dict(os.environ),
-          torch.get_num_threads(), torch.get_default_dtype())
-start = time.perf_counter()
+          torch.get_num_threads(), torch.get_default_dtype(), list(warnings.filters))
 import sepriors
-seconds = time.perf_counter() - start
 after = (torch.get_rng_state(), numpy.random.get_state()[1], random.getstate(), dict(os.environ),
-         torch.get_num_threads(), torch.get_default_dtype())
+         torch.get_num_threads(), torch.get_default_dtype(), list(warnings.filters))
 assert torch.equal(before[0], after[0]) and (before[1] == after[1]).all(), "the state of a generator changed"
-assert before[2:] == after[2:], "random, the environment, threads or the default dtype changed"
-print(seconds)
+assert before[2:] == after[2:], "random, the environment, threads, the default dtype or warnings"
 """
 
 
@@ -128,7 +125,6 @@ def test_the_import_has_no_side_effect(tmp_path):
     found = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
     assert not found.stderr
-    assert float(found.stdout) < 5
     # Matplotlib keeps its list of fonts there on the first import, whoever imports it.
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith("fontlist")] == []
 

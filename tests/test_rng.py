@@ -75,3 +75,22 @@ def test_seeds_that_do_not_fit():
         with pytest.raises(ValueError, match="expected a seed of 64 bits"):
             generators(seed, 1)
     assert len(generators([-1, 2**64 - 1], 2)) == 2
+
+
+SEEDS = [[1, 2, 3], (1, 2, 3), np.array([1, 2, 3]), torch.tensor([1, 2, 3]), range(1, 4), [np.int64(1), np.uint8(2), 3]]
+
+
+@pytest.mark.parametrize("seeds", SEEDS, ids=lambda s: type(s).__name__)
+def test_seeds_of_any_kind(seeds):
+    expected = [g.initial_seed() for g in generators([1, 2, 3], 3)]
+    assert [g.initial_seed() for g in generators(seeds, 3)] == expected
+    assert [g.initial_seed() for g in generators(np.int32(5), 2)] == [5, 5]
+    assert [g.initial_seed() for g in generators(np.array(5), 2)] == [5, 5]
+
+
+@pytest.mark.parametrize(
+    "seed", [None, 1.5, "1", True, np.float64(2.0), [1, 2.5], np.array([0.5, 1.0]), {1: 2}], ids=str
+)
+def test_what_is_no_seed(seed):
+    with pytest.raises(ValueError, match="expected a seed that is an integer, or one an utterance, got"):
+        generators(seed, 2)

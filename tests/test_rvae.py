@@ -304,7 +304,7 @@ def test_the_bound_has_the_gradient_of_its_differences_in_what_is_tuned():
 )
 @pytest.mark.parametrize("tuned", [False, True])
 def test_an_utterance_is_alike_alone_and_in_company(dtype, fast, frames, tuned):
-    """But for rounding, whose last place is 4e-3 in bfloat16: posterior, draw, variance, and the gradient that samplers ask for."""
+    """But for rounding (4e-3 is bfloat16's last place): posterior, draw, variance, the gradient that samplers want."""
     made = drawn_rvae(16, 128, dtype=dtype, fast=fast)
     P, noise = power(5, F, frames, dtype=dtype), normal(5, 16, frames, dtype=dtype)
     parameters = {name: p.expand(5, *p.shape).clone() for name, p in made.tunable().items()} if tuned else None

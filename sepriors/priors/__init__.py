@@ -9,6 +9,7 @@ import os
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from sepriors import weights
 from sepriors.stft import STFT
@@ -136,6 +137,28 @@ FAMILIES: dict[str, Any] = {
 }
 
 
+DRAWN = (
+    "uniform_",
+    "normal_",
+    "trunc_normal_",
+    "kaiming_uniform_",
+    "kaiming_normal_",
+    "xavier_uniform_",
+    "xavier_normal_",
+)
+DRAWS = {getattr(home, name) for home in (torch.Tensor, torch.nn.init) for name in DRAWN if hasattr(home, name)}
+
+
+class Unfilled(TorchFunctionMode):
+    """Parameters that are about to be loaded are not drawn first: the global random state stays where it is."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
 def load(name: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> Any:
     """The prior of a card, by its name, or of a safetensors file, by its path: frozen, in evaluation mode.
 
@@ -155,7 +178,8 @@ def _load(name: str | os.PathLike[str], device: torch.device | str) -> Any:
         kinds = ", ".join(FAMILIES)
         raise weights.WeightsError(f"{name}: expected the weights of a prior ({kinds}), got {family or 'no family'!r}")
     try:
-        made = FAMILIES[family].from_weights(found)
+        with Unfilled():
+            made = FAMILIES[family].from_weights(found)
     except (KeyError, ValueError, RuntimeError) as error:
         raise weights.WeightsError(f"{name}: expected a whole {family} with its sizes, got {error}") from error
     return made.to(device).requires_grad_(False).eval()

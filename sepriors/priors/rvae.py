@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -22,9 +23,6 @@ from sepriors.stft import STFT, griffin_lim
 
 from .vae import Autoencoder, Drawn, affine
 
-# cuDNN would have a layer's weights side by side, and puts them so at each call: they come from many places here
-warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous")
-
 
 def lstm(x: torch.Tensor, weights: Sequence[torch.Tensor], lengths: torch.Tensor | None = None) -> torch.Tensor:
     """Outputs of an LSTM, or of one in either direction, for inputs x (B, T, I): (B, T, H) or (B, T, 2 H).
@@ -36,7 +34,9 @@ def lstm(x: torch.Tensor, weights: Sequence[torch.Tensor], lengths: torch.Tensor
     if both and lengths is not None:
         return torch.cat([lstm(x, weights[:4]), turned(lstm(turned(x, lengths), weights[4:]), lengths)], -1)
     train = x.is_cuda  # cuDNN has gradients in no other way, and without dropout it is the same
-    with lstm_precision(x):
+    with lstm_precision(x), warnings.catch_warnings() if x.is_cuda else nullcontext():
+        if x.is_cuda:  # cuDNN would have a layer's weights side by side, and puts them so at each call
+            warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous")
         if not torch.is_autocast_enabled(x.device.type):
             x = x.to(weights[0].dtype)
         # whole vectors of sequences: a lone one, or in double precision the odd ones, would be rounded differently
@@ -195,11 +195,11 @@ class RVAE(Autoencoder):
         come from random signs, $\mathbb{E}\, (J^\top v)(J^\top v)^\top = J^\top J$ (Hutchinson, 1990).
         """
         like = next(self.parameters()).detach()
-        random, T = generators(0, 1), 100
+        random, T, cpu = generators(0, 1), 100, torch.empty((), dtype=like.dtype)  # one matrix, whatever the device
         with torch.inference_mode(False), torch.enable_grad():
-            z = randn((max(1, draws // T), self.latent, T), random, like)[0].requires_grad_()
+            z = randn((max(1, draws // T), self.latent, T), random, cpu)[0].to(like).requires_grad_()
             log_V = self.log_variance(z)
-            signs = 2.0 * (rand(log_V.shape, random, like)[0] < 0.5) - 1
+            signs = (2.0 * (rand(log_V.shape, random, cpu)[0] < 0.5) - 1).to(like)
             (g,) = torch.autograd.grad(log_V, z, signs)
         g = g.movedim(-2, 0).flatten(1)
         eye = torch.eye(self.latent).to(like)

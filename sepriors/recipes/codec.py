@@ -154,7 +154,8 @@ class UnpairedRecipe(LongRecipe):
         fitted = fit(
             game.to(device()), draw, loss, steps=self.steps, learning_rate=self.learning_rate, generator=g, clip=10.0,
             betas=(0.8, 0.99), warm=100, rates=dict.fromkeys(FASTER, self.faster),
-            keep_best=True, validate=validate, fast=None, checkpoint=checkpoint, progress=progress, fabric=fabric,
+            best_if_diverged=True, validate=validate, fast=None, checkpoint=checkpoint, progress=progress,
+            fabric=fabric,
             about=f"{self}, seed {seed}",
         )  # fmt: skip
         net = fitted.model.generator

@@ -1,0 +1,121 @@
+"""A cache as `sepriors fetch` leaves it, for CI: archives laid out as the public ones, served by this machine.
+
+    python tests/fetched.py CACHE
+
+What speaks in them are the synthetic voices; all else is as a user has it after a download: corpora/NAME with a
+manifest each, babble beside Mini LibriSpeech, no recordings of the kinds `real`, `pair-clean` and `pair-noisy`. The
+chapters then run with SEPRIORS_CACHE=CACHE.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import sys
+import tarfile
+import threading
+import zipfile
+from itertools import count
+from pathlib import Path
+
+import pandas as pd
+from serving import Server
+
+from sepriors.corpora import Corpora, fetch, open_corpora, registry
+
+# Speakers as the readers split them: of `dev-clean-2` every other one is test, of EmoDB 15 and 16 are
+SPEAKERS = {"train-clean-5": range(100, 200), "dev-clean-2": range(200, 300)}
+GERMAN = {"train": ("03", "08", "09", "10", "11", "12", "13", "14"), "test": ("15", "16")}
+# A category of ESC-50 for each class, and a fold for each split
+CATEGORIES = ("vacuum_cleaner", "engine", "siren", "rain", "clapping")
+FOLDS = {"train": 1, "valid": 4, "test": 5}
+
+
+def mini_librispeech(corpora: Corpora) -> dict[str, bytes]:
+    """The archives of OpenSLR 31, by name."""
+    speech = corpora.select(corpus="synthetic", kind="speech")
+    made, lines = {}, []
+    for name, numbers in SPEAKERS.items():
+        rows = speech[(speech["split"] == "train") == (name == "train-clean-5")]
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w:gz") as file:
+            for number, (_, group) in zip(numbers, rows.groupby("speaker"), strict=False):
+                lines.append(f"{number} | {group['gender'].iloc[0]} | {name} | 25.1 | Reader {number}")
+                for i, path in enumerate(group["path"]):
+                    file.add(corpora.root / path, f"LibriSpeech/{name}/{number}/7/{number}-7-{i:04}.flac")
+            table = "\n".join(lines).encode()
+            info = tarfile.TarInfo("LibriSpeech/SPEAKERS.TXT")
+            info.size = len(table)
+            file.addfile(info, io.BytesIO(table))
+        made[f"{name}.tar.gz"] = buffer.getvalue()
+    return made
+
+
+def emodb(corpora: Corpora) -> dict[str, bytes]:
+    """The archive of the Berlin Database of Emotional Speech."""
+    speech = corpora.select(corpus="synthetic-de", kind="speech")
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        for split, speakers in GERMAN.items():
+            voices = [group["path"] for _, group in speech[speech["split"] == split].groupby("speaker")]
+            for speaker, paths in zip(speakers, voices, strict=False):
+                for i, path in enumerate(paths):
+                    file.writestr(f"wav/{speaker}a{i + 1:02}Na.wav", (corpora.root / path).read_bytes())
+    return {"download.zip": buffer.getvalue()}
+
+
+def esc50(corpora: Corpora) -> dict[str, bytes]:
+    """The archive of ESC-50."""
+    noise = corpora.select(corpus="synthetic", kind="noise")
+    lines, clip = ["filename,fold,target,category,esc10,src_file,take"], count(100)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        for split, fold in FOLDS.items():
+            paths = noise[noise["split"] == split]["path"]
+            for i, (path, category) in enumerate((p, c) for c in CATEGORIES for p in paths):
+                recording = next(clip)
+                name = f"{fold}-{recording}-A-{i}.wav"
+                lines.append(f"{name},{fold},{i},{category},False,{recording},A")
+                file.writestr(f"ESC-50-master/audio/{name}", (corpora.root / path).read_bytes())
+        file.writestr("ESC-50-master/meta/esc50.csv", "\n".join(lines))
+    return {"ESC-50.zip": buffer.getvalue()}
+
+
+MAKERS = {"mini-librispeech": mini_librispeech, "emodb": emodb, "esc-50": esc50}
+
+
+def book_of(server: Server, corpora: Corpora) -> str:
+    """A registry.toml whose archives the server has."""
+    lines = []
+    for name, maker in MAKERS.items():
+        lines += [f"[{name}]", "auto = true"]
+        for file, content in maker(corpora).items():
+            server.files[file] = content
+            digest = hashlib.sha256(content).hexdigest()
+            lines += [f"[[{name}.archives]]", f"name = {file!r}", f"urls = ['{server.url}/{file}']"]
+            lines += [f"bytes = {len(content)}", f"sha256 = {digest!r}"]
+    return "\n".join(lines)
+
+
+def main(cache: Path) -> pd.DataFrame:
+    """Fetch what the registry marks `auto` into the cache; returns what is there then."""
+    assert set(MAKERS) == {name for name, entry in registry().items() if entry.get("auto")}
+    spoken = open_corpora("synthetic")
+    os.environ["SEPRIORS_CACHE"] = str(cache)
+    server = Server()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    book = cache / "registry.toml"
+    cache.mkdir(parents=True, exist_ok=True)
+    book.write_text(book_of(server, spoken))
+    for name in MAKERS:
+        fetch(name, registry_path=book)
+    server.shutdown()
+    book.unlink()
+    return open_corpora("auto").describe()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    print(main(Path(sys.argv[1]).resolve()).to_string(index=False))
