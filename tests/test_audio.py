@@ -560,3 +560,39 @@ def test_any_floating_point_is_a_waveform(tmp_path, dtype):
     x[3] = math.inf
     with pytest.raises(AudioError, match="expected finite samples, got 1 that"):
         audio.check(x)
+
+
+# ------------------------------------------------------------------------ held, keep it so
+
+
+@pytest.mark.parametrize(
+    ("format", "subtype", "step"),
+    [
+        ("WAV", "ALAW", 0.02),
+        ("WAV", "ULAW", 0.02),
+        ("WAVEX", "PCM_16", 1e-4),
+        ("WAVEX", "DOUBLE", 1e-7),
+        ("RF64", "PCM_24", 1e-6),
+        ("AU", "PCM_S8", 0.01),
+        ("AU", "ALAW", 0.02),
+        ("AIFF", "PCM_S8", 0.01),
+        ("AIFF", "FLOAT", 1e-7),
+        ("CAF", "DOUBLE", 1e-7),
+        ("NIST", "PCM_32", 1e-7),
+        ("OGG", "VORBIS", 0.1),
+    ],
+)
+def test_what_could_be_read_can_be_read(tmp_path, format, subtype, step):
+    x = torch.stack([tone(1001), tone(1001, hertz=100), 0 * tone(1001)][: 2 if format == "OGG" else 3])
+    got = read(tmp_path, encoded(format, subtype, x.T))
+    assert got.shape == x.shape
+    torch.testing.assert_close(got, x.float(), atol=step, rtol=0)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 7])
+@pytest.mark.parametrize("name", [b"odd ", b"bext", b"a1.Z"])
+def test_chunks_that_nobody_knows(tmp_path, size, name):
+    data = encoded("WAV", "PCM_16")
+    chunk = name + struct.pack("<I", size) + size * b"x" + (size % 2) * b"\0"
+    for at in (12, data.index(b"data"), len(data)):
+        assert read(tmp_path, data[:at] + chunk + data[at:]).shape == (1, 1600)

@@ -411,6 +411,15 @@ def test_a_training_killed_in_the_middle_of_a_write(tmp_path: Path, seed: int) -
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_a_killed_training_left_is_cleared_away(tmp_path: Path, corpus_folder: Path) -> None:
+    """Wherever it was killed: while it wrote weights, or their card."""
+    for left in ("cards~0.toml", "nmf-speech-257~0.safetensors"):
+        (tmp_path / f".part-{left}").touch()
+    arguments = ["train", "nmf-speech-257", "--corpus", str(corpus_folder), "-o", str(tmp_path)]
+    assert victims.run(victims.command, arguments).status == 0
+    assert [*tree(tmp_path)] == ["cards.toml", "nmf-speech-257.safetensors"]
+
+
 @pytest.mark.fault(
     "`sepriors train` is killed at a random line, again and again", "The same command goes on; the weights are the same"
 )
