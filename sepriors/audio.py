@@ -270,9 +270,10 @@ def _counted(data: bytes, at: int) -> int | None:
 
 
 class _Run(NamedTuple):
-    """Frames of one encoder: where they begin, what the first of them is, how many they count, how many there are."""
+    """Frames of one encoder: where they begin and end, what the first is, how many it counts, how many there are."""
 
     start: int
+    stop: int
     frame: _Frame
     counted: int | None
     frames: int = 1
@@ -282,18 +283,19 @@ def _mpeg(data: bytes) -> Iterator[_Copy]:
     """The streams of MPEG audio: what was joined is taken apart where a tag, a count or another kind of frame begins.
 
     A count is believed where it is not too low; without one libsndfile would guess the length from the first frames.
+    What follows the last frame, a tag of another kind or a kilobyte of zeros, would make it give up, so that is cut.
     """
     runs = list(_runs(data))
     if not runs:
         yield _Copy(data, piped=True)  # libsndfile says why not
-    for run, stop in zip(runs, [*(run.start for run in runs[1:]), len(data)], strict=True):
+    for run in runs:
         audible = run.frames - (run.counted is not None)
         if run.counted and run.counted >= audible:
-            yield _Copy(_EMPTY_TAG + data[run.start : stop])
+            yield _Copy(_EMPTY_TAG + data[run.start : run.stop])
         elif audible:
             start = run.start if run.counted is None else run.start + run.frame.size
             least = max(0, audible - _SLACK) * run.frame.samples
-            yield _Copy(_EMPTY_TAG + data[start:stop], piped=True, least=least)
+            yield _Copy(_EMPTY_TAG + data[start : run.stop], piped=True, least=least)
 
 
 def _runs(data: bytes) -> Iterator[_Run]:
@@ -312,11 +314,11 @@ def _runs(data: bytes) -> Iterator[_Run]:
             raise AudioError(f"truncated, its last MPEG frame promises {frame.size} bytes, there are {len(data) - at}")
         counted = _counted(data, at)
         if run and counted is None and frame.kind == run.frame.kind:
-            run = run._replace(frames=run.frames + 1)
+            run = run._replace(stop=at + frame.size, frames=run.frames + 1)
         else:
             if run:
                 yield run
-            run = _Run(at, frame, counted)
+            run = _Run(at, at + frame.size, frame, counted)
         at, in_step = at + frame.size, True
     if run:
         yield run

@@ -190,6 +190,20 @@ def test_an_mp3_of_unknown_length_is_read_to_its_end(tmp_path, rate, channels):
     torch.testing.assert_close(got[:, late : late + len(x)], alone, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("kind", [0, 1], ids=["counted", "piped"])
+def test_what_surrounds_the_frames_of_an_mp3(tmp_path, kind):
+    data = mp3(uneven())[kind]
+    alone = read(tmp_path, data, "alone")
+    tag = b"ID3\4\0\0\0\0\1\0" + bytes(128)
+    for before, after in (
+        (tag, b""),
+        (b"", b"TAG" + bytes(125)),
+        (tag + bytes(50), bytes(5000)),
+        (b"", b"\xff" * 3000),
+    ):
+        assert read(tmp_path, before + data + after).equal(alone)
+
+
 def test_a_count_of_mp3_frames_that_is_too_low(tmp_path):
     whole, _ = mp3(uneven())
     mark = b"Xing" if b"Xing" in whole else b"Info"
