@@ -399,7 +399,7 @@ def _chunks_only(file: BinaryIO, claim: _Claim, whole: int) -> bool:
 def _chunks(file: BinaryIO, at: int, layout: _Layout) -> Iterator[tuple[bytes, int, int]]:
     """Name, start and bytes of each chunk from byte `at` on, as long as they have names."""
     length = struct.calcsize(layout.head)
-    while True:
+    while at < 1 << 62:  # further than any file reaches
         file.seek(at)
         head = file.read(length)
         if len(head) < length or not (head[:4].isascii() and head[:4].decode().isprintable()):
@@ -423,7 +423,8 @@ def _claim(file: BinaryIO) -> _Claim | None:
     if head[:4] in (b".snd", b"dns."):
         code = ">I" if head[:4] == b".snd" else "<I"
         start, size, coding, _, channels = _field(file, 4, code[0] + "5I")
-        return _Claim(start, size, max(1, channels * _AU_WIDTHS.get(coding, 0)), 8, code)
+        frame = max(1, channels * _AU_WIDTHS.get(coding, 0))
+        return _Claim(start, size, frame, 8, code) if start >= 24 else None  # which a whole header has
     if head[:4] == b"caff":
         return _caf(file)
     return _nist(file) if head[:7] == b"NIST_1A" else None

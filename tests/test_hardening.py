@@ -95,6 +95,10 @@ SOUND = {
     "FLAC": encoded("FLAC", "PCM_16"),
     "AIFF": encoded("AIFF", "PCM_24"),
     "Ogg": encoded("OGG", "VORBIS"),
+    "MP3": encoded("MP3", "MPEG_LAYER_III"),
+    "CAF": encoded("CAF", "PCM_16"),
+    "AU": encoded("AU", "PCM_16"),
+    "W64": encoded("W64", "PCM_16"),
 }
 
 
@@ -122,7 +126,7 @@ def test_any_bytes_are_read_or_refused(tmp_path: Path, content: bytes, suffix: s
 
 
 @pytest.mark.fault(
-    "Bits of an audio file are turned, bytes put in or left out, the end cut off (WAV, FLAC, AIFF, Ogg)",
+    "Bits of an audio file are turned, bytes put in or left out, the end cut off (WAV, FLAC, AIFF, Ogg, MP3, ...)",
     "Finite samples where nothing shows, else AudioError that names the file",
 )
 @pytest.mark.parametrize("kind", SOUND)
