@@ -7,12 +7,12 @@ import os
 import shutil
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import torch
 from tqdm import tqdm
@@ -27,6 +27,7 @@ from . import (
     methods,
     metrics,
     mixing,
+    others,
     plots,
     recipes,
     rng,
@@ -35,13 +36,18 @@ from . import (
 )
 from .corpora import sets
 
-LOSSLESS = (".wav", ".flac", ".aiff", ".aif", ".w64", ".caf")
-SUFFIXES = (*LOSSLESS, ".ogg", ".mp3", ".opus")
+LOSSLESS = (".wav", ".flac", ".aiff", ".aif", ".w64", ".caf", ".wave", ".rf64", ".aifc", ".au", ".snd")
+SUFFIXES = (*LOSSLESS, ".sph", ".ogg", ".oga", ".opus", ".mp3", ".mp2")  # what is taken from a folder
+FOREIGN = (".m4a", ".mp4", ".aac", ".wma", ".amr", ".ape", ".wv", ".webm", ".mka", ".spx", ".ac3")
+TOGETHER = 64.0  # seconds of all channels that are read at once; a longer file comes alone
 RATE = 16000  # Hz; the rate of every prior
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
+    for stream in (sys.stdout, sys.stderr):  # whatever a terminal cannot show, a table or a name is not lost for it
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     a = parser().parse_args(arguments)
     try:
         a.run(a)
@@ -109,16 +115,23 @@ def parser() -> argparse.ArgumentParser:
 
     c = command("enhance", _enhance, "enhance files; names, lengths and sample rates are kept")
     c.add_argument("inputs", nargs="+", type=Path, metavar="IN", help="audio files, or folders of them")
+    _recursive(c)
     c.add_argument("--method", required=True, metavar="NAME", help=f"one of {', '.join(methods.METHODS)}")
     c.add_argument("--seed", type=int, default=0)
     _workers(c, f"all cores for more than {bench.BATCH} files, else 1, which takes files together")
-    _out(c).add_argument(
-        "--resume", action="store_true", help="take the files that are there for done, and go on with the others"
+    _out(c, about="folder for the results, or for one input the name of a file").add_argument(
+        "--resume", action="store_true", help="take the files that are there, and whole, for done, and make the others"
     )
 
     c = command("score", _score, "measure estimates against clean speech, or without it by DNSMOS alone")
-    c.add_argument("estimates", nargs="+", type=Path, metavar="ESTIMATE", help="audio files, or folders of them")
+    c.add_argument(
+        "estimates", nargs="+", type=Path, metavar="ESTIMATE", help="audio files of one channel, or folders of them"
+    )
+    _recursive(c)
     c.add_argument("--clean", type=Path, help="the clean file, or a folder with files of the same names")
+    c.add_argument(
+        "--rate", type=int, metavar="HZ", help="resample what is faster to this rate first (default: as the files are)"
+    )
     c.add_argument(
         "--metrics", help=f"comma-separated, of {', '.join(metrics.METRICS)} (default: all that the input allows)"
     )
@@ -152,9 +165,15 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _out(c: argparse.ArgumentParser, default: Path | None = None) -> argparse._MutuallyExclusiveGroup:
+def _recursive(c: argparse.ArgumentParser) -> None:
+    c.add_argument("--recursive", action="store_true", help="take what is in the folders of folders, too")
+
+
+def _out(
+    c: argparse.ArgumentParser, default: Path | None = None, about: str = "folder for the results"
+) -> argparse._MutuallyExclusiveGroup:
     """Where results go; returns the group of options that say what becomes of files that are there already."""
-    about = f"folder for the results{' (default: the cards of the package)' if default else ''}"
+    about += " (default: the cards of the package)" if default else ""
     c.add_argument("-o", "--out", type=Path, required=default is None, default=default, metavar="DIR", help=about)
     there = c.add_mutually_exclusive_group()
     there.add_argument("--force", action="store_true", help="overwrite files that are there already")
@@ -208,20 +227,72 @@ def _names(text: str) -> list[str]:
     return names
 
 
-def _files(paths: Sequence[Path]) -> list[Path]:
-    """The files, and the audio files in the folders, in order; no two of one name, since results are filed by name."""
-    found: list[Path] = []
+class Found(NamedTuple):
+    """An audio file, and its name in the folder that was given, by which its results are filed."""
+
+    path: Path
+    name: Path
+
+
+def _files(paths: Sequence[Path], recursive: bool, out: Path | None = None) -> list[Found]:
+    """The files, and the audio files in the folders except `out`, in order; no two of one name.
+
+    What is left out of a folder is told.
+    """
+    found: list[Found] = []
     for path in paths:
-        inside = [path]
-        if path.is_dir():  # hidden files are no audio: '._x.wav' is what a Mac adds to x.wav
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-        if not inside:
-            raise audio.AudioError(f"{path}: expected audio files ({' '.join(SUFFIXES)}) in this folder, got none")
-        found += inside
-    twice = [name for name, count in Counter(p.stem for p in found).items() if count > 1]
+        inside = list(_inside(path, recursive, out)) if path.is_dir() else [Found(path, Path(path.name))]
+        taken = [f for f in inside if f.path == path or (f.name.suffix.lower() in SUFFIXES and not f.path.is_dir())]
+        known = set(taken)
+        left = _left_out(f for f in inside if f not in known)
+        if not taken:
+            also = f"; left out {left}" if left else ""
+            raise audio.AudioError(
+                f"{path}: expected audio files ({' '.join(SUFFIXES)}) in this folder, got none{also}"
+            )
+        if left:
+            _say(f"{path}: left out {left}")
+        found += taken
+    twice = [name for name, count in Counter(f.name.with_suffix("") for f in found).items() if count > 1]
     if twice:
-        raise ValueError(f"several inputs are named {twice[0]!r}; results are filed by name, so give one at a time")
+        raise ValueError(f"several inputs are named '{twice[0]}'; results are filed by name, so give one at a time")
     return found
+
+
+def _inside(folder: Path, recursive: bool, out: Path | None) -> Iterator[Found]:
+    """What is in a folder, and folders where they are not entered. Hidden files are no audio: a Mac adds '._x.wav'."""
+    for root, folders, names in os.walk(folder, onerror=_raise):
+        here = Path(root)
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and not (out and _same(here / f, out)))
+        names += [] if recursive else folders
+        yield from (Found(here / n, (here / n).relative_to(folder)) for n in sorted(names) if not n.startswith("."))
+        if not recursive:
+            return
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _left_out(files: Iterable[Found]) -> str:
+    """The files of a folder that are not taken, kind by kind, and why."""
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for file in files:
+        suffix = file.name.suffix.lower()
+        if file.path.is_dir():
+            why = "in a folder of its own, --recursive takes that"
+        elif suffix in FOREIGN:
+            why = f"libsndfile reads no {suffix}"
+        else:
+            why = f"{suffix or 'no suffix'} is not taken for audio"
+        kinds[why].append(f"{file.name}{os.sep if file.path.is_dir() else ''}")
+    return ", ".join(
+        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''} ({why})" for why, names in kinds.items()
+    )
+
+
+def _same(a: Path, b: Path) -> bool:
+    return a.exists() and b.exists() and a.samefile(b)
 
 
 def _free(paths: Sequence[Path], force: bool) -> None:
@@ -255,6 +326,8 @@ def _fetch(a: argparse.Namespace) -> None:
 
 
 def _mix(a: argparse.Namespace) -> None:
+    if _names_a_file(a.out):
+        raise ValueError(f"{a.out}: expected a folder for the three files of a mixture, got the name of a file")
     if a.set:
         if a.clean:
             raise ValueError("expected either two files or --set, got both")
@@ -272,6 +345,9 @@ def _mix(a: argparse.Namespace) -> None:
             raise ValueError("expected two files, CLEAN and NOISE, or --set NAME")
         clean, rate = audio.read(a.clean)
         noise, noise_rate = audio.read(a.noise)
+        for path, x in ((a.clean, clean), (a.noise, noise)):
+            if len(x) > 1:
+                _say(f"{path}: {len(x)} channels, of which the mean is taken")
         noise = audio.resample(noise.mean(0, keepdim=True), noise_rate, rate)
         (generator,) = rng.generators(a.seed, 1)
         repeated = noise.repeat(1, -(-clean.shape[-1] // noise.shape[-1]))
@@ -280,54 +356,119 @@ def _mix(a: argparse.Namespace) -> None:
         mixtures = [mixing.mix(clean, repeated[0, start : start + len(clean)], a.snr)]
         names = [f"{a.clean.stem}_{a.snr:+g}dB"]
     parts = ("noisy", "clean", "noise")
-    targets = [[a.out / part / f"{name}.flac" for part in parts] for name in names]
+    suffix, subtype = mixing.form(mixtures)
+    targets = [[a.out / part / f"{name}{suffix}" for part in parts] for name in names]
     _free([p for row in targets for p in row], a.force)
     for mixture, row in zip(mixtures, targets, strict=True):
         for x, path in zip(mixture[:3], row, strict=True):
-            audio.write(path, x, rate, overwrite=a.force)
+            audio.write(path, x, rate, subtype=subtype, overwrite=a.force)
     print(f"{len(mixtures)} mixtures in {a.out}{os.sep}{{{','.join(parts)}}}")
 
 
 def _enhance(a: argparse.Namespace) -> None:
+    if a.method in others.OTHERS:
+        raise ValueError(
+            f"{a.method} is a package of others, which the chapters compare with (sepriors.others); expected one of "
+            f"the methods here: {', '.join(methods.METHODS)}"
+        )
     method = methods.make(a.method)
     device = _device(a.device, a.dask)
-    files = _files(a.inputs)
-    targets = {p: a.out / (p.name if p.suffix.lower() in LOSSLESS else f"{p.stem}.wav") for p in files}
-    if a.resume:
-        files = [path for path in files if not targets[path].exists()]
-        _say(f"{a.out}: {len(targets) - len(files)} of {len(targets)} files are there already")
-    _free([targets[path] for path in files], a.force)
-    by_rate: dict[int, list[Path]] = defaultdict(list)
-    for path in files:  # every file is looked at before the first is written: no partial output
+    targets = _targets(_files(a.inputs, a.recursive, a.out), a.out)
+    _free(list(targets.values()), a.force or a.resume)
+    by_rate: dict[int, list[tuple[Path, float]]] = defaultdict(list)
+    there = 0
+    for path, target in targets.items():  # every file is looked at before the first is written: no partial output
         x, rate = audio.read(path)
+        if a.resume and _done(path, target, x, rate):
+            there += 1
+            continue
         _warn(path, x, rate)
-        by_rate[rate].append(path)
-    a.out.mkdir(parents=True, exist_ok=True)
-    default = metrics.workers() if len(files) > bench.BATCH else 1
-    with _crew(a, device, default) as crew, tqdm(total=len(files), unit="file", disable=None) as bar:
+        by_rate[rate].append((path, x.numel() / min(rate, RATE)))
+    left = len(targets) - there
+    if a.resume:
+        _say(f"{a.out}: {there} of {len(targets)} files are there already")
+    for folder in {target.parent for target in targets.values()}:
+        folder.mkdir(parents=True, exist_ok=True)
+    default = metrics.workers() if left > bench.BATCH else 1
+    with _crew(a, device, default) as crew, tqdm(total=left, unit="file", disable=None) as bar:
         alone = crew.executor is None
         enhanced = partial(jobs.enhanced, method=method if alone else a.method, seed=a.seed, device=device)
         read = _read(by_rate, bench.BATCH if alone else 1)
         for batch, speech in jobs.completed(crew, enhanced, read):
             for path, estimate in zip(batch.paths, speech, strict=True):
-                _write_like(path, targets[path], torch.from_numpy(estimate), batch.rate, a.force)
+                _write_like(path, targets[path], torch.from_numpy(estimate), batch.rate, a.force or a.resume)
                 bar.update()
 
 
-def _read(by_rate: Mapping[int, Sequence[Path]], most: int) -> Iterator[jobs.Recordings]:
-    """The files, so many of one rate at a time, each time when they are asked for."""
+def _names_a_file(out: Path) -> bool:
+    return out.suffix.lower() in (*SUFFIXES, *FOREIGN) and not out.is_dir()
+
+
+def _targets(files: Sequence[Found], out: Path) -> dict[Path, Path]:
+    """Where the result of each file goes: below a folder, by its name, or for one file to the file that is named."""
+    if not _names_a_file(out):
+        return {
+            path: out / (name if name.suffix.lower() in LOSSLESS else name.with_suffix(".wav")) for path, name in files
+        }
+    if len(files) > 1:
+        raise ValueError(f"{out}: expected a folder for {len(files)} results, got the name of a file")
+    if out.suffix.lower() not in LOSSLESS:
+        raise ValueError(f"{out}: expected a file that keeps length and level ({' '.join(LOSSLESS)}), got {out.suffix}")
+    return {files[0].path: out}
+
+
+def _done(path: Path, target: Path, x: torch.Tensor, rate: int) -> bool:
+    """Whether a result is there and whole; what is there and is not so is told of, and made again."""
+    if not target.exists():
+        return False
+    if _same(path, target):
+        raise FileExistsError(
+            f"{target} exists already and is the input itself; expected another folder for the results"
+        )
+    try:
+        made, made_rate = audio.read(target)
+    except audio.AudioError as error:
+        _say(f"{error}; made again")
+        return False
+    if (made.shape, made_rate) == (x.shape, rate):
+        return True
+    _say(
+        f"{target}: expected {tuple(x.shape)} samples at {rate} Hz, got {tuple(made.shape)} at {made_rate}; made again"
+    )
+    return False
+
+
+def _read(by_rate: Mapping[int, Sequence[tuple[Path, float]]], most: int) -> Iterator[jobs.Recordings]:
+    """The files, with the seconds of each, so many of one rate at a time, each time when they are asked for."""
     for rate, group in by_rate.items():
-        for i in range(0, len(group), most):
-            paths = group[i : i + most]
+        for paths in _batches(group, most):
             yield jobs.Recordings(paths, [audio.read(path)[0].numpy() for path in paths], rate)
+
+
+def _batches(group: Sequence[tuple[Path, float]], most: int) -> Iterator[list[Path]]:
+    """So many files at most, and no more than TOGETHER seconds, unless one alone is longer."""
+    batch: list[Path] = []
+    total = 0.0
+    for path, seconds in group:
+        if batch and (len(batch) == most or total + seconds > TOGETHER):
+            yield batch
+            batch, total = [], 0.0
+        batch.append(path)
+        total += seconds
+    if batch:
+        yield batch
 
 
 def _warn(path: Path, x: torch.Tensor, rate: int) -> None:
     """What a user should know of an input that is not refused."""
     if not x.any():
         _say(f"{path}: silent, stays silent")
-    elif (clipped := (x.abs() >= 0.9999).float().mean()) > 1e-3:
+    elif x.abs().max() <= 1 and (clipped := (x.abs() >= 0.9999).float().mean()) > 1e-3:  # floats go on beyond 1
         _say(f"{path}: clipped in {100 * clipped:.1f} % of its samples; no method here mends that")
+    mean, rms = x.double().mean(-1), x.double().square().mean(-1).sqrt()
+    if x.shape[-1] > 0.1 * rate and (mean.abs() > 0.1 * rms).any():  # a shorter one may be half a period
+        offset = float(mean[mean.abs().argmax()])
+        _say(f"{path}: DC offset of {offset:.2g}, removed for the method and put back")
     if rate > RATE:
         _say(f"{path}: {rate} Hz is enhanced at {RATE} Hz, so nothing above {RATE // 2000} kHz remains")
 
@@ -347,44 +488,84 @@ def _score(a: argparse.Namespace) -> None:
 
     default = metrics.METRICS if a.clean else metrics.CLEAN_FREE
     names = metrics.check_names(_names(a.metrics) if a.metrics is not None else default)
-    files = _files(a.estimates)
+    files = _files(a.estimates, a.recursive)
     if a.out:
         _free([a.out], a.force)
-    pairs = [_pair(path, a.clean) for path in files]
-    with metrics.pool() as executor:
-        scored = metrics.score_many(pairs, RATE, names, executor if len(pairs) > 1 else None)
-        rows = list(tqdm(scored, total=len(pairs), unit="file", disable=None))
-    table = pd.DataFrame([s.values for s in rows], index=pd.Index([p.name for p in files], name="file"))
+    by_rate: dict[int, list[tuple[Found, Path | None]]] = defaultdict(list)
+    for file in files:  # every pair is looked at before the first is measured
+        clean = _clean_of(file, a.clean)
+        by_rate[_pair(file.path, clean, a.rate)[2]].append((file, clean))
+    scores: dict[Found, metrics.Scores] = {}
+    together = metrics.pool() if len(files) > 1 else nullcontext()
+    with together as executor, tqdm(total=len(files), unit="file", disable=None) as bar:
+        for rate, group in by_rate.items():
+            pairs = (_pair(file.path, clean, a.rate)[:2] for file, clean in group)
+            for (file, _), measured in zip(group, metrics.score_many(pairs, rate, names, executor), strict=True):
+                scores[file] = measured
+                bar.update()
+    rows = [scores[file] for file in files]
+    index = pd.Index([_plain(file.name) for file in files], name="file")
+    table = pd.DataFrame([s.values for s in rows], index=index)
+    if a.out:
+        with audio.whole(a.out) as part:
+            table.to_csv(part)
     print(table.round(3).to_string())
     for name in names:
         missing = [s.reasons[name] for s in rows if name in s.reasons]
         if missing:
             _say(f"{name}: {len(rows) - len(missing)} of {len(rows)} files measured; {missing[0]}")
+    if a.rate is None and max(by_rate) > RATE:
+        _say(f"measured at the files' own rates, up to {max(by_rate)} Hz; --rate {RATE} measures what lies below 8 kHz")
     if len(rows) > 1:
         print("mean", *(f"{name}={table[name].mean():.3f}" for name in names))
-    if a.out:
-        with audio.whole(a.out) as part:
-            table.to_csv(part)
 
 
-def _pair(path: Path, clean: Path | None) -> tuple[torch.Tensor | None, torch.Tensor]:
-    estimate, rate = audio.read(path)
-    estimate = audio.resample(estimate.mean(0), rate, RATE)
+def _plain(name: Path) -> str:
+    """A name for a table, also where it is not UTF-8."""
+    return os.fsencode(name.as_posix()).decode("utf-8", "backslashreplace")
+
+
+def _clean_of(file: Found, clean: Path | None) -> Path | None:
+    """The clean file of an estimate: the one given, or in a folder that of the same name, else the one of its stem."""
+    if clean is None or not clean.is_dir():
+        return clean
+    exact = clean / file.name
+    near = [exact] if exact.is_file() or not exact.parent.is_dir() else sorted(
+        p for p in exact.parent.iterdir() if p.stem == exact.stem and p.suffix.lower() in SUFFIXES
+    )  # fmt: skip
+    if len(near) > 1:
+        found = ", ".join(p.name for p in near)
+        raise ValueError(f"{file.path}: expected one clean file of its name in {exact.parent}, got {found}")
+    return near[0] if near else exact
+
+
+def _pair(path: Path, clean: Path | None, rate: int | None) -> tuple[torch.Tensor | None, torch.Tensor, int]:
+    """Clean speech (N,), if there is any, an estimate (N,), and their rate; at `rate` if that is given."""
+    estimate, at = _one_channel(path, rate)
     if clean is None:
-        return None, estimate
-    other = clean
-    if clean.is_dir():
-        other = next(
-            (p for p in sorted(clean.iterdir()) if p.stem == path.stem and p.suffix.lower() in SUFFIXES),
-            clean / path.name,
-        )
-    reference, other_rate = audio.read(other)
-    reference = audio.resample(reference.mean(0), other_rate, RATE)
+        return None, estimate, at
+    reference, other = _one_channel(clean, rate)
+    if other != at:
+        lower = min(at, other)
+        raise ValueError(f"{path}: has {at} Hz but {clean} has {other} Hz; --rate {lower} resamples both")
     if len(reference) != len(estimate):
         raise ValueError(
-            f"{path}: has {len(estimate)} samples at 16 kHz but {other} has {len(reference)}; cut them to one length"
+            f"{path}: has {len(estimate)} samples at {at / 1000:g} kHz but {clean} has {len(reference)}; "
+            "cut them to one length"
         )
-    return reference, estimate
+    return reference, estimate, at
+
+
+def _one_channel(path: Path, rate: int | None) -> tuple[torch.Tensor, int]:
+    """Samples (N,) and their rate. Raises ValueError for several channels: a mean of them is none of them."""
+    x, at = audio.read(path)
+    if len(x) > 1:
+        raise ValueError(f"{path}: expected one channel to measure, got {len(x)}; write each to a file of its own")
+    if rate is None:
+        return x[0], at
+    if not audio.RATES[0] <= rate <= at:  # upwards there would be nothing in the upper bands
+        raise ValueError(f"--rate {rate}: expected {audio.RATES[0]} Hz to the {at} Hz of {path}")
+    return audio.resample(x[0], at, rate), rate
 
 
 def _bench(a: argparse.Namespace) -> None:
@@ -404,13 +585,13 @@ def _bench(a: argparse.Namespace) -> None:
         )
         total = len(made) * (len(chosen) + 1) * a.files
         table = bench.ordered(tqdm(rows, total=total, unit="file", disable=None))
+    if a.out:  # before anything is printed, which may fail
+        bench.save(a.out, table, bench.provenance(set=a.set, domain=a.domain, corpus=str(opened), seed=a.seed))
+        shutil.rmtree(parts)
     print(opened)
     print(plots.table(bench.summary(table, names), names).T.to_string())
     print("\nover all SNRs, with 95 % intervals; Δ is against noisy")
     print(bench.overview(table, names).T.to_string())
-    if a.out:
-        bench.save(a.out, table, bench.provenance(set=a.set, domain=a.domain, corpus=str(opened), seed=a.seed))
-        shutil.rmtree(parts)
 
 
 def _measuring(crew: jobs.Crew) -> AbstractContextManager[Executor | None]:

@@ -94,7 +94,10 @@ def completed(crew: Crew, function: Callable[[Item], Result], items: Iterable[It
                 item = waiting.pop(future)
                 yield item, future.result()
     except BrokenExecutor as error:
-        raise JobError(f"a process that worked died ({error}); is the memory full?") from error
+        raise JobError(
+            f"a process that worked died ({error}); is the memory full, or does a script of yours start its work "
+            'without `if __name__ == "__main__":`?'
+        ) from error
     except CancelledError as error:
         raise JobError("the cluster was lost, or gave a job up") from error
     finally:

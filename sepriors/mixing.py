@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+
+FORMS = (
+    (".flac", "PCM_16", 15),
+    (".flac", "PCM_24", 23),
+    (".wav", "FLOAT", None),
+)  # suffix, format, bits after the point
+TOLERANCE = 0.01  # dB between the ratio that was asked for and that of the files
 
 
 class Mixture(NamedTuple):
@@ -49,3 +57,30 @@ def mix(
     gain = (peak / top).clamp_max(1.0)
     clean, noise = gain * clean, gain * noise
     return Mixture(clean + noise, clean, noise, float(snr_db), key)
+
+
+def form(mixtures: Sequence[Mixture]) -> tuple[str, str]:
+    """The suffix and the sample format of the smallest files that keep the ratio of all mixtures to TOLERANCE.
+
+    The ratio is that of clean to noise, and that of clean to what noisy has beside it. Sixteen bits do not know noise
+    below -96 dB of full scale. Raises ValueError where not even floating point keeps it.
+
+    >>> speech, noise = torch.randn(2, 1000)
+    >>> form([mix(0.1 * speech, noise, 0.0)]), form([mix(0.001 * speech, noise, 30.0)])
+    (('.flac', 'PCM_16'), ('.flac', 'PCM_24'))
+    """
+    for suffix, subtype, bits in FORMS:
+        if all(_kept(mixture, bits) for mixture in mixtures):
+            return suffix, subtype
+    extreme = max((m.snr_db for m in mixtures), key=abs)
+    raise ValueError(f"no sample format keeps a signal-to-noise ratio of {extreme:g} dB; expected one nearer to 0")
+
+
+def _kept(mixture: Mixture, bits: int | None) -> bool:
+    """Whether the ratio stays where samples are rounded to so many bits; None: they are not."""
+    noisy, clean, noise = (x.double() for x in mixture[:3])
+    if bits is not None:
+        noisy, clean, noise = (torch.round(x * 2**bits) for x in (noisy, clean, noise))
+    energies = (x.square().sum(-1) for x in (noise, noisy - clean))
+    errors = (10 * (clean.square().sum(-1) / energy).log10() - mixture.snr_db for energy in energies)
+    return all(bool((error.abs() <= TOLERANCE).all()) for error in errors)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from . import weights
-from .audio import whole
+from .audio import clear_parts, whole
 from .corpora import Corpora
 from .fitting import writes
 from .recipes import Learned, LongRecipe, Recipe, recipe
@@ -63,6 +63,8 @@ def write_card(
     learned = train(name, corpora, seed=seed, progress=progress, checkpoint=checkpoint, fabric=fabric)
     if not writes(fabric):
         return path
+    for file in (path, folder / "cards.toml"):  # of an earlier run that was killed in the middle of either
+        clear_parts(file)
     weights.save(path, learned.tensors, learned.config)
     card = {
         "about": made.about,

@@ -1,8 +1,10 @@
 """Audio files in and out: what is kept, what is refused, and that nothing is left half done."""
 
+import io
 import math
 import os
 import struct
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +138,250 @@ def test_a_wav_that_a_pipe_wrote_is_not_truncated(tmp_path, size):
     assert audio.read(path)[0].shape == (1, 1600)
 
 
+def encoded(format, subtype, x=None, rate=16000, **options):
+    """The bytes of a file."""
+    buffer = io.BytesIO()
+    x = tone() if x is None else x
+    soundfile.write(buffer, np.asarray(x), rate, format=format, subtype=subtype, **options)
+    return buffer.getvalue()
+
+
+def patched(data, mark, offset, code, *values):
+    """The bytes with other numbers, so many bytes after the first place of a mark."""
+    changed = bytearray(data)
+    struct.pack_into(code, changed, data.index(mark) + offset, *values)
+    return bytes(changed)
+
+
+def read(folder, data, name="x"):
+    (folder / name).write_bytes(data)
+    return audio.read(folder / name)[0]
+
+
+def uneven(seconds=3, rate=16000):
+    """Noise, then nearly silence: a coder needs many bits for its first frames, few for all others."""
+    x = torch.randn(seconds * rate, generator=torch.Generator().manual_seed(0))
+    return 0.2 * x * torch.where(torch.arange(len(x)) < rate // 2, 1.0, 1e-3)
+
+
+def mp3(x, rate=16000):
+    """An MP3 of variable bit rate; and as a pipe would have it, without the frame that counts the others."""
+    whole = encoded("MP3", "MPEG_LAYER_III", x, rate, bitrate_mode="VARIABLE", compression_level=0.5)
+    first = audio._frame(whole, whole.index(b"\xff"))
+    return whole, whole[whole.index(b"\xff") + first.size :]
+
+
+@pytest.mark.fault(
+    "An MP3 of variable bit rate comes from a pipe, so that nothing counts its frames",
+    "It is decoded to its end, whatever length libsndfile guesses",
+)
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_an_mp3_of_unknown_length_is_read_to_its_end(tmp_path, rate, channels):
+    x = torch.stack([uneven(3, rate), tone(3 * rate, rate).float()][:channels], 1)
+    whole, piped = mp3(x, rate)
+    (tmp_path / "x.mp3").write_bytes(piped)
+    assert soundfile.info(tmp_path / "x.mp3").frames < 0.9 * len(x)  # the guess
+    got, alone = read(tmp_path, piped, "x.mp3"), read(tmp_path, whole, "y.mp3")
+    assert len(x) <= got.shape[1] < len(x) + 4 * 1152
+    assert got.shape[0] == channels
+    lag = got.shape[1] - alone.shape[1]  # the coder's delay, which only the counting frame tells
+    late = next(i for i in range(lag + 1) if torch.allclose(got[:, i : i + 8000], alone[:, :8000], atol=1e-4))
+    torch.testing.assert_close(got[:, late : late + len(x)], alone, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["counted", "piped"])
+def test_what_surrounds_the_frames_of_an_mp3(tmp_path, kind):
+    data = mp3(uneven())[kind]
+    alone = read(tmp_path, data, "alone")
+    tag = b"ID3\4\0\0\0\0\1\0" + bytes(128)
+    for before, after in (
+        (tag, b""),
+        (b"", b"TAG" + bytes(125)),
+        (tag + bytes(50), bytes(5000)),
+        (b"", b"\xff" * 3000),
+    ):
+        assert read(tmp_path, before + data + after).equal(alone)
+
+
+def test_a_count_of_mp3_frames_that_is_too_low(tmp_path):
+    whole, _ = mp3(uneven())
+    mark = b"Xing" if b"Xing" in whole else b"Info"
+    assert read(tmp_path, patched(whole, mark, 8, ">I", 10)).shape[1] >= 48000
+    with pytest.raises(AudioError, match=r"truncated, its header promises 11\d+ samples, there are 4\d+"):
+        read(tmp_path, patched(whole, mark, 8, ">I", 200))
+
+
+@pytest.mark.fault(
+    "Two compressed files were joined by `cat` (MP3 with and without a count, Ogg Vorbis, Opus, FLAC)",
+    "Both are decoded, one after the other; AudioError where their rates or channels differ",
+)
+@pytest.mark.parametrize("kind", ["mp3", "piped mp3", "vorbis", "opus", "flac"])
+def test_joined_files_are_read_one_after_the_other(tmp_path, kind):
+    def made(x, rate=16000):
+        if "mp3" in kind:
+            return mp3(x, rate)[kind == "piped mp3"]
+        subtype = {"vorbis": "VORBIS", "opus": "OPUS", "flac": "PCM_16"}[kind]
+        return encoded("FLAC" if kind == "flac" else "OGG", subtype, x, rate)
+
+    first, second = made(uneven()), made(tone(20000))
+    a, b = read(tmp_path, first, "a"), read(tmp_path, second, "b")
+    joined = read(tmp_path, first + second, "ab")
+    if kind == "piped mp3":  # nothing shows the seam, so the decoder goes on
+        assert joined.shape[1] == a.shape[1] + b.shape[1]
+    else:
+        assert joined.equal(torch.cat([a, b], 1))
+        with pytest.raises(AudioError, match=r"x: expected joined streams of the same channels and rate, got 1 at"):
+            read(tmp_path, first + made(torch.stack([tone(20000)] * 2, 1)))
+    with pytest.raises(AudioError, match="expected joined streams of the same channels and rate, got 1 at 16000 Hz an"):
+        read(tmp_path, first + made(tone(20000, 24000), 24000)) if kind != "opus" else read(
+            tmp_path, first + encoded("OGG", "OPUS", tone(20000), 48000)
+        )
+
+
+@pytest.mark.parametrize(
+    ("format", "subtype"), [("WAV", "PCM_16"), ("AIFF", "PCM_16"), ("CAF", "PCM_16"), ("AU", "PCM_16")]
+)
+def test_joined_files_of_samples_are_refused(tmp_path, format, subtype):
+    data = encoded(format, subtype)
+    with pytest.raises(AudioError, match="expected one file, got two joined: after 3200 bytes of audio another begins"):
+        read(tmp_path, data + data)
+
+
+@pytest.mark.fault(
+    "The last 2 kB of an Ogg, Opus, MP3 or FLAC file are missing, or its last page or frame",
+    "AudioError: truncated",
+)
+@pytest.mark.parametrize("kind", ["vorbis", "opus", "mp3", "piped mp3", "flac"])
+def test_a_compressed_file_without_its_end(tmp_path, kind):
+    noise = 0.2 * torch.randn(200_000, generator=torch.Generator().manual_seed(0))
+    if "mp3" in kind:
+        data = mp3(noise)[kind == "piped mp3"]
+    else:
+        subtype = {"vorbis": "VORBIS", "opus": "OPUS", "flac": "PCM_16"}[kind]
+        data = encoded("FLAC" if kind == "flac" else "OGG", subtype, noise)
+    assert read(tmp_path, data).shape[1] >= 200_000
+    cuts = [-2000, -1] + ([data.rindex(b"OggS")] if b"OggS" in data else [])
+    for cut in cuts:
+        with pytest.raises(AudioError, match=r"truncated|lost sync"):
+            read(tmp_path, data[:cut])
+
+
+# ------------------------------------------------------------- what a header promises
+
+SIZED = [  # format, where its number of bytes of audio stands, how, and what it counts beside them
+    ("WAV", b"data", 4, "<I", 0),
+    ("RF64", b"ds64", 16, "<Q", 0),
+    ("W64", b"data", 16, "<Q", 24),
+    ("AIFF", b"SSND", 4, ">I", 8),
+    ("AU", b".snd", 8, ">I", 0),
+    ("CAF", b"data", 4, ">Q", 4),
+]
+
+
+@pytest.mark.fault(
+    "A recorder was cut off, or wrote to a pipe: its header says 0 or the largest number (WAV to CAF)",
+    "All that follows is audio, and is read",
+)
+@pytest.mark.parametrize(("format", "mark", "offset", "code", "more"), SIZED)
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24"])
+def test_a_size_that_was_never_written(tmp_path, format, mark, offset, code, more, subtype):
+    data = encoded(format, subtype, tone(1001)[:, None].repeat(1, 2))
+    whole = read(tmp_path, data)
+    most = 2 ** (8 * struct.calcsize(code)) - 1
+    for size in {0, most} - ({0} if format == "CAF" else set()):
+        assert read(tmp_path, patched(data, mark, offset, code, size))[:, :1001].equal(whole), size
+
+
+@pytest.mark.parametrize(("format", "mark", "offset", "code", "more"), SIZED)
+def test_a_size_that_is_too_large_is_told_with_what_is_there(tmp_path, format, mark, offset, code, more):
+    data = encoded(format, "PCM_16")
+    end = data.index(mark) + offset
+    (size,) = struct.unpack_from(code, data, end)
+    with pytest.raises(AudioError, match=r"truncated, its header promises 3202 bytes of audio, there are 3200"):
+        read(tmp_path, patched(data, mark, offset, code, size + 2))
+    assert read(tmp_path, patched(data, mark, offset, code, size + 1)).shape == (1, 1600)  # no sample is missing
+    with pytest.raises(AudioError, match=r"truncated, its header promises 3200 bytes of audio, there are 3198"):
+        read(tmp_path, data[:-2])
+
+
+def test_a_sphere_file_that_is_cut(tmp_path):
+    data = encoded("NIST", "PCM_16")
+    assert read(tmp_path, data).shape == (1, 1600)
+    with pytest.raises(AudioError, match="truncated, its header promises 3200 bytes of audio, there are 3000"):
+        read(tmp_path, data[:-200])
+
+
+def test_an_empty_wav_with_notes_is_empty(tmp_path):
+    data = encoded("WAV", "PCM_16", np.zeros(0))
+    notes = b"LIST\x0c\0\0\0INFOISFTabcd"
+    with pytest.raises(AudioError, match="expected at least one sample"):
+        read(tmp_path, data[:4] + struct.pack("<I", len(data) + len(notes) - 8) + data[8:] + notes)
+
+
+@pytest.mark.fault(
+    "The size of a WAV as a whole is that of the file, or up to 4 bytes too large, or counts a pad that is not there",
+    "Its samples count, and are all read",
+)
+@pytest.mark.parametrize("wrong", [-36, 1, 2, 3, 4, 8])
+@pytest.mark.parametrize(("subtype", "length"), [("PCM_16", 1600), ("PCM_U8", 1601), ("PCM_24", 1601)])
+def test_the_size_of_the_whole_does_not_matter(tmp_path, wrong, subtype, length):
+    data = encoded("WAV", subtype, tone(length))
+    start = data.index(b"data") + 8
+    data = data[: start + length * {"PCM_16": 2, "PCM_U8": 1, "PCM_24": 3}[subtype]]  # without the pad
+    got = read(tmp_path, data[:4] + struct.pack("<I", len(data) - 8 + wrong) + data[8:])
+    assert got.shape == (1, length)
+    with pytest.raises(AudioError, match="truncated"):
+        read(tmp_path, data[:-1])
+
+
+def test_an_aiff_from_a_pipe(tmp_path):
+    data = encoded("AIFF", "PCM_16")
+    sox = patched(patched(data, b"COMM", 10, ">I", 0x3F800000), b"SSND", 4, ">I", 0x7F000008)
+    for whole, made in ((0x7F000050, sox), (0, patched(patched(data, b"COMM", 10, ">I", 0), b"SSND", 4, ">I", 0))):
+        assert read(tmp_path, patched(made, b"FORM", 4, ">I", whole)).equal(read(tmp_path, data, "y"))
+
+
+def test_a_flac_of_unknown_length(tmp_path):
+    for length in (5, 65536, 70000):
+        data = bytearray(encoded("FLAC", "PCM_16", tone(length)))
+        whole = read(tmp_path, bytes(data))
+        data[21] &= 0xF0  # STREAMINFO: the 36 bits that count the samples
+        data[22:26] = bytes(4)
+        assert read(tmp_path, bytes(data)).equal(whole)
+
+
+@pytest.mark.parametrize("length", [1001, 70000])
+def test_gsm_in_a_wav(tmp_path, length):
+    data = encoded("WAV", "GSM610", tone(length, 8000), 8000)
+    got = read(tmp_path, data)
+    assert got.shape == (1, soundfile.info(tmp_path / "x").frames)
+    assert length <= got.shape[1] <= length + 640  # whole blocks of 320
+    with pytest.raises(AudioError, match="truncated, its header promises"):
+        read(tmp_path, data[:-70])
+
+
+def test_mpeg_audio_in_a_wav(tmp_path):
+    x = torch.cat([uneven(), tone(16000).float()])
+    frames = mp3(x)[1]
+    kind = struct.pack("<HHIIHHHHIHHH", 0x55, 1, 16000, 4000, 1, 0, 12, 1, 2, 288, 1, 1393)
+    body = b"WAVEfmt " + struct.pack("<I", len(kind)) + kind + b"data" + struct.pack("<I", len(frames)) + frames
+    got = read(tmp_path, b"RIFF" + struct.pack("<I", len(body)) + body)
+    assert got.equal(read(tmp_path, frames, "y.mp3"))
+
+
+@pytest.mark.fault("The name of a file is not UTF-8, or has spaces and line ends in it", "It is read, and written")
+@pytest.mark.parametrize("name", [b"caf\xe9.wav", b"a b\n.flac", b"\xff\xfe.mp3", "äöü 語.ogg".encode()])
+def test_names_that_are_not_plain(tmp_path, name):
+    source = tmp_path / os.fsdecode(name)
+    suffix = source.suffix[1:].upper()
+    source.write_bytes(encoded(suffix, soundfile.default_subtype(suffix), tone(4000)))
+    x, rate = audio.read(source)
+    target = tmp_path / os.fsdecode(name + b".wav")
+    audio.write(target, x, rate, subtype=audio.subtype_like(source, target))
+    assert audio.read(target)[0].shape == x.shape
+
+
 @pytest.mark.fault("One sample is NaN or infinite", "AudioError that counts them")
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("channel", [0, 1])
@@ -227,6 +473,18 @@ def test_the_rights_of_a_new_file(tmp_path):
     assert (tmp_path / "x.wav").stat().st_mode & 0o777 == 0o644
 
 
+def test_the_rights_of_other_files_are_left_alone(tmp_path, monkeypatch):
+    """To ask for the process's mask is to change it, for all threads, for a moment."""
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the mask was touched"))
+    threads = [threading.Thread(target=audio.write, args=(tmp_path / f"{i}.wav", tone(), 16000)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (tmp_path / "other").touch()
+    assert {p.stat().st_mode for p in tmp_path.iterdir()} == {(tmp_path / "other").stat().st_mode}
+
+
 def test_a_name_as_long_as_it_may_be(tmp_path):
     path = tmp_path / (251 * "x" + ".wav")
     audio.write(path, tone(), 16000)
@@ -278,3 +536,77 @@ def test_resampling_keeps_what_it_need_not_change():
 def test_nothing_above_half_the_rate_folds_back():
     x = tone(48000, 48000, hertz=10_000)
     assert audio.resample(x, 48000, 16000)[500:-500].abs().max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [(16001, 16000), (44056, 16000), (16000, 44056), (44101, 16000), (16000, 47999), (44100, 16000), (8000, 16000)],
+)
+def test_a_sine_comes_out_as_exactly_at_any_two_rates(a, b):
+    """Rates that share little used to err by -53 dB, and to lose half of what lies at 7 kHz."""
+    for hertz in (300, 1000, 0.4 * min(a, b), 0.435 * min(a, b)):
+        got = audio.resample(tone(2 * a, a, hertz), a, b)
+        right = tone(len(got), b, hertz)
+        error = (got - right)[b // 4 : -b // 4].square().mean() / right.square().mean()
+        assert 10 * error.log10() < -80, hertz
+
+
+def test_a_rare_rate_gives_what_the_filter_of_a_common_one_gives(monkeypatch):
+    x = torch.randn(2, 3, 5000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for a, b in ((44100, 16000), (8000, 16000), (48000, 16000), (16000, 22050), (7, 3), (3, 7)):
+        expected = audio.resample(x, a, b)
+        with monkeypatch.context() as patch:
+            patch.setattr(audio, "MAX_KERNEL", 0)
+            for taps in (1, 5000, 1 << 20):  # made one by one, or all at once
+                if taps > 1 or a < 10:
+                    patch.setattr(audio, "TAPS", taps)
+                    got = audio.resample(x, a, b)
+                    assert got.dtype == x.dtype
+                    torch.testing.assert_close(got, expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_any_floating_point_is_a_waveform(tmp_path, dtype):
+    x = tone(100).to(dtype)
+    assert audio.check(x) is x
+    audio.write(tmp_path / "x.wav", x, 16000, subtype="FLOAT")
+    assert audio.read(tmp_path / "x.wav")[0][0].equal(x.float())
+    x[3] = math.inf
+    with pytest.raises(AudioError, match="expected finite samples, got 1 that"):
+        audio.check(x)
+
+
+# ------------------------------------------------------------------------ held, keep it so
+
+
+@pytest.mark.parametrize(
+    ("format", "subtype", "step"),
+    [
+        ("WAV", "ALAW", 0.02),
+        ("WAV", "ULAW", 0.02),
+        ("WAVEX", "PCM_16", 1e-4),
+        ("WAVEX", "DOUBLE", 1e-7),
+        ("RF64", "PCM_24", 1e-6),
+        ("AU", "PCM_S8", 0.01),
+        ("AU", "ALAW", 0.02),
+        ("AIFF", "PCM_S8", 0.01),
+        ("AIFF", "FLOAT", 1e-7),
+        ("CAF", "DOUBLE", 1e-7),
+        ("NIST", "PCM_32", 1e-7),
+        ("OGG", "VORBIS", 0.1),
+    ],
+)
+def test_what_could_be_read_can_be_read(tmp_path, format, subtype, step):
+    x = torch.stack([tone(1001), tone(1001, hertz=100), 0 * tone(1001)][: 2 if format == "OGG" else 3])
+    got = read(tmp_path, encoded(format, subtype, x.T))
+    assert got.shape == x.shape
+    torch.testing.assert_close(got, x.float(), atol=step, rtol=0)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 7])
+@pytest.mark.parametrize("name", [b"odd ", b"bext", b"a1.Z"])
+def test_chunks_that_nobody_knows(tmp_path, size, name):
+    data = encoded("WAV", "PCM_16")
+    chunk = name + struct.pack("<I", size) + size * b"x" + (size % 2) * b"\0"
+    for at in (12, data.index(b"data"), len(data)):
+        assert read(tmp_path, data[:at] + chunk + data[at:]).shape == (1, 1600)

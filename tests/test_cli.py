@@ -1,5 +1,6 @@
 """The `sepriors` command: what it keeps, what it refuses in one line, and that it leaves nothing half done."""
 
+import importlib
 import json
 import math
 import os
@@ -21,6 +22,7 @@ from sepriors import METHODS, __version__, audio, corpora, enhance, fitting, mak
 from sepriors.__main__ import main
 from sepriors.em import Step
 
+main_module = importlib.import_module("sepriors.__main__")
 SPEECH = speechlike(2, 8000)
 ROOT = Path(__file__).parents[1]
 # whole reverse processes with four draws take a minute here; test_methods has them short
@@ -71,10 +73,10 @@ def tree(folder):
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*")) if folder.exists() else []
 
 
-def shell(*arguments, **options):
+def shell(*arguments, environment=(), **options):
     """The command in a process of its own."""
     command = [sys.executable, "-m", "sepriors", *map(str, arguments)]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    env = os.environ | {"OMP_NUM_THREADS": "1"} | dict(environment)
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, **options)
 
 
@@ -203,6 +205,20 @@ def test_a_clipped_file_is_told_of(run, tmp_path):
     assert audio.read(tmp_path / "out" / "loud.wav")[0].abs().max() <= 1
 
 
+def test_floats_beyond_full_scale_are_not_clipped(run, tmp_path):
+    audio.write(tmp_path / "loud.wav", 20 * SPEECH[0], 16000, subtype="FLOAT")
+    assert run("enhance", tmp_path / "loud.wav", "--method", "spp-wiener", "-o", tmp_path / "out")[::2] == (0, [])
+
+
+def test_a_dc_offset_is_told_of(run, tmp_path):
+    audio.write(tmp_path / "dc.wav", torch.stack([SPEECH[0], SPEECH[1] - 0.03]), 16000)
+    audio.write(tmp_path / "ac.wav", SPEECH, 16000)
+    for name, told in (("dc", ["DC offset of -0.03, removed for the method and put back"]), ("ac", [])):
+        path = tmp_path / f"{name}.wav"
+        status, _, err = run("enhance", path, "--method", "spp-wiener", "-o", tmp_path / "out")
+        assert (status, err) == (0, [f"{path}: {text}" for text in told])
+
+
 def test_what_would_clip_is_lowered_and_told_of(run, tmp_path, monkeypatch):
     from sepriors import methods
 
@@ -215,6 +231,146 @@ def test_what_would_clip_is_lowered_and_told_of(run, tmp_path, monkeypatch):
     assert err == [f"{out / 'a.wav'}: lowered by 6.0 dB so that it does not clip"]
     assert audio.read(out / "a.wav")[0].abs().max() == pytest.approx(1, abs=1e-4)
     assert audio.read(out / "f.wav")[0].abs().max() == 2  # a file of floats has no full scale
+
+
+# ----------------------------------------------------------------- enhance: folders
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """A folder with audio that libsndfile reads and does not, other files, and a folder in it."""
+    folder = tmp_path / "in"
+    (folder / "sub" / "deep").mkdir(parents=True)
+    kinds = {
+        "a.wav": "WAV", "d.wave": "WAV", "e.au": "AU", "f.oga": "OGG", "h.snd": "AU", "i.aifc": "AIFF",
+        "sub/a.flac": "FLAC", "sub/b.wav": "WAV", "sub/deep/g.rf64": "RF64",
+    }  # fmt: skip
+    for name, format in kinds.items():
+        soundfile.write(folder / name, SPEECH[0].numpy(), 16000, format=format)
+    for name in ("c.m4a", "notes.txt", "more.txt", "README", ".hidden.wav"):
+        (folder / name).write_bytes(b"what is not read")
+    return folder
+
+
+LEFT = (
+    "README (no suffix is not taken for audio), c.m4a (libsndfile reads no .m4a), "
+    "more.txt and 1 more (.txt is not taken for audio)"
+)
+
+
+@pytest.mark.fault(
+    "A folder has audio of many kinds, of some that cannot be read, and folders in it",
+    "What can be read is; what was left out is told, and why; --recursive takes the folders, too",
+)
+def test_a_folder_loses_nothing_without_a_word(run, mixed, tmp_path):
+    out = tmp_path / "out"
+    status, _, err = run("enhance", mixed, "--method", "spp-wiener", "-o", out)
+    assert status == 0
+    assert err == [f"{mixed}: left out {LEFT}, sub/ (in a folder of its own, --recursive takes that)"]
+    assert tree(out) == ["a.wav", "d.wave", "e.au", "f.wav", "h.snd", "i.aifc"]
+    inside = mixed / "out"
+    for _ in range(2):  # what it wrote itself is no input
+        status, _, err = run("enhance", mixed, "--recursive", "--method", "spp-wiener", "-o", inside, "--force")
+        assert (status, err) == (0, [f"{mixed}: left out {LEFT}"])
+        files = [p for p in tree(inside) if "." in p]
+        assert files == [*tree(out), "sub/a.flac", "sub/b.wav", "sub/deep/g.rf64"]
+    for path in files:
+        assert soundfile.info(inside / path).frames == 8000
+
+
+def test_score_takes_folders_of_folders(run, mixed, tmp_path):
+    command = ("score", mixed, "--clean", mixed, "--metrics", "si_sdr", "-o", tmp_path / "t.csv")
+    assert run(*command, "--recursive")[0] == 0
+    names = list(pd.read_csv(tmp_path / "t.csv", index_col="file").index)
+    assert names == [
+        "a.wav",
+        "d.wave",
+        "e.au",
+        "f.oga",
+        "h.snd",
+        "i.aifc",
+        "sub/a.flac",
+        "sub/b.wav",
+        "sub/deep/g.rf64",
+    ]
+    shutil.copy(mixed / "a.wav", mixed / "a.aifc")
+    status, _, err = run(*command)
+    assert status == 2
+    assert "several inputs are named 'a'" in err[-1]
+
+
+@pytest.mark.fault("The name of a file in a folder is not UTF-8", "It is enhanced and scored, as all others are")
+def test_a_name_that_is_not_utf8(run, tmp_path):
+    name = os.fsdecode(b"caf\xe9.wav")
+    audio.write(tmp_path / "in" / name, SPEECH[0], 16000)
+    audio.write(tmp_path / "in" / "a b.wav", SPEECH[1], 16000)
+    assert run("enhance", tmp_path / "in", "--method", "spp-wiener", "-o", tmp_path / "out")[::2] == (0, [])
+    assert sorted(os.listdir(tmp_path / "out")) == ["a b.wav", name]
+    table = tmp_path / "t.csv"
+    status, out, _ = run("score", tmp_path / "out", "--clean", tmp_path / "in", "--metrics", "si_sdr", "-o", table)
+    assert (status, r"caf\xe9.wav" in out) == (0, True)
+    assert list(pd.read_csv(table)["file"]) == ["a b.wav", r"caf\xe9.wav"]
+    missing = shell("enhance", tmp_path / name, "--method", "spp-wiener", "-o", tmp_path / "new")
+    assert (missing.returncode, missing.stderr) == (2, f"sepriors enhance: {tmp_path}/caf\\udce9.wav: no such file\n")
+
+
+@pytest.mark.parametrize("name", ["one.wav", "one.flac", "deep/one.aiff"])
+def test_the_name_of_a_file_for_one_result(run, refused, noisy, tmp_path, name):
+    out = tmp_path / name
+    assert run("enhance", noisy, "--method", "spp-wiener", "-o", out)[0] == 0
+    assert out.is_file()
+    assert audio.read(out)[0].shape == (1, 8000)
+    assert "exists already" in refused("enhance", noisy, "--method", "spp-wiener", "-o", out)
+    audio.write(tmp_path / "other.wav", SPEECH[1], 16000)
+    line = refused("enhance", noisy, tmp_path / "other.wav", "--method", "spp-wiener", "-o", tmp_path / "new.wav")
+    assert f"{tmp_path / 'new.wav'}: expected a folder for 2 results, got the name of a file" in line
+    line = refused("enhance", noisy, "--method", "spp-wiener", "-o", tmp_path / "new.mp3")
+    assert "expected a file that keeps length and level (.wav" in line
+    assert "expected a folder for the three files" in refused("mix", noisy, noisy, "-o", tmp_path / "mix.wav")
+
+
+@pytest.mark.fault(
+    "What --resume finds is empty, cut off, shorter than its input, or the input itself",
+    "It is told and made again; an input in place of its result is refused",
+)
+def test_resume_believes_only_what_is_whole(run, refused, tmp_path):
+    for i in range(5):
+        audio.write(tmp_path / "in" / f"{i}.wav", SPEECH[i % 2], 16000)
+    out = tmp_path / "out"
+    command = ("enhance", tmp_path / "in", "--method", "spp-wiener", "-o", out)
+    assert run(*command)[0] == 0
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    (out / "0.wav").write_bytes(b"")
+    (out / "1.wav").write_bytes(before["1.wav"][:-100])
+    audio.write(out / "2.wav", SPEECH[0, :7999], 16000, overwrite=True)
+    audio.write(out / "3.wav", SPEECH[1], 8000, overwrite=True)
+    status, _, err = run(*command, "--resume")
+    assert status == 0
+    assert [line.endswith("; made again") for line in err] == [True] * 4 + [False]
+    assert "expected (1, 8000) samples at 16000 Hz, got (1, 7999) at 16000; made again" in err[2]
+    assert err[4] == f"{out}: 1 of 5 files are there already"
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    line = refused(*command[:-1], tmp_path / "in", "--resume")
+    assert "0.wav exists already and is the input itself; expected another folder for the results" in line
+
+
+def test_files_are_read_together_by_their_seconds(run, tmp_path, monkeypatch):
+    """Eight recordings of five minutes at 48 kHz in stereo took 5.8 GB, when sixteen files went together."""
+    seen = []
+
+    def enhanced(files, **_):
+        seen.append([path.stem for path in files.paths])
+        return files.samples
+
+    monkeypatch.setattr(main_module.jobs, "enhanced", enhanced)
+    monkeypatch.setattr(main_module, "TOGETHER", 1.0)
+    for name, channels, rate, samples in (
+        ("a", 1, 16000, 4000), ("b", 2, 16000, 4000), ("c", 1, 16000, 4000), ("d", 1, 16000, 4001),
+        ("e", 1, 16000, 40000), ("f", 1, 16000, 1), ("g", 2, 48000, 8000), ("h", 1, 48000, 1), ("i", 1, 8000, 8000),
+    ):  # fmt: skip
+        audio.write(tmp_path / "in" / f"{name}.wav", SPEECH[:1, :1].expand(channels, samples), rate)
+    assert run("enhance", tmp_path / "in", "--method", "spp-wiener", "-o", tmp_path / "out")[0] == 0
+    assert seen == [["a", "b", "c"], ["d"], ["e"], ["f"], ["g"], ["h"], ["i"]]
 
 
 # ---------------------------------------------------------------- enhance: refused
@@ -278,6 +434,7 @@ def test_a_bad_file_among_good_ones_and_nothing_is_written(refused, bad, noisy, 
     ("arguments", "message"),
     [
         (["--method", "nfm"], "unknown method 'nfm'; did you mean nmf"),
+        (["--method", "noisereduce"], "noisereduce is a package of others, which the chapters compare with"),
         (["--method", "nmf", "--device", "gpu"], "unknown device 'gpu'; expected cpu, cuda or auto"),
         (["--method", "nmf", "--device", "mps"], "unknown device 'mps'; expected cpu, cuda or auto"),
         (["--method", "nmf", "--device", ""], "unknown device ''; expected cpu, cuda or auto"),
@@ -416,6 +573,35 @@ def test_mix(run, tmp_path, snr):
     assert metrics.si_sdr(SPEECH.mean(0), clean[0]) > 40
 
 
+@pytest.mark.fault(
+    "Speech and noise of a mixture lie below what 16 bits resolve (24-bit speech of -66 dB, --snr 30)",
+    "The files have as many bits as the ratio takes, or are of floats; what no format holds is refused",
+)
+@pytest.mark.parametrize(("level", "snr", "form"), [
+    (0.5, 0, "flac PCM_16"), (5e-4, 30, "flac PCM_24"), (0.5, 75, "flac PCM_24"), (1e-4, -40, "flac PCM_24"),
+    (1e-7, 0, "wav FLOAT"), (1e-5, 60, "wav FLOAT"),
+])  # fmt: skip
+def test_the_ratio_of_the_files_is_that_which_was_asked_for(run, tmp_path, level, snr, form):
+    noise = 0.1 * torch.randn(8000, generator=torch.Generator().manual_seed(0))
+    audio.write(tmp_path / "s.wav", level * SPEECH[0] / SPEECH[0].abs().max(), 16000, subtype="FLOAT")
+    audio.write(tmp_path / "n.wav", noise, 16000, subtype="FLOAT")
+    assert run("mix", tmp_path / "s.wav", tmp_path / "n.wav", "--snr", snr, "-o", tmp_path / "out")[0] == 0
+    suffix, subtype = form.split()
+    paths = [tmp_path / "out" / part / f"s_{snr:+g}dB.{suffix}" for part in ("noisy", "clean", "noise")]
+    assert {soundfile.info(path).subtype for path in paths} == {subtype}
+    mixed, clean, noise = (audio.read(path)[0].double() for path in paths)
+    for other in (noise, mixed - clean):
+        got = 10 * (clean.square().sum() / other.square().sum()).log10()
+        assert float(got) == pytest.approx(snr, abs=0.01)
+
+
+def test_a_ratio_that_no_file_holds(refused, tmp_path):
+    audio.write(tmp_path / "s.wav", SPEECH[0], 16000)
+    line = refused("mix", tmp_path / "s.wav", tmp_path / "s.wav", "--snr", 200, "-o", tmp_path / "out")
+    assert "no sample format keeps a signal-to-noise ratio of 200 dB" in line
+    assert tree(tmp_path / "out") == []
+
+
 def test_mix_is_seeded_and_refuses_to_overwrite(run, refused, tmp_path):
     audio.write(tmp_path / "s.wav", SPEECH[0], 16000)
     audio.write(tmp_path / "n.wav", 0.1 * torch.randn(32000, generator=torch.Generator().manual_seed(0)), 16000)
@@ -491,19 +677,61 @@ def test_score_one_file(run, pair):
     assert [float(v) for v in row[1:]] == pytest.approx(list(values.values()), abs=1e-3)
 
 
-def test_score_folders_of_other_rates_and_channels(run, pair):
+@pytest.mark.fault(
+    "Files to score are of another rate than 16 kHz, of several, or have several channels",
+    "They are measured as they are: NaN with a reason where a measure has no such rate; else refused in one line",
+)
+def test_score_measures_files_as_they_are(run, refused, pair):
     clean, _ = audio.read(pair / "clean" / "x.flac")
-    audio.write(pair / "est" / "y.wav", audio.resample(clean.repeat(2, 1), 16000, 8000), 8000)
-    shutil.copy(pair / "clean" / "x.flac", pair / "clean" / "y.flac")
+    narrow = audio.resample(clean, 16000, 8000)
+    audio.write(pair / "est" / "y.wav", 0.9 * narrow, 8000, subtype="FLOAT")
+    audio.write(pair / "clean" / "y.flac", narrow, 8000, subtype="PCM_24")
     table = pair / "scores.csv"
-    arguments = ("score", pair / "est", "--clean", pair / "clean", "--metrics", "si_sdr,stoi", "-o", table)
-    status, out, err = run(*arguments)
-    assert (status, err) == (0, [])
+    command = ["score", pair / "est", "--clean", pair / "clean", "--metrics", "si_sdr,pesq_wb,pesq_nb"]
+    status, out, err = run(*command, "-o", table)
+    assert status == 0
     assert "mean si_sdr=" in out
+    assert len(err) == 1
+    assert err[0].startswith("pesq_wb: 1 of 2 files measured; ")
     got = pd.read_csv(table, index_col="file")
     assert list(got.index) == ["x.wav", "y.wav"]
-    assert got.loc["y.wav", "si_sdr"] > 10
+    estimate, reference = (audio.read(pair / p)[0][0] for p in ("est/y.wav", "clean/y.flac"))
+    expected = metrics.score(reference, estimate, 8000, ["si_sdr", "pesq_nb"]).values
+    assert got.loc["y.wav", ["si_sdr", "pesq_nb"]].to_dict() == pytest.approx(expected, abs=1e-6)
+    assert math.isnan(got.loc["y.wav", "pesq_wb"])
     assert sorted(p.name for p in pair.iterdir()) == ["clean", "est", "scores.csv"]
+    assert run(*command, "--rate", 8000)[::2] == (0, ["pesq_wb: 0 of 2 files measured; " + err[0].split("; ", 1)[1]])
+    assert "--rate 16000: expected 100 Hz to the 8000 Hz of" in refused(*command, "--rate", 16000)
+    line = refused("score", pair / "est" / "y.wav", "--clean", pair / "clean" / "x.flac")
+    assert "has 8000 Hz but" in line
+    assert "has 16000 Hz; --rate 8000 resamples both" in line
+    audio.write(pair / "est" / "z.wav", clean.repeat(2, 1), 16000)
+    assert "z.wav: expected one channel to measure, got 2" in refused("score", pair / "est" / "z.wav")
+
+
+def test_score_of_a_fast_file_says_how_to_measure_all(run, pair):
+    clean, _ = audio.read(pair / "clean" / "x.flac")
+    audio.write(pair / "f.wav", audio.resample(clean, 16000, 48000), 48000)
+    command = ("score", pair / "f.wav", "--clean", pair / "f.wav", "--metrics", "stoi")
+    _, _, err = run(*command)
+    assert err[-1] == "measured at the files' own rates, up to 48000 Hz; --rate 16000 measures what lies below 8 kHz"
+    assert run(*command, "--rate", 16000)[::2] == (0, [])
+
+
+@pytest.mark.fault(
+    "A folder of clean speech has a.wav and a.flac in it",
+    "The file of the very name is taken; where only the stem fits, and twice, it is refused",
+)
+def test_the_clean_file_of_the_very_name(run, refused, pair):
+    clean, estimate = audio.read(pair / "clean" / "x.flac")[0], audio.read(pair / "est" / "x.wav")[0]
+    audio.write(pair / "clean" / "x.aiff", clean.flip(-1), 16000)
+    command = ("score", pair / "est" / "x.wav", "--clean", pair / "clean", "--metrics", "si_sdr")
+    line = refused(*command)
+    assert f"x.wav: expected one clean file of its name in {pair / 'clean'}, got x.aiff, x.flac" in line
+    audio.write(pair / "clean" / "x.wav", clean, 16000, subtype="PCM_24")
+    status, out, _ = run(*command)
+    assert status == 0
+    assert float(out.split()[-1]) == pytest.approx(float(metrics.si_sdr(clean[0], estimate[0])), abs=2e-3)
 
 
 def test_score_without_clean_speech(run, pair):
@@ -560,6 +788,57 @@ def test_bench(run, corpus_folder, tmp_path):
     assert len(record["records"]) == 2 * 3 * 4
     assert {"set", "domain", "corpus", "seed", "commit", "hardware", "versions", "finished"} <= record.keys()
     assert tree(path.parent) == ["bench.json"]
+
+
+@pytest.mark.fault(
+    "A terminal does not know the characters of a table (PYTHONIOENCODING=latin-1, ascii)",
+    "They are written another way; the records are saved before",
+)
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_a_terminal_without_delta(corpus_folder, tmp_path, encoding):
+    path = tmp_path / "bench.json"
+    arguments = ("--methods", "spp-wiener", "--set", "white", "--files", 1, "--metrics", "si_sdr", "--workers", 1)
+    done = shell(
+        "bench",
+        *arguments,
+        "--corpus",
+        corpus_folder,
+        "-o",
+        path,
+        environment={"PYTHONIOENCODING": encoding},
+        encoding=encoding,
+    )
+    assert (done.returncode, r"\u0394 is against noisy" in done.stdout) == (0, True), done.stderr
+    assert tree(tmp_path) == ["bench.json"]
+
+
+def test_the_records_are_saved_before_the_table_is_printed(run, corpus_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(main_module.plots, "table", lambda *_: 1 / 0)
+    arguments = ("--methods", "spp-wiener", "--set", "white", "--files", 1, "--metrics", "si_sdr", "--workers", 1)
+    with pytest.raises(ZeroDivisionError):
+        run("bench", *arguments, "--corpus", corpus_folder, "-o", tmp_path / "bench.json")
+    assert tree(tmp_path) == ["bench.json"]
+
+
+@pytest.mark.fault(
+    "SEPRIORS_DATA names a folder that is not there, or has no manifest.csv",
+    "One line that names it, status 2, for every command; no other speech is taken in its place",
+)
+@pytest.mark.parametrize("command", [
+    ("mix", "--set", "real", "-o", "out"), ("train", "nmf-speech", "-o", "out"), ("corpora",),
+    ("bench", "--methods", "spp-wiener", "-o", "out.json"),
+])  # fmt: skip
+def test_a_misspelt_folder_of_corpora(run, refused, corpus_folder, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    for name in ("speach", "."):
+        monkeypatch.setenv("SEPRIORS_DATA", name)
+        line = refused(*command)
+        assert f"{name}: expected a folder with a manifest.csv, or with folders that have one, as SEPRIORS_DATA" in line
+        assert tree(tmp_path) == []
+    spaced = tmp_path / "a folder of mine"
+    shutil.copytree(corpus_folder, spaced)
+    monkeypatch.setenv("SEPRIORS_DATA", str(spaced))
+    assert run("corpora")[1].startswith(f"folder corpora in {spaced}: ")
 
 
 @pytest.mark.parametrize(

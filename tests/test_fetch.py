@@ -581,14 +581,33 @@ def test_auto_says_what_is_incomplete(served: Callable[..., Path], server: Serve
     assert c.note.startswith("Incomplete: could not download download.zip")
 
 
-def test_a_mistyped_folder_is_told_though_the_cache_serves(
+def test_a_mistyped_folder_is_an_error_though_the_cache_serves(
     served: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SEPRIORS_DATA", str(tmp_path / "typo"))
     fetch("mini-librispeech", registry_path=served("mini-librispeech"))
-    c = open_corpora()
-    assert c.origin == "fetched"
-    assert c.note == f"Incomplete: SEPRIORS_DATA ({tmp_path / 'typo'}) holds no manifest.csv."
+    monkeypatch.setenv("SEPRIORS_DATA", str(tmp_path / "typo"))
+    with pytest.raises(CorpusError, match=r"typo: expected a folder with a manifest.csv.*SEPRIORS_DATA.*got no folder"):
+        open_corpora()
+    (tmp_path / "typo").mkdir()
+    with pytest.raises(CorpusError, match=r"typo: expected .*; got one without"):
+        open_corpora()
+    monkeypatch.setenv("SEPRIORS_DATA", "")  # names nothing
+    assert open_corpora().origin == "fetched"
+
+
+@pytest.mark.fault("The cache cannot be written to", "An error that names it, and SEPRIORS_CACHE")
+def test_a_cache_that_cannot_be_written_to(monkeypatch: pytest.MonkeyPatch, dead_url: str, tmp_path: Path) -> None:
+    monkeypatch.setenv("SEPRIORS_CACHE", "/proc/.cache")
+    told = pytest.raises(
+        FetchError, match=r"^/proc/\.cache.*: expected a folder to write to .*; set SEPRIORS_CACHE to one$"
+    )
+    with told:
+        open_corpora("synthetic")
+    with told:
+        fetch("emodb")
+    archive = {"name": "a.zip", "urls": [f"{dead_url}/a.zip"]}
+    with told:
+        module.download(archive, module.cache_dir() / "weights")
 
 
 @pytest.fixture
@@ -604,13 +623,11 @@ def spoken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("spoken")
 def test_auto_falls_back_to_synthetic_speech_and_says_why(
-    served: Callable[..., Path], server: Server, tmp_path: Path, dead_url: str, monkeypatch: pytest.MonkeyPatch
+    served: Callable[..., Path], server: Server, dead_url: str
 ) -> None:
     book = served("emodb", urls=[f"{dead_url}/download.zip"])
-    monkeypatch.setenv("SEPRIORS_DATA", str(tmp_path / "typo"))
     c: Corpora = open_corpora(registry_path=book)
     assert (c.origin, c.is_real) == ("synthetic", False)
-    assert "holds no manifest.csv" in c.note
     assert "the network did not answer within 5 s" in c.note
     assert "say nothing of real speech" in c.note
 

@@ -95,6 +95,10 @@ SOUND = {
     "FLAC": encoded("FLAC", "PCM_16"),
     "AIFF": encoded("AIFF", "PCM_24"),
     "Ogg": encoded("OGG", "VORBIS"),
+    "MP3": encoded("MP3", "MPEG_LAYER_III"),
+    "CAF": encoded("CAF", "PCM_16"),
+    "AU": encoded("AU", "PCM_16"),
+    "W64": encoded("W64", "PCM_16"),
 }
 
 
@@ -122,7 +126,7 @@ def test_any_bytes_are_read_or_refused(tmp_path: Path, content: bytes, suffix: s
 
 
 @pytest.mark.fault(
-    "Bits of an audio file are turned, bytes put in or left out, the end cut off (WAV, FLAC, AIFF, Ogg)",
+    "Bits of an audio file are turned, bytes put in or left out, the end cut off (WAV, FLAC, AIFF, Ogg, MP3, ...)",
     "Finite samples where nothing shows, else AudioError that names the file",
 )
 @pytest.mark.parametrize("kind", SOUND)
@@ -409,6 +413,15 @@ def test_a_training_killed_in_the_middle_of_a_write(tmp_path: Path, seed: int) -
     assert [len(content or b"") for content in left.values()] == [half]
     assert test_fitting.flat(test_fitting.run(path).model).equal(test_fitting.flat(test_fitting.run().model))
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_training_left_is_cleared_away(tmp_path: Path, corpus_folder: Path) -> None:
+    """Wherever it was killed: while it wrote weights, or their card."""
+    for left in ("cards~0.toml", "nmf-speech-257~0.safetensors"):
+        (tmp_path / f".part-{left}").touch()
+    arguments = ["train", "nmf-speech-257", "--corpus", str(corpus_folder), "-o", str(tmp_path)]
+    assert victims.run(victims.command, arguments).status == 0
+    assert [*tree(tmp_path)] == ["cards.toml", "nmf-speech-257.safetensors"]
 
 
 @pytest.mark.fault(

@@ -115,6 +115,27 @@ def test_processes_share_the_cores_and_one_of_them_dies():
     assert max(most for *_, most in found) <= share
 
 
+UNGUARDED = """
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from sepriors.jobs import Crew, completed
+
+made = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+list(completed(Crew(made, lambda: 1), abs, [1]))
+"""
+
+
+def test_a_script_without_a_guard_is_told_so(tmp_path):
+    """Each worker that is spawned reads the script again, and starts its own work, which Python refuses."""
+    (tmp_path / "script.py").write_text(UNGUARDED)
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, tmp_path / "script.py"], env=env, capture_output=True, text=True, timeout=300
+    )
+    told = done.stderr.splitlines()[-1]
+    assert "is the memory full, or does a script of yours start its work without `if __name__ ==" in told
+
+
 ORPHANS = """
 import os, signal
 from sepriors.jobs import completed, crew
@@ -332,10 +353,11 @@ def test_resume_leaves_what_is_there(noisy, tmp_path, capsys):
     assert main(command) == 0
     whole = contents(out)
     (out / "1.wav").unlink()
-    (out / "2.wav").write_bytes(b"mine")
+    audio.write(out / "2.wav", torch.zeros(8000), 16000, overwrite=True)
+    mine = (out / "2.wav").read_bytes()
     assert main(command) == 2
     assert main([*command, "--resume"]) == 0
-    assert contents(out) == whole | {"2.wav": b"mine"}
+    assert contents(out) == whole | {"2.wav": mine}
     assert f"{out}: 4 of 5 files are there already" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main([*command, "--resume", "--force"])

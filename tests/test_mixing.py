@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import speechlike
 
-from sepriors import mix
+from sepriors import mix, mixing
 
 
 def ratio_db(m):
@@ -74,3 +74,25 @@ def test_an_utterance_alone_and_in_company():
 def test_what_cannot_be_mixed(clean, noise, snr, message):
     with pytest.raises(ValueError, match=message):
         mix(clean, noise, snr)
+
+
+@pytest.mark.parametrize(
+    ("level", "snr", "form"),
+    [
+        (0.1, 0.0, (".flac", "PCM_16")),
+        (0.1, 60.0, (".flac", "PCM_24")),
+        (1e-3, 30.0, (".flac", "PCM_24")),
+        (1e-7, 0.0, (".wav", "FLOAT")),
+    ],
+)
+def test_as_many_bits_as_the_ratio_takes(level, snr, form):
+    noise = torch.randn(2, 8000, generator=torch.Generator().manual_seed(1))
+    quiet = mix(level * speechlike(2, 8000), noise, snr)
+    assert mixing.form([quiet]) == form
+    loud = mix(speechlike(2, 8000), noise, 0.0)
+    assert mixing.form([loud, quiet]) == mixing.form([quiet, loud]) == form
+
+
+def test_a_ratio_that_no_format_holds():
+    with pytest.raises(ValueError, match="no sample format keeps a signal-to-noise ratio of 250 dB"):
+        mixing.form([mix(speechlike(1, 800), torch.ones(1, 800), 250.0)])

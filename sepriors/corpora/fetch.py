@@ -100,26 +100,27 @@ def open_corpora(
 ) -> Corpora:
     """The corpora to work with.
 
-    'auto' takes the first that there is: the folder $SEPRIORS_DATA if it holds a manifest; what the cache holds, if
-    that has speech and noise; a download of what the registry marks `auto`, if the network answers within 5 s; else
-    synthetic speech. 'synthetic' takes that at once, and a path takes that folder (with a manifest.csv, or with folders
-    that have one).
+    'auto' takes the folder that $SEPRIORS_DATA names; where it names none, what the cache holds, if that has speech and
+    noise; a download of what the registry marks `auto`, if the network answers within 5 s; else synthetic speech.
+    'synthetic' takes that at once, and a path takes that folder (with a manifest.csv, or with folders that have one).
 
-    Raises CorpusError for a folder without a manifest, and for one that is damaged.
+    Raises CorpusError for a folder without a manifest, also where $SEPRIORS_DATA names it, for one that is damaged, and
+    for a cache that cannot be written to.
     """
     if corpus == "synthetic":
         return _synthetic("asked for")
     if corpus != "auto":
         return _folder(Path(corpus).expanduser())
-    reasons = []
-    data = os.environ.get("SEPRIORS_DATA")
-    if data and _manifests(Path(data)):
-        return _folder(Path(data))
-    if data:
-        reasons.append(f"SEPRIORS_DATA ({data}) holds no {NAME}")
+    if data := os.environ.get("SEPRIORS_DATA"):
+        named = Path(data).expanduser()
+        if not _manifests(named):  # no fall-back: whoever names a folder would take what follows for its recordings
+            raise CorpusError(
+                f"{named}: expected a folder with a {NAME}, or with folders that have one, as SEPRIORS_DATA names it; "
+                f"got {'one without' if named.is_dir() else 'no folder'}"
+            )
+        return _folder(named)
     root = cache_dir() / "corpora"
-    if not _enough(gather(root)):
-        reasons += _download_auto(registry(registry_path), root, registry_path)
+    reasons = [] if _enough(gather(root)) else _download_auto(registry(registry_path), root, registry_path)
     found = gather(root)
     if _enough(found):
         return Corpora(root, found, "fetched", f"Incomplete: {'; '.join(reasons)}." if reasons else "")
@@ -173,7 +174,11 @@ def _enough(table: pd.DataFrame) -> bool:
 
 
 def _synthetic(why: str) -> Corpora:
-    root = synthetic.build(cache_dir())
+    cache = cache_dir()
+    try:
+        root = synthetic.build(cache)
+    except OSError as error:
+        raise _unwritable(error, cache) from error
     note = f"Synthetic speech and noise ({why}): these figures show that the code runs, and say nothing of real speech."
     return Corpora(root, read_manifest(root), "synthetic", note)
 
@@ -244,14 +249,23 @@ def import_folder(name: str, folder: str | os.PathLike[str], root: str | os.Path
 
 
 def _root(root: str | os.PathLike[str] | None) -> Path:
-    root = Path(root).expanduser().absolute() if root else cache_dir() / "corpora"
+    return _made(Path(root).expanduser().absolute() if root else cache_dir() / "corpora")
+
+
+def _made(folder: Path) -> Path:
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FetchError(
-            f"{root}: expected a folder to write to ({error.strerror}); set SEPRIORS_CACHE to one"
-        ) from error
-    return root
+        raise _unwritable(error, folder) from error
+    return folder
+
+
+def _unwritable(error: OSError, folder: Path) -> Exception:
+    """A clear error for a folder that cannot be made or written to, or whose disk is full."""
+    full = _disk_full(error, folder)
+    if full is not error:
+        return full
+    return FetchError(f"{folder}: expected a folder to write to ({error.strerror}); set SEPRIORS_CACHE to one")
 
 
 def _lock(root: Path, name: str) -> FileLock:
@@ -337,7 +351,7 @@ def download(
     the user put there counts as downloaded; one with a wrong hash is replaced only by one with the right hash. Raises
     FetchError.
     """
-    name, folder = archive["name"], Path(folder)
+    name, folder = archive["name"], _made(Path(folder))
     algorithm = next((a for a in ("sha256", "md5") if a in archive), None)
     known_hash = f"{algorithm}:{archive[algorithm]}" if algorithm else None
     pooch.get_logger().setLevel("WARNING")  # the progress bar says what there is to say
