@@ -465,9 +465,9 @@ def _warn(path: Path, x: torch.Tensor, rate: int) -> None:
         _say(f"{path}: silent, stays silent")
     elif x.abs().max() <= 1 and (clipped := (x.abs() >= 0.9999).float().mean()) > 1e-3:  # floats go on beyond 1
         _say(f"{path}: clipped in {100 * clipped:.1f} % of its samples; no method here mends that")
-    mean, rms = x.double().mean(-1), x.double().square().mean(-1).sqrt()
-    if x.shape[-1] > 0.1 * rate and (mean.abs() > 0.1 * rms).any():  # a shorter one may be half a period
-        offset = float(mean[mean.abs().argmax()])
+    offsets = audio.dc_offset(x.double(), rate)
+    if offsets.any():
+        offset = float(offsets[offsets.abs().argmax()])
         _say(f"{path}: DC offset of {offset:.2g}, removed for the method and put back")
     if rate > RATE:
         _say(f"{path}: {rate} Hz is enhanced at {RATE} Hz, so nothing above {RATE // 2000} kHz remains")

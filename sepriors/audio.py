@@ -60,6 +60,20 @@ def check(x: torch.Tensor, name: str = "x") -> torch.Tensor:
     return x
 
 
+def dc_offset(x: torch.Tensor, sample_rate: int) -> torch.Tensor:
+    """The mean of each signal (..., N) where it is an offset, more than a tenth of the root mean square, else 0: (..., 1).
+
+    In less than half a second the mean is a part of the sound.
+
+    >>> t = torch.arange(16000) / 16000
+    >>> dc_offset(torch.stack([torch.sin(600 * t), 0.3 + torch.sin(600 * t)]), 16000).round(decimals=1).flatten()
+    tensor([0.0000, 0.3000])
+    """
+    mean = x.mean(-1, keepdim=True)
+    is_offset = mean.abs() > 0.1 * x.square().mean(-1, keepdim=True).sqrt()
+    return torch.where(is_offset, mean, 0.0) if 2 * x.shape[-1] >= sample_rate else torch.zeros_like(mean)
+
+
 def read(path: str | os.PathLike[str]) -> tuple[torch.Tensor, int]:
     """Samples (channels, N), float32 with full scale 1, and the sample rate in Hz.
 
