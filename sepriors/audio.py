@@ -61,7 +61,7 @@ def check(x: torch.Tensor, name: str = "x") -> torch.Tensor:
 
 
 def dc_offset(x: torch.Tensor, sample_rate: int) -> torch.Tensor:
-    """The mean of each signal (..., N) where it is an offset, more than a tenth of the root mean square, else 0: (..., 1).
+    """The mean of each signal (..., N) where it is an offset, over a tenth of its root mean square, else 0: (..., 1).
 
     In less than half a second the mean is a part of the sound.
 
