@@ -12,6 +12,7 @@ import math
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
@@ -461,11 +462,18 @@ class Pool(ProcessPoolExecutor):
 
 
 def pool(count: int | None = None) -> Pool:
-    """So many processes (None: one a core) that share the cores: more threads than those slow each other many-fold."""
+    """So many processes (None: one a core) that share the cores: more threads than those slow each other many-fold.
+
+    None is started before there is work for it. Where there is no fork server, on Windows, each imports by itself.
+    """
     count = count or workers()
+    if sys.platform == "win32":
+        count = min(count, 61)  # as many as it lets one process wait for
     threads = max(1, workers() // count)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__package__])  # imported once for all, and in memory that they share
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload([__package__])  # imported once for all, and in memory that they share
     return Pool(count, context, _start_worker, (threads,))
 
 
@@ -506,7 +514,10 @@ def score_many(
         while chunk := list(islice(as_arrays, 256)):  # a bounded number of signals wait in the queue
             yield from executor.map(_score_arrays, chunk, repeat(sample_rate), repeat(names))
     except BrokenExecutor as error:
-        raise MetricError(f"a process that measured died ({error}); is the memory full?") from error
+        raise MetricError(
+            f"a process that measured died ({error}); is the memory full, "
+            "or does a script start processes outside of if __name__ == '__main__'?"
+        ) from error
 
 
 def _score_arrays(pair: tuple[np.ndarray | None, np.ndarray], sample_rate: int, names: Sequence[str]) -> Scores:

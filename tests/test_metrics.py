@@ -1,6 +1,7 @@
 """Every measure against a closed form or what the published programs answer; and no guess where there is none."""
 
 import math
+import multiprocessing
 import os
 import pickle
 import signal
@@ -552,6 +553,38 @@ def test_too_little_speech_is_no_value_in_threads_either():
     assert all(math.isnan(value) for row in got for value in row.values.values())
 
 
+def test_a_pool_where_there_is_no_fork_server(monkeypatch):
+    """Windows has none."""
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
+    with metrics.pool(1) as executor:
+        assert executor._mp_context.get_start_method() == "spawn"
+        (got,) = score_many([tensors(voice(2, 8000))], names="si_sdr", executor=executor)
+    assert got == score(*voice(2, 8000), names="si_sdr")
+
+
+def test_a_pool_starts_nothing_before_there_is_work():
+    with metrics.pool() as executor:
+        assert not executor._processes
+
+
+UNGUARDED = """
+import torch
+from sepriors import metrics
+
+with metrics.pool(1) as executor:
+    print(list(metrics.score_many([(torch.ones(9), torch.ones(9))], names="si_sdr", executor=executor)))
+"""
+
+
+def test_a_script_that_does_not_guard_its_main_part_is_told_so(tmp_path):
+    """Its processes run it again, and end where they would start others."""
+    script = tmp_path / "unguarded.py"
+    script.write_text(UNGUARDED)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "outside of if __name__ == '__main__'?" in done.stderr.splitlines()[-1]
+
+
 def test_a_process_that_dies_is_an_error_of_one_line():
     class Dies(Executor):
         def submit(self, *args, **kwargs):
@@ -559,7 +592,7 @@ def test_a_process_that_dies_is_an_error_of_one_line():
             future.set_exception(BrokenProcessPool("terminated abruptly"))
             return future
 
-    with pytest.raises(MetricError, match=r"a process that measured died \(terminated abruptly\)"):
+    with pytest.raises(MetricError, match=r"died \(terminated abruptly\); is the memory full, or does a script start"):
         list(score_many([(torch.ones(3), torch.ones(3))], names=["si_sdr"], executor=Dies()))
 
 
