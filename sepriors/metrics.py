@@ -12,8 +12,8 @@ import math
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
 from functools import lru_cache
@@ -30,7 +30,7 @@ Metric = Callable[[np.ndarray, np.ndarray, int], float]
 CLEAN_FREE = ("dnsmos_sig", "dnsmos_bak", "dnsmos_ovr")  # these never look at the clean speech
 PESQ_SECONDS = 20  # the ITU's code crashes past 50 utterances; each, and each gap between them, has 0.2 s at least
 STOI_SECONDS = 0.4  # 30 frames
-_QUIET = threading.Lock()  # filters of warnings belong to the process, not to a thread
+EPS = torch.finfo(torch.float64).eps  # what Loizou's programs add to each sample and to what they divide by
 
 
 class MetricError(ValueError):
@@ -41,13 +41,15 @@ def si_sdr(clean: torch.Tensor, estimate: torch.Tensor, floor: float = 0.0) -> t
     r"""Scale-invariant signal-to-distortion ratio, dB (Le Roux et al., 2019, eq. 3).
 
     $10 \log_{10} \|\alpha s\|^2 / \|\alpha s - \hat s\|^2$ with $\alpha = \hat s^\top s / \|s\|^2$.
-    clean and estimate (..., N) -> (...). A `floor`, energy that is added wherever energies are divided, makes of it a
-    loss with a gradient in silence.
+    clean and estimate (..., N) -> (...), of float32 at least: sums of float16 overflow. A `floor`, energy that is added
+    wherever energies are divided, makes of it a loss with a gradient in silence.
 
     >>> s, n = torch.tensor([1.0, 1.0, -1.0, -1.0]), torch.tensor([1.0, -1.0, 1.0, -1.0])
     >>> print(f"{si_sdr(s, 0.5 * s + 0.05 * n):.3f} dB")
     20.000 dB
     """
+    dtype = torch.promote_types(torch.promote_types(clean.dtype, estimate.dtype), torch.float32)
+    clean, estimate = clean.to(dtype), estimate.to(dtype)
     scale = (estimate * clean).sum(-1, keepdim=True) / (clean.square().sum(-1, keepdim=True) + floor)
     target = scale * clean
     return 10 * ((target.square().sum(-1) + floor) / ((target - estimate).square().sum(-1) + floor)).log10()
@@ -60,9 +62,18 @@ _WIDTHS = (70, 70, 70, 70, 70, 70, 70, 77.3724, 86.0056, 95.3398, 105.411, 116.2
            168.154, 183.457, 199.776, 217.153, 235.631, 255.255, 276.072, 298.126, 321.465, 346.136)  # fmt: skip
 
 
+def _sizes(sample_rate: int) -> tuple[int, int, int]:
+    """Samples of a frame of 30 ms and of a hop, and the length of its Fourier transform; MATLAB rounds halves up."""
+    size = math.floor(0.03 * sample_rate + 0.5)
+    return size, size // 4, 2 ** math.ceil(math.log2(2 * size))
+
+
 @lru_cache
-def _critical_bands(sample_rate: int, bins: int) -> torch.Tensor:
+def _critical_bands(sample_rate: int) -> torch.Tensor:
     """Gaussian filters (25, bins), each of the same area, cut off at -30 dB."""
+    if sample_rate < 8000:
+        raise MetricError(f"expected 8000 Hz or more, the critical bands reach 3.8 kHz, got {sample_rate}")
+    bins = _sizes(sample_rate)[2] // 2
     centre = torch.tensor(_CENTRES, dtype=torch.float64)[:, None] * 2 * bins / sample_rate
     width = torch.tensor(_WIDTHS, dtype=torch.float64)[:, None]
     distance = (torch.arange(bins) - centre.floor()) / (width * 2 * bins / sample_rate)
@@ -70,64 +81,72 @@ def _critical_bands(sample_rate: int, bins: int) -> torch.Tensor:
     return torch.where(filters > math.exp(-30 / (2 * 2.303)), filters, 0.0)
 
 
+def _frames(x: torch.Tensor, sample_rate: int) -> Iterator[torch.Tensor]:
+    """Windowed frames (..., few, size), float64, of which the measures of Hu & Loizou are means; few stay in cache.
+
+    As their programs cut them: 30 ms, a quarter apart, without the last that would fit; EPS is added to each sample.
+    """
+    size, hop, _ = _sizes(sample_rate)
+    if x.shape[-1] < size + hop:
+        raise MetricError(f"expected at least {size + hop} samples, a frame of 30 ms and a hop, got {x.shape[-1]}")
+    n = torch.arange(1, size + 1, dtype=torch.float64, device=x.device)
+    window = 0.5 * (1 - torch.cos(2 * math.pi * n / (size + 1)))
+    few = max(1, 128 * x.shape[-1] // max(1, x.numel()))
+    for some in (x.double() + EPS).unfold(-1, size, hop)[..., :-1, :].split(few, -2):
+        yield some * window
+
+
+def _bands(
+    x: torch.Tensor, sample_rate: int, of_power: Callable[[torch.Tensor], torch.Tensor] = lambda power: power
+) -> torch.Tensor:
+    """A function of the frames' power spectra, gathered into critical bands: (..., N) -> (..., frames, 25)."""
+    bands = _critical_bands(sample_rate).to(x.device).mT
+    spectra = (torch.fft.rfft(some, _sizes(sample_rate)[2])[..., :-1] for some in _frames(x, sample_rate))
+    return torch.cat([of_power(X.real.square() + X.imag.square()) @ bands for X in spectra], -2)
+
+
 def fwsnrseg(clean: torch.Tensor, estimate: torch.Tensor, sample_rate: int = 16000) -> torch.Tensor:
-    r"""Frequency-weighted segmental signal-to-noise ratio, dB (Hu & Loizou, 2008, eq. 7).
+    r"""Frequency-weighted segmental signal-to-noise ratio, dB (Hu & Loizou, 2008, eq. 7), as Loizou's `comp_fwseg`.
 
     Frames of 30 ms with 75 % overlap; magnitude spectra normalised to unit sum, gathered into 25 critical bands up to
-    3.6 kHz; in each band $10 \log_{10} c^2 / (c - \hat c)^2$ clamped to [-10, 35] dB, weighted by $c^{0.2}$.
-    clean and estimate (..., N) -> (...). Raises MetricError below 8 kHz, and for less than a frame.
+    3.8 kHz. A frame has the mean over bands of $10 \log_{10} c^2 / (c - \hat c)^2$, weighted by $c^{0.2}$; that mean is
+    clamped to [-10, 35] dB, and the file has the mean over frames. clean and estimate (..., N) -> (...), float64.
+    Raises MetricError below 8 kHz, and for less than a frame and a hop.
+
+    A frame of digital silence counts, as in the program, by the 2.2e-16 that is added to each sample: 35 dB where both
+    signals are silent, about -10 dB where the clean speech alone is, however faint the noise.
 
     >>> s = torch.randn(2, 16000)
     >>> fwsnrseg(s, s)
-    tensor([35., 35.])
+    tensor([35., 35.], dtype=torch.float64)
     """
-    size = round(0.03 * sample_rate)
-    n_fft = 2 ** math.ceil(math.log2(2 * size))
-    estimate = estimate.to(clean)
-    if sample_rate < 8000:
-        raise MetricError(f"fwSNRseg: expected 8000 Hz or more, its bands reach 3.8 kHz, got {sample_rate}")
-    if clean.shape[-1] < size:
-        raise MetricError(f"fwSNRseg needs at least {size} samples, one frame, got {clean.shape[-1]}")
-    bands = _critical_bands(sample_rate, n_fft // 2).to(clean)
 
-    def band_spectrum(x: torch.Tensor) -> torch.Tensor:
-        magnitude = torch.fft.rfft(_frames(x, sample_rate), n_fft).abs()[..., :-1]
-        eps = torch.finfo(x.dtype).tiny
-        return (magnitude / magnitude.sum(-1, keepdim=True).clamp_min(eps)) @ bands.mT
+    def normalised(power: torch.Tensor) -> torch.Tensor:
+        magnitude = power.sqrt()
+        return magnitude / magnitude.sum(-1, keepdim=True)
 
-    c, e = band_spectrum(clean), band_spectrum(estimate)
+    c, e = _bands(clean, sample_rate, normalised), _bands(estimate, sample_rate, normalised)
     weight = c.pow(0.2)
-    tiny = torch.finfo(c.dtype).tiny
-    snr = (10 * (c.square().clamp_min(tiny) / (c - e).square().clamp_min(tiny)).log10()).clamp(-10, 35)
-    # a frame in which the clean speech is digitally silent has no weight anywhere, so it is left out
-    heard = weight.sum(-1) > 0
-    frame = (weight * snr).sum(-1) / weight.sum(-1).clamp_min(tiny)
-    return (frame * heard).sum(-1) / heard.sum(-1)
-
-
-def _frames(x: torch.Tensor, sample_rate: int) -> torch.Tensor:
-    """Windowed frames (..., frames, size) of 30 ms, a quarter apart, of which the measures of Hu & Loizou are means."""
-    size = round(0.03 * sample_rate)
-    if x.shape[-1] < size:
-        raise MetricError(f"expected at least {size} samples, one frame, got {x.shape[-1]}")
-    n = torch.arange(1, size + 1, dtype=x.dtype, device=x.device)
-    return x.unfold(-1, size, size // 4) * (0.5 * (1 - torch.cos(2 * math.pi * n / (size + 1))))
+    snr = 10 * (c.square() / (c - e).square().clamp_min(EPS)).log10()
+    return ((weight * snr).sum(-1) / weight.sum(-1)).clamp(-10, 35).mean(-1)
 
 
 def _least(distances: torch.Tensor, share: float = 0.95) -> torch.Tensor:
-    """Mean over the frames (..., T) but for the worst twentieth."""
-    return distances.sort(-1).values[..., : max(1, round(share * distances.shape[-1]))].mean(-1)
+    """Mean over the frames (..., T) but for the worst twentieth; MATLAB rounds halves up."""
+    return distances.sort(-1).values[..., : math.floor(share * distances.shape[-1] + 0.5)].mean(-1)
 
 
 def segmental_snr(clean: torch.Tensor, estimate: torch.Tensor, sample_rate: int = 16000) -> torch.Tensor:
     """Signal-to-noise ratio of a frame, clamped to [-10, 35] dB, mean over frames (Hu & Loizou, 2008, § III).
 
-    clean and estimate (..., N) -> (...). Raises MetricError for less than a frame of 30 ms.
+    clean and estimate (..., N) -> (...), float64. Raises MetricError for less than a frame of 30 ms and a hop.
     """
-    c, e = _frames(clean, sample_rate), _frames(estimate, sample_rate)
-    tiny = torch.finfo(torch.float64).eps
-    ratio = c.square().sum(-1) / ((c - e).square().sum(-1) + tiny)
-    return (10 * (ratio + tiny).log10()).clamp(-10, 35).mean(-1)
+
+    def energy(x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([some.square().sum(-1) for some in _frames(x, sample_rate)], -1)
+
+    ratio = energy(clean) / (energy(clean.double() - estimate.double()) + EPS)
+    return (10 * (ratio + EPS).log10()).clamp(-10, 35).mean(-1)
 
 
 def linear_prediction(autocorrelation: torch.Tensor) -> torch.Tensor:
@@ -150,18 +169,17 @@ def log_likelihood_ratio(clean: torch.Tensor, estimate: torch.Tensor, sample_rat
     r"""How badly the estimate's all-pole model predicts the clean speech (Hu & Loizou, 2008, eq. 4); 0 is the best.
 
     $\log (a_e R_c a_e^\top) / (a_c R_c a_c^\top)$ with 16 poles (10 below 10 kHz), without the worst 5 % of frames.
-    clean and estimate (..., N), float64 -> (...).
+    clean and estimate (..., N) -> (...), float64. Raises MetricError for less than a frame of 30 ms and a hop.
     """
     poles = 16 if sample_rate >= 10_000 else 10
-    c, e = (_frames(x.double() + torch.finfo(torch.float64).eps, sample_rate) for x in (clean, estimate))
-    size = c.shape[-1]
 
-    def autocorrelation(frames: torch.Tensor) -> torch.Tensor:
-        power = torch.fft.rfft(frames, 2 * size).abs().square()
-        return torch.fft.irfft(power)[..., : poles + 1]
+    def autocorrelation(x: torch.Tensor) -> torch.Tensor:
+        spectra = (torch.fft.rfft(some, 2 * some.shape[-1]) for some in _frames(x, sample_rate))
+        power = (X.real.square() + X.imag.square() for X in spectra)
+        return torch.cat([torch.fft.irfft(P)[..., : poles + 1] for P in power], -2)
 
-    r_c, r_e = autocorrelation(c), autocorrelation(e)
-    k = torch.arange(poles + 1, device=c.device)
+    r_c, r_e = autocorrelation(clean), autocorrelation(estimate)
+    k = torch.arange(poles + 1, device=clean.device)
     R = r_c[..., (k[:, None] - k).abs()]
     a_c, a_e = linear_prediction(r_c)[..., None], linear_prediction(r_e)[..., None]
     ratio = (a_e.mT @ R @ a_e) / (a_c.mT @ R @ a_c)
@@ -171,15 +189,12 @@ def log_likelihood_ratio(clean: torch.Tensor, estimate: torch.Tensor, sample_rat
 def weighted_spectral_slope(clean: torch.Tensor, estimate: torch.Tensor, sample_rate: int = 16000) -> torch.Tensor:
     """Weighted distance of the slopes of critical-band spectra, dB² (Klatt, 1982; Hu & Loizou, 2008, eq. 6); 0 is best.
 
-    clean and estimate (..., N) -> (...), without the worst 5 % of frames.
+    clean and estimate (..., N) -> (...), float64, without the worst 5 % of frames. Raises MetricError below 8 kHz, and
+    for less than a frame of 30 ms and a hop.
     """
-    size = round(0.03 * sample_rate)
-    n_fft = 2 ** math.ceil(math.log2(2 * size))
-    bands = _critical_bands(sample_rate, n_fft // 2).to(clean)
 
     def slopes(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        power = torch.fft.rfft(_frames(x, sample_rate), n_fft).abs().square()[..., :-1]
-        energy = 10 * (power @ bands.mT).clamp_min(1e-10).log10()
+        energy = 10 * _bands(x, sample_rate).clamp_min(1e-10).log10()
         slope = energy.diff(dim=-1)
         here = energy[..., :-1]
         weight = 20 / (20 + energy.amax(-1, keepdim=True) - here) / (1 + _peak(energy, slope) - here)
@@ -210,7 +225,8 @@ def _pesq(mode: str) -> Metric:
         if sample_rate != 16000 and (mode, sample_rate) != ("nb", 8000):
             raise MetricError(f"PESQ: expected 16000 Hz{' or 8000 Hz' if mode == 'nb' else ''}, got {sample_rate}")
         if len(clean) > PESQ_SECONDS * sample_rate:
-            raise MetricError(f"PESQ: expected {PESQ_SECONDS} s at most, got {len(clean) / sample_rate:.1f} s")
+            most = PESQ_SECONDS * sample_rate
+            raise MetricError(f"PESQ: expected {most} samples at most, {PESQ_SECONDS} s, got {len(clean)}")
         try:
             return float(itu.pesq(sample_rate, clean, estimate, mode))
         except itu.PesqError as error:
@@ -231,15 +247,15 @@ def pesq_raw(clean: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float
 def _stoi(extended: bool) -> Metric:
     def stoi(clean: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
         import pystoi
+        from pystoi import utils
 
-        value = 1e-5  # what pystoi answers, with a warning, where too little speech is left
-        if len(clean) >= STOI_SECONDS * sample_rate:
-            with _QUIET, warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)
-                value = float(pystoi.stoi(clean, estimate, sample_rate, extended=extended))
-        if value == 1e-5:
+        # Asked first: pystoi warns and makes up a value, and filters of warnings belong to the whole process
+        enough = len(clean) >= STOI_SECONDS * sample_rate
+        if enough and sample_rate != 10_000:
+            clean, estimate = (utils.resample_oct(x, 10_000, sample_rate) for x in (clean, estimate))
+        if not enough or len(utils.remove_silent_frames(clean, clean, 40, 256, 128)[0]) < 30 * 128 + 256:
             raise MetricError(f"STOI: needs {STOI_SECONDS} s of speech between the pauses")
-        return value
+        return float(pystoi.stoi(clean, estimate, 10_000, extended=extended))
 
     return stoi
 
@@ -277,6 +293,8 @@ def _composite(name: str) -> Metric:
 
 @lru_cache
 def _dnsmos_session() -> tuple[object, Callable[[float, float, float], tuple[float, float, float]]]:
+    # It would write an identity of this machine under the home folder, and report what it runs
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
     from speechmos import dnsmos as package
 
@@ -342,9 +360,9 @@ class Scores(NamedTuple):
     reasons: dict[str, str]
 
 
-def check_names(names: Iterable[str]) -> tuple[str, ...]:
-    """The names as a tuple; raises MetricError for one that is unknown, with the nearest ones."""
-    names = tuple(names)
+def check_names(names: str | Iterable[str]) -> tuple[str, ...]:
+    """The names, or the one, as a tuple; raises MetricError for one that is unknown, with the nearest ones."""
+    names = (names,) if isinstance(names, str) else tuple(names)
     for name in names:
         if name not in METRICS:
             near = difflib.get_close_matches(name, METRICS, n=3, cutoff=0.4) or list(METRICS)
@@ -352,26 +370,35 @@ def check_names(names: Iterable[str]) -> tuple[str, ...]:
     return names
 
 
+Signal = torch.Tensor | np.ndarray
+
+
 def score(
-    clean: torch.Tensor | None, estimate: torch.Tensor, sample_rate: int = 16000, names: Iterable[str] = tuple(METRICS)
+    clean: Signal | None,
+    estimate: Signal,
+    sample_rate: int = 16000,
+    names: str | Iterable[str] = tuple(METRICS),
 ) -> Scores:
     """Measure one estimate (N,) against the clean speech (N,), or without it (None) by the measures that need none.
 
+    Tensors or arrays of floating-point samples; what has less than 32 bits is measured as float32.
     Raises MetricError for an unknown name or lengths that differ, AudioError for NaN, integers or an empty signal. A
     measure that is not defined for the signals (silence, too short or long, another sample rate) is NaN with a reason.
 
     >>> s, n = torch.tensor([1.0, 1.0, -1.0, -1.0]), torch.tensor([1.0, -1.0, 1.0, -1.0])
     >>> score(s, s + 0.1 * n, names=["si_sdr", "fwsnrseg"]).reasons
-    {'fwsnrseg': 'fwSNRseg needs at least 480 samples, one frame, got 4'}
+    {'fwsnrseg': 'expected at least 600 samples, a frame of 30 ms and a hop, got 4'}
     """
     names = check_names(names)
-    check(estimate, "estimate")
-    if estimate.ndim != 1:
-        raise AudioError(f"estimate: expected one channel (N,), got shape {tuple(estimate.shape)}")
-    if clean is not None and check(clean, "clean").shape != estimate.shape:
-        raise MetricError(f"clean has {tuple(clean.shape)} samples but the estimate has {tuple(estimate.shape)}")
-    values, reasons = {}, {}
-    e, c = _array(estimate), None if clean is None else _array(clean)
+    given = _checked(estimate, "estimate")
+    if given.ndim != 1:
+        raise AudioError(f"estimate: expected one channel (N,), got shape {tuple(given.shape)}")
+    wanted = None if clean is None else _checked(clean, "clean")
+    if wanted is not None and wanted.shape != given.shape:
+        raise MetricError(f"clean has {tuple(wanted.shape)} samples but the estimate has {tuple(given.shape)}")
+    values: dict[str, float] = {}
+    reasons: dict[str, str] = {}
+    e, c = _array(given), None if wanted is None else _array(wanted)
     for name in names:
         values[name] = math.nan
         if name in CLEAN_FREE:
@@ -397,6 +424,16 @@ def _attempt(values: dict[str, float], name: str, clean: np.ndarray, estimate: n
         return ""
     values[name] = math.nan
     return f"is {value}: the estimate is the clean speech itself" if value > 0 else f"is {value}"
+
+
+def _checked(x: Signal, name: str) -> torch.Tensor:
+    """Samples as a tensor, whatever an array's layout and byte order; raises AudioError as `check` does."""
+    if not isinstance(x, np.ndarray):
+        return check(x, name)
+    if x.dtype.kind not in "iufc":
+        raise AudioError(f"{name}: expected floating-point samples in [-1, 1], got {x.dtype}")
+    x = x.astype(np.float64 if x.dtype == np.longdouble else x.dtype.newbyteorder("="))
+    return check(torch.from_numpy(np.ascontiguousarray(x)), name)
 
 
 def _array(x: torch.Tensor) -> np.ndarray:
@@ -425,11 +462,18 @@ class Pool(ProcessPoolExecutor):
 
 
 def pool(count: int | None = None) -> Pool:
-    """So many processes (None: one a core) that share the cores: more threads than those slow each other many-fold."""
+    """So many processes (None: one a core) that share the cores: more threads than those slow each other many-fold.
+
+    None is started before there is work for it. Where there is no fork server, on Windows, each imports by itself.
+    """
     count = count or workers()
+    if sys.platform == "win32":
+        count = min(count, 61)  # as many as it lets one process wait for
     threads = max(1, workers() // count)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__package__])  # imported once for all, and in memory that they share
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload([__package__])  # imported once for all, and in memory that they share
     return Pool(count, context, _start_worker, (threads,))
 
 
@@ -450,9 +494,9 @@ def _end_with_parent() -> None:
 
 
 def score_many(
-    pairs: Iterable[tuple[torch.Tensor | None, torch.Tensor]],
+    pairs: Iterable[tuple[Signal | None, Signal]],
     sample_rate: int = 16000,
-    names: Iterable[str] = tuple(METRICS),
+    names: str | Iterable[str] = tuple(METRICS),
     executor: Executor | None = None,
 ) -> Iterator[Scores]:
     """`score` for many (clean, estimate) pairs, in order, over any `concurrent.futures.Executor` (None: this process).
@@ -460,7 +504,9 @@ def score_many(
     Raises MetricError where a process of the executor dies, besides what `score` raises.
     """
     names = check_names(names)
-    as_arrays = ((None if c is None else _array(c), _array(e)) for c, e in pairs)
+    as_arrays = (
+        (None if c is None else _array(_checked(c, "clean")), _array(_checked(e, "estimate"))) for c, e in pairs
+    )
     if executor is None:
         yield from map(_score_arrays, as_arrays, repeat(sample_rate), repeat(names))
         return
@@ -468,7 +514,10 @@ def score_many(
         while chunk := list(islice(as_arrays, 256)):  # a bounded number of signals wait in the queue
             yield from executor.map(_score_arrays, chunk, repeat(sample_rate), repeat(names))
     except BrokenExecutor as error:
-        raise MetricError(f"a process that measured died ({error}); is the memory full?") from error
+        raise MetricError(
+            f"a process that measured died ({error}); is the memory full, "
+            "or does a script start processes outside of if __name__ == '__main__'?"
+        ) from error
 
 
 def _score_arrays(pair: tuple[np.ndarray | None, np.ndarray], sample_rate: int, names: Sequence[str]) -> Scores:
