@@ -148,9 +148,9 @@ def _advice(need: str, table: pd.DataFrame, name: str) -> str:
     gains = [difference(table, metric, name) for metric in ("si_sdr", "pesq_wb")]
     figures = [f"{number(e.value)}{interval(e)}" for e in gains]
     mine = table[table["method"] == name]
-    known = len(mine) >= FEWEST
+    known = gains[0].n >= FEWEST
     rank = f"rank {rank_of(ranks(table)[name])} of {len(methods_in(table))}" if known else "too few to rank,"
     return (
         f"- **{need}**: `{name}`. SI-SDR {figures[0]} dB, PESQ {figures[1]}, at {mine['rtf'].mean():.3f} of real time; "
-        f"{rank} on {len(mine)} files."
+        f"{rank} on {gains[0].n} files."
     )
