@@ -318,14 +318,24 @@ def estimate(by_file: pd.Series, label: str = "") -> Estimate:
     return bootstrap(by_file.to_numpy(), label, speakers=speakers, recordings=recordings)
 
 
-def difference(table: pd.DataFrame, metric: str, method: str, against: str = NOISY, label: str = "") -> Estimate:
+def difference(
+    table: pd.DataFrame,
+    metric: str,
+    method: str,
+    against: str = NOISY,
+    label: str = "",
+    *,
+    snr_db: float | None = None,
+) -> Estimate:
     """Mean paired difference with its bootstrap interval over speakers and noise recordings, see `estimate`.
 
-    A file's SNRs are averaged first, since they share their luck; one without the value at some SNR is left out, see
-    `complete`. Raises ClaimError where no file has both values.
+    Over all SNRs, of which a file's mean is taken first, since they share their luck; or at one of them. A file without
+    the value at some SNR is left out in both cases, see `complete`: so take one SNR by its name, not by its rows.
+    Raises ClaimError where no file has both values.
     """
-    by_file = paired(table, metric, method, against).groupby("file").mean()
-    return estimate(by_file, label or f"{metric} {method} − {against}")
+    values = paired(table, metric, method, against)
+    at = values if snr_db is None else values[values.index.get_level_values("snr_db") == snr_db]
+    return estimate(at.groupby("file").mean(), label or f"{metric} {method} − {against}")
 
 
 def summary(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:

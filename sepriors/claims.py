@@ -23,10 +23,12 @@ NO_REASON = "no reason has been written"  # of a claim that fails
 class Estimate(NamedTuple):
     """A measured value with its 95 % interval, from n files; low and high are NaN where there is none.
 
-    `missing` files have no value, and `why` says what an interval would have needed.
+    `missing` files have no value, and `why` says of what there was only one. A format holds for all three numbers.
 
     >>> print(Estimate(1.5, 1.0, 2.0, 9), Estimate(1.5, 1.0, 2.0, 9, missing=3), Estimate(1.5, np.nan, np.nan, 1))
     1.5 [1, 2] 1.5 [1, 2] (9/12) 1.5 (no interval)
+    >>> f"{Estimate(1.5, 1.0, 2.0, 9):+.1f}"
+    '+1.5 [+1.0, +2.0]'
     """
 
     value: float
@@ -47,9 +49,12 @@ class Estimate(NamedTuple):
         """' (n/of)' where files are missing, else nothing."""
         return f" ({self.n}/{self.n + self.missing})" if self.missing else ""
 
+    def __format__(self, spec: str) -> str:
+        interval = f"[{self.low:{spec}}, {self.high:{spec}}]" if self.has_interval else "(no interval)"
+        return f"{self.value:{spec}} {interval}{self.coverage}"
+
     def __str__(self) -> str:
-        interval = f"[{self.low:.3g}, {self.high:.3g}]" if self.has_interval else "(no interval)"
-        return f"{self.value:.3g} {interval}{self.coverage}"
+        return format(self, ".3g")
 
 
 class ClaimError(ValueError):

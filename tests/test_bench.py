@@ -193,6 +193,7 @@ def test_one_rule_for_missing_values_in_every_table(tmp_path):
     e = bench.difference(table, "pesq_wb", "m")
     assert (e.value, e.low, e.high, e.n, e.missing) == (pytest.approx(0.55), *map(pytest.approx, (0.5, 0.6)), 2, 1)
     assert str(e) == "0.55 [0.5, 0.6] (2/3)"
+    assert [bench.difference(table, "pesq_wb", "m", snr_db=snr)[:4] for snr in (-5, 0)] == [e[:4], e[:4]]
     assert bench.paired(table, "pesq_wb", "m").mean() == pytest.approx(0.55)
     assert bench.paired(table, "pesq_wb", "m")["c"].isna().all()
     assert bench.difference(table, "pesq_wb", "noisy", "m").value == pytest.approx(-0.55)
