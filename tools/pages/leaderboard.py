@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from sepriors import plots
-from sepriors.bench import NOISY, difference
+from sepriors.bench import NOISY, difference, mean_of, paired
 from sepriors.claims import Estimate
 from sepriors.methods import METHODS
 from sepriors.weights import cards, load
@@ -171,8 +171,7 @@ def _cells(table: pd.DataFrame, name: str, rank: tuple[int, int]) -> list[str]:
     known = difference(table, RANKED, name).n >= FEWEST
     cells.append(_cell(rank_of(rank), sum(rank) / 2) if known else "<td>–</td>")
     for metric in MEASURES:
-        measured = metric in mine and mine[metric].notna().any()
-        cells.append(_gain(difference(table, metric, name)) if measured else "<td>–</td>")
+        cells.append(_gain(mean_of(paired(table, metric, name))) if metric in mine else "<td>–</td>")
     cells.append(_cell(str(files), files))
     cells.append(_cell(f"{mine['rtf'].mean():.3f}", mine["rtf"].mean()))
     cells.append(_cell(f"{mine['peak_mb'].max():.0f}", mine["peak_mb"].max()))
@@ -202,7 +201,7 @@ def interval(e: Estimate) -> str:
 
 
 def _gain(e: Estimate) -> str:
-    return _cell(f"{number(e.value)}<small>{interval(e)}</small>", e.value)
+    return "<td>–</td>" if not e.n else _cell(f"{number(e.value)}<small>{interval(e)}</small>", e.value)
 
 
 def _cell(text: str, value: float) -> str:
