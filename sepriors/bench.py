@@ -20,6 +20,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import psutil
 import torch
@@ -27,6 +28,7 @@ import torch
 from . import weights
 from .audio import whole
 from .claims import Estimate, bootstrap
+from .corpora.sets import clusters_of
 from .jobs import Crew, completed, held
 from .methods import Method, enhance
 from .metrics import METRICS, check_names, score_many
@@ -275,57 +277,101 @@ def records(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(list(frames), ignore_index=True)
 
 
+def complete(table: pd.DataFrame, metric: str, method: str, against: str | None = None) -> pd.Series:
+    """A measure of a method, or its paired difference to another's, by (file, snr_db): the rule for missing values.
+
+    A file that lacks the value at one SNR is NaN at all of them, lest it count where it is easy only. The SNRs are
+    those at which the method was run, and the other, too, and at which anybody has the measure: elsewhere it was not
+    asked for. Raises ValueError for a method that the records do not have.
+    """
+    asked = table[table["snr_db"].isin(table.loc[table[metric].notna(), "snr_db"])]
+    sides = {}
+    for name in (method, against) if against is not None else (method,):
+        if name not in set(table["method"]):
+            raise ValueError(f"unknown method {name!r} in these records; there are {', '.join(_methods(table))}")
+        rows = asked[asked["method"] == name]
+        sides[name] = rows.pivot(index="file", columns="snr_db", values=metric).astype(float)
+    wide = sides[method] if against is None else _minus(sides[method], sides[against])
+    wide[~np.isfinite(wide).all(axis=1)] = math.nan
+    return pd.Series(wide.stack(future_stack=True))
+
+
+def _methods(table: pd.DataFrame) -> list[str]:
+    return [str(name) for name in table["method"].unique()]
+
+
+def _minus(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
+    """Differences at the SNRs that both have, of all files of either."""
+    shared = a.columns.intersection(b.columns)
+    return a[shared].sub(b[shared])
+
+
 def paired(table: pd.DataFrame, metric: str, method: str, against: str = NOISY) -> pd.Series:
-    """Differences of a measure between two methods, file by file and SNR by SNR."""
-    wide = table.pivot(index=["file", "snr_db"], columns="method", values=metric)
-    for name in (method, against):
-        if name not in wide:
-            raise ValueError(f"unknown method {name!r} in these records; there are {', '.join(map(str, wide))}")
-    return wide[method] - wide[against]
+    """Differences of a measure between two methods, file by file and SNR by SNR; of missing values see `complete`."""
+    return complete(table, metric, method, against)
 
 
 def estimate(by_file: pd.Series, label: str = "") -> Estimate:
-    """Mean over files, with an interval over the noise recordings behind them: the part of a file's key after '+'."""
-    recordings = [str(file).rsplit("+", 1)[-1] for file in by_file.index]
-    return bootstrap(by_file.to_numpy(), label, groups=recordings)
+    """Mean over files, with an interval over the speakers and the noise recordings that the keys of mixtures name."""
+    clusters = clusters_of(map(str, by_file.index))
+    speakers, recordings = clusters.get("speakers"), clusters.get("recordings")
+    return bootstrap(by_file.to_numpy(), label, speakers=speakers, recordings=recordings)
 
 
-def difference(table: pd.DataFrame, metric: str, method: str, against: str = NOISY, label: str = "") -> Estimate:
-    """Mean paired difference with its bootstrap interval over noise recordings, see `estimate`.
+def difference(
+    table: pd.DataFrame,
+    metric: str,
+    method: str,
+    against: str = NOISY,
+    label: str = "",
+    *,
+    snr_db: float | None = None,
+) -> Estimate:
+    """Mean paired difference with its bootstrap interval over speakers and noise recordings, see `estimate`.
 
-    A file's SNRs are averaged first, since they share their luck. Raises ClaimError where no file has both values.
+    Over all SNRs, of which a file's mean is taken first, since they share their luck; or at one of them. A file without
+    the value at some SNR is left out in both cases, see `complete`: so take one SNR by its name, not by its rows.
+    Raises ClaimError where no file has both values.
     """
-    by_file = paired(table, metric, method, against).groupby("file").mean()
-    return estimate(by_file, label or f"{metric} {method} − {against}")
+    values = paired(table, metric, method, against)
+    at = values if snr_db is None else values[values.index.get_level_values("snr_db") == snr_db]
+    return estimate(at.groupby("file").mean(), label or f"{metric} {method} − {against}")
 
 
 def summary(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     """Long table: method, snr_db, metric, value, low, high, n (files with a value), of (files in all), rtf, peak_mb.
 
-    And delta, delta_low, delta_high: the mean paired difference to noisy. NaN stands where no file has the values.
+    And delta, delta_low, delta_high, delta_n: the mean paired difference to noisy. The files are the same at every SNR,
+    see `complete`; NaN stands where none has the values.
     """
+    beside = NOISY in set(table["method"])
+    means = {(name, m): complete(table, m, name) for name in _methods(table) for m in metrics}
+    gains = {key: paired(table, key[1], key[0]) if beside else values * math.nan for key, values in means.items()}
     rows: list[dict[str, Any]] = []
     for (snr, method), group in table.groupby(["snr_db", "method"], sort=False):
-        at_snr = table[table["snr_db"] == snr]
         for metric in metrics:
-            mean = _bootstrap(group.set_index("file")[metric])
-            beside = NOISY in set(at_snr["method"])
-            gain = paired(at_snr, metric, str(method)).droplevel("snr_db") if beside else pd.Series(dtype=float)
-            delta = _bootstrap(gain)
+            mean, delta = (mean_of(part[str(method), metric], snr) for part in (means, gains))
             rows.append(
                 {
                     "method": method, "snr_db": snr, "metric": metric, "value": mean.value, "low": mean.low,
-                    "high": mean.high, "n": mean.n, "of": len(group), "rtf": group["rtf"].mean(),
+                    "high": mean.high, "n": mean.n, "of": mean.n + mean.missing, "rtf": group["rtf"].mean(),
                     "peak_mb": group["peak_mb"].max(), "delta": delta.value, "delta_low": delta.low,
-                    "delta_high": delta.high,
+                    "delta_high": delta.high, "delta_n": delta.n,
                 }
             )  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def _bootstrap(values: pd.Series) -> Estimate:
-    """The mean and its interval, or NaN from no file: a row of a table must not stop the table."""
-    return estimate(values) if values.notna().any() else Estimate(math.nan, math.nan, math.nan, 0)
+def mean_of(values: pd.Series, snr_db: Any = None) -> Estimate:
+    """The mean over files of what `complete` gives, at one SNR or over all, and its interval.
+
+    NaN where no file has a value, which must not stop a table.
+    """
+    at = values if snr_db is None else values[values.index.get_level_values("snr_db") == snr_db]
+    by_file = at.groupby("file", sort=False).mean()
+    if by_file.notna().any():
+        return estimate(by_file)
+    return Estimate(math.nan, math.nan, math.nan, 0, missing=len(by_file), why="no file")
 
 
 def overview(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
@@ -337,7 +383,7 @@ def overview(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     for method, group in table.groupby("method", sort=False):
         row: dict[str, Any] = {}
         for metric in metrics:
-            row[metric] = _shown(group.set_index("file")[metric])
+            row[metric] = _shown(complete(table, metric, str(method)))
             if method != NOISY and NOISY in set(table["method"]):
                 row[f"Δ {metric}"] = _shown(paired(table, metric, str(method)))
         rows[method] = {**row, "RTF": f"{group['rtf'].mean():.4f}", "process peak MB": f"{group['peak_mb'].max():.0f}"}
@@ -346,11 +392,8 @@ def overview(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
 
 def _shown(values: pd.Series) -> str:
     """Mean and interval over files, each file's SNRs averaged, as people print it."""
-    by_file = values.groupby("file").agg(lambda x: x.mean(skipna=False))
-    estimate = _bootstrap(by_file)
-    if not estimate.n:
-        return "–"
-    return str(estimate) if estimate.n == len(by_file) else f"{estimate} ({estimate.n}/{len(by_file)})"
+    found = mean_of(values)
+    return str(found) if found.n else "–"
 
 
 def provenance(**facts: Any) -> dict[str, Any]:

@@ -136,19 +136,22 @@ def dots(differences: Mapping[str, Sequence[tuple[str, float, float, float]]], *
     return figure
 
 
-def table(summary: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    """The summary as people print it: a row a method, a column a measure and SNR, 'value ± half-width of the interval'.
+def cell(row: pd.Series, digits: int | None = None) -> str:
+    """A row of a summary as people print it: 'value ± half-width of the interval', and the coverage, '(n/of)'.
 
-    Where files have no value their coverage follows, '(n/of)', or '–' stands where none has.
+    Coverage stands where files have no value, '–' where none has, and no half-width where there is no interval.
     """
-
-    def cell(row: pd.Series) -> str:
-        if not row["n"]:
-            return "–"
+    if not row["n"]:
+        return "–"
+    if digits is None:
         digits = 2 if row["metric"] in ("si_sdr", "fwsnrseg", "pesq_wb", "pesq_nb", "pesq_raw") else 3
-        text = f"{row['value']:.{digits}f} ± {(row['high'] - row['low']) / 2:.{digits}f}"
-        return text if row["n"] == row["of"] else f"{text} ({row['n']}/{row['of']})"
+    half = (row["high"] - row["low"]) / 2
+    text = f"{row['value']:.{digits}f}" + (f" ± {half:.{digits}f}" if half == half else "")
+    return text if row["n"] == row["of"] else f"{text} ({row['n']}/{row['of']})"
 
+
+def table(summary: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """The summary as people print it: a row a method, a column a measure and SNR, see `cell`."""
     rows = summary[summary["metric"].isin(metrics)]
     shown = rows.assign(shown=rows.apply(cell, axis=1), measure=rows["metric"].map(NAMES))
     wide = shown.pivot(index="method", columns=["measure", "snr_db"], values="shown")

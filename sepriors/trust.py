@@ -109,8 +109,8 @@ def auroc(
     """Area under the ROC curve: how often speech (n,) scores above an impostor (m,), a tie counted half, 95 % interval.
 
     Groups of clips are resampled on both sides, one name a clip: clips of one speaker, or of one recording, share their
-    luck. .5 is chance; below it the score prefers the impostor. A side of one group is kept as it is, and two such
-    sides give no interval (NaN). Raises ClaimError for NaN, or names that do not match the clips.
+    luck. .5 is chance; below it the score prefers the impostor. A side of one group gives no interval: low and high are
+    NaN. Raises ClaimError for NaN, or names that do not match the clips.
 
     >>> auroc(torch.tensor([2.0, 3.0]), torch.tensor([1.0, 2.0]), groups=("ab", "cd")).value
     0.875
@@ -125,10 +125,12 @@ def auroc(
     members = [np.eye(len(set(names)))[np.unique(names, return_inverse=True)[1]] for names in map(list, groups)]
     won = members[0].T @ wins @ members[1]  # (groups, groups)
     pairs = np.outer(members[0].sum(0), members[1].sum(0))
+    if min(won.shape) == 1:
+        return Estimate(float(wins.mean()), math.nan, math.nan, wins.shape[0] + wins.shape[1], label, why="one group")
     drawn = np.random.default_rng(seed)
     weights = [drawn.multinomial(g, np.full(g, 1 / g), size=resamples) for g in won.shape]
     areas = np.einsum("ri,ij,rj->r", weights[0], won, weights[1]) / np.einsum(
         "ri,ij,rj->r", weights[0], pairs, weights[1]
     )
-    low, high = np.quantile(areas, [0.025, 0.975]) if max(won.shape) > 1 else (math.nan, math.nan)
+    low, high = np.quantile(areas, [0.025, 0.975])
     return Estimate(float(wins.mean()), float(low), float(high), len(sides[0]) + len(sides[1]), label)

@@ -132,6 +132,8 @@ def drawing(
 def held_out(corpora: Corpora, parts: Share, *, files: int = 24, seconds: float = 3.0, snr_db: float = 0.0) -> Mixture:
     """Mixtures (files, N) of validation speakers in noise of the training mixtures: they watch, and teach nothing."""
     rows = corpora.select(corpus=parts.speech["corpus"].iloc[0], kind="speech", split="valid")
+    if rows.empty:
+        raise CorpusError(f"expected validation speech of {parts.speech['corpus'].iloc[0]}, got none; {corpora}")
     (g,) = generators(0, 1)
     length = round(16000 * seconds)
     speech = Clips.read(corpora, rows, length, around=False, progress=False).draw(files, g)

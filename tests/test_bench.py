@@ -11,9 +11,11 @@ import pytest
 import torch
 from conftest import speechlike
 
-from sepriors import OracleWiener, SPPWiener, bench, enhance, mix
+from sepriors import OracleWiener, SPPWiener, bench, enhance, mix, plots
 from sepriors.claims import ClaimError, bootstrap
 from sepriors.em import Step
+from tools.pages import leaderboard, records
+from tools.pages import trust as trust_page
 
 METRICS = ("si_sdr", "fwsnrseg")
 
@@ -166,11 +168,79 @@ def test_a_missing_value_leaves_its_pair_out():
     table = toy_records()
     table.loc[(table["method"] == "up") & (table["file"] == "a"), "m"] = np.nan
     e = bench.difference(table, "m", "up")
-    assert (e.value, e.n) == (3.0, 1)
+    assert (e.value, e.n, e.missing, e.why) == (3.0, 1, 1, "one file")
     table.loc[(table["method"] == "noisy") & (table["file"] == "b"), "m"] = np.nan
     with pytest.raises(ClaimError, match="m up − noisy: expected at least one finite value"):
         bench.difference(table, "m", "up")
     assert bench.summary(table, ["m"]).query("method == 'up'")["delta"].isna().all()  # but the table stands
+
+
+def gaps(snrs=(-5.0, 0.0)):
+    """PESQ of three files; a method without it at -5 dB in the one where it would have done best at 0 dB."""
+    rows = []
+    for snr in snrs:
+        for i, file in enumerate("abc"):
+            cost = {"rtf": 0.1, "peak_mb": 1.0, "seed": i, "why": ""}
+            rows.append({"method": "noisy", "snr_db": snr, "file": file, "pesq_wb": 1.0, **cost})
+            better = {"a": 1.5, "b": 1.6, "c": 2.0 if snr == 0 else np.nan}[file]
+            rows.append({"method": "m", "snr_db": snr, "file": file, "pesq_wb": better, **cost})
+    return pd.DataFrame(rows)
+
+
+def test_one_rule_for_missing_values_in_every_table(tmp_path):
+    """A file that lacks the value at one SNR leaves at all: .55 of two files everywhere, and the coverage beside it."""
+    table = gaps()
+    e = bench.difference(table, "pesq_wb", "m")
+    assert (e.value, e.low, e.high, e.n, e.missing) == (pytest.approx(0.55), *map(pytest.approx, (0.5, 0.6)), 2, 1)
+    assert str(e) == "0.55 [0.5, 0.6] (2/3)"
+    assert [bench.difference(table, "pesq_wb", "m", snr_db=snr)[:4] for snr in (-5, 0)] == [e[:4], e[:4]]
+    assert bench.paired(table, "pesq_wb", "m").mean() == pytest.approx(0.55)
+    assert bench.paired(table, "pesq_wb", "m")["c"].isna().all()
+    assert bench.difference(table, "pesq_wb", "noisy", "m").value == pytest.approx(-0.55)
+    shown = bench.overview(table, ["pesq_wb"]).loc["m"]
+    assert (shown["pesq_wb"], shown["Δ pesq_wb"]) == ("1.55 [1.5, 1.6] (2/3)", str(e))
+    summary = bench.summary(table, ["pesq_wb"]).query("method == 'm'")
+    assert list(summary["value"]) == pytest.approx([1.55, 1.55])
+    assert list(summary["delta"]) == pytest.approx([0.55, 0.55])
+    assert list(summary["n"]) == list(summary["delta_n"]) == [2, 2]
+    assert list(summary["of"]) == [3, 3]
+    assert list(plots.table(summary, ["pesq_wb"]).loc["m"]) == ["1.55 ± 0.05 (2/3)"] * 2
+    downloaded = records.long_table([{"chapter": "x", "record": "y", "records": table.to_dict("records")}])
+    rows = downloaded[(downloaded["method"] == "m") & (downloaded["metric"] == "pesq_wb")]
+    assert [*rows["value"], *rows["n"], *rows["missing"]] == pytest.approx([1.55, 1.55, 2, 2, 1, 1])
+    cost = table.assign(si_sdr=table["pesq_wb"])
+    assert leaderboard.interval(e) == " (2/3)"  # below its fewest files
+    assert ">0.55<small> (2/3)</small>" in leaderboard.html(cost)
+    assert "SI-SDR 0.55 (2/3) dB, PESQ 0.55 (2/3)" in trust_page._advice("this", cost, "m")
+
+
+def test_a_measure_that_nobody_was_asked_for_at_an_snr_is_not_missing_there():
+    table = gaps()
+    table.loc[table["snr_db"] == -5, "pesq_wb"] = np.nan  # DNSMOS takes a second a file: at 0 dB only
+    e = bench.difference(table, "pesq_wb", "m")
+    assert (e.value, e.n, e.missing) == (pytest.approx(0.7), 3, 0)
+    assert bench.overview(table, ["pesq_wb"]).loc["m", "Δ pesq_wb"] == str(e)
+
+
+def test_a_method_that_was_run_at_one_snr_is_compared_there():
+    table = gaps()
+    dear = table[~((table["method"] == "m") & (table["snr_db"] == -5))]
+    e = bench.difference(dear, "pesq_wb", "m")
+    assert (e.value, e.n, e.missing) == (pytest.approx(0.7), 3, 0)
+    assert bench.overview(dear, ["pesq_wb"]).loc["m", "Δ pesq_wb"] == str(e)
+    assert bench.difference(dear[~((dear["method"] == "m") & (dear["file"] == "a"))], "pesq_wb", "m").missing == 1
+
+
+def test_speakers_and_recordings_are_drawn():
+    rng = np.random.default_rng(0)
+    keys = [f"s{i % 4}/{i}.flac+noise/home/{i // 3}.flac" for i in range(24)]
+    x = rng.normal(0, 2, 4)[np.arange(24) % 4] + rng.normal(0, 1, 24)
+    e = bench.estimate(pd.Series(x, keys), "x")
+    clusters = {"speakers": [i % 4 for i in range(24)], "recordings": [i // 3 for i in range(24)]}
+    assert e == bootstrap(x, "x", **clusters)
+    assert bench.estimate(pd.Series(x, range(24))) == bootstrap(x)  # files of another name stand for themselves
+    alone = [f"s/{i}.flac+noise/home/{i}.flac" for i in range(24)]
+    assert bench.estimate(pd.Series(x, alone)).why == "one speaker"
 
 
 def test_the_summary(table):
@@ -178,7 +248,7 @@ def test_the_summary(table):
     assert len(got) == 5 * 2 * 2
     for (method, snr, metric), row in got.iterrows():  # noqa: B007  the queries read it
         values = table.query("method == @method and snr_db == @snr")[metric]
-        expected = bootstrap(values.to_numpy())
+        expected = bootstrap(values.to_numpy())  # keys without speaker or recording
         assert (row["value"], row["low"], row["high"], row["n"]) == expected[:4]
         assert row["of"] == 3
         assert row["n"] == (2 if method == "silent" else 3)

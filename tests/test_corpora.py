@@ -23,9 +23,11 @@ from sepriors.corpora import (
     import_folder,
     open_corpora,
     read_manifest,
+    readers,
+    synthetic,
     write_manifest,
 )
-from sepriors.corpora.manifest import gather, unknown
+from sepriors.corpora.manifest import KNOWN, WORDS, gather, unknown
 
 OUTSIDE = os.environ.get("SEPRIORS_DATA")  # as it is before the tests hide it
 ROW = {
@@ -185,6 +187,31 @@ def test_select_takes_values_lists_and_nothing(folder: Path) -> None:
     assert len(c.select(kind="noise", split="train")) == 0
 
 
+@pytest.mark.parametrize("field", WORDS)
+def test_a_word_of_the_vocabulary_that_no_row_has_selects_nothing(folder: Path, field: str) -> None:
+    c = open_corpora(folder)
+    for word in WORDS[field]:
+        got = c.select(**{field: word})
+        assert list(got.columns) == list(FIELDS)
+        assert len(got) == (c.table[field] == word).sum()
+    assert c.select(kind="real").empty
+
+
+@pytest.mark.parametrize("field", KNOWN)
+def test_a_known_name_that_no_row_has_selects_nothing(folder: Path, field: str) -> None:
+    c = open_corpora(folder)
+    for name in KNOWN[field]:
+        assert len(c.select(**{field: name})) == (c.table[field] == name).sum()
+    assert c.select(corpus=["voices"], kind="real").empty
+
+
+def test_the_known_names_are_those_of_the_readers_the_registry_and_the_synthetic_corpus(tmp_path: Path) -> None:
+    assert {*package.READERS, *package.registry()} <= {*KNOWN["corpus"]}
+    assert {*readers._ESC_CLASSES, *readers._CHIME_PLACES.values(), "babble"} <= {*KNOWN["cls"]}
+    assert {corpus for corpus, _ in synthetic._CAST} <= {*KNOWN["corpus"]}
+    assert {row["cls"] for row in synthetic._noise(tmp_path)} <= {*KNOWN["cls"]}
+
+
 def test_an_unknown_field_or_value_gives_the_nearest(folder: Path) -> None:
     c = open_corpora(folder)
     with pytest.raises(ValueError, match=r"unknown field 'speeker'; did you mean 'speaker'"):
@@ -193,6 +220,12 @@ def test_an_unknown_field_or_value_gives_the_nearest(folder: Path) -> None:
         c.select(split="tset")
     with pytest.raises(ValueError, match=r"unknown corpus 'toys'; did you mean 'toy'"):
         c.select(corpus=["toy", "toys"])
+    with pytest.raises(ValueError, match=r"unknown kind 'rael'; did you mean 'real'"):
+        c.select(kind="rael")
+    with pytest.raises(ValueError, match=r"unknown cls 'strete'; did you mean 'street'"):
+        c.select(cls="strete")
+    with pytest.raises(ValueError, match=r"unknown speaker '9'"):
+        c.select(speaker="9")
     assert unknown("corpus", "zzz", []) == "unknown corpus 'zzz'. There are: none"
 
 

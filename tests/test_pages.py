@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 import yaml
 
+from sepriors.claims import Estimate, Ledger, bootstrap
 from sepriors.methods import METHODS
 from sepriors.weights import cards, folder
 from tools import ROOT
-from tools.pages import api, records, run, weights
+from tools.pages import api, ledger, records, run, weights
 
 CARDS = cards()
 
@@ -134,6 +135,41 @@ def test_a_book_without_records_has_empty_files(tmp_path):
     records.write_records(tmp_path)
     assert json.loads((tmp_path / "records" / "records.json").read_text()) == []
     assert len(pd.read_csv(tmp_path / "records" / "records.csv")) == 0
+
+
+def test_a_file_without_a_value_at_one_snr_is_in_no_mean_of_the_long_table():
+    rows = [bench_row("nmf", file, stoi=0.5) | {"snr_db": snr} for snr in (-5.0, 0.0) for file in ("a", "b", "c")]
+    rows[2]["stoi"] = None  # c at -5 dB
+    rows[5]["stoi"] = 0.9  # c at 0 dB
+    table = records.long_table([{"chapter": "01", "record": "bench-real", "records": rows}])
+    assert list(table["value"]) == [0.5, 0.5]
+    assert list(table["n"]) == [2, 2]
+    assert list(table["missing"]) == [1, 1]
+
+
+# ---- the ledger -----------------------------------------------------------------------------------------------------
+
+
+def test_a_claim_that_fails_without_a_reason_is_named_on_the_page(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEPRIORS_BUILD", str(tmp_path))
+    claims = [
+        {"id": id, "source": "x2020", "statement": "It helps.", "published": "", "chapter": "01"} for id in ("1a", "1b")
+    ]
+    chapter = Ledger("01", {claim["id"]: claim for claim in claims}, {"profile": "book", "is_real": True})
+    below, bare = Estimate(-2, -3, -1, 9, "down"), bootstrap([1.0, 2.0], "alone", speakers=["a", "a"])
+    chapter.judge("1a", [below], above=0)
+    chapter.judge("1b", [bare], above=0)
+    record = {"01": json.loads((tmp_path / "records" / "01" / "claims.json").read_text())}
+    judged = ledger.judge(claims, record, ["01"])
+    assert ledger.unexplained(judged) == ["1a"]
+    page = ledger.page(judged)
+    assert "**Fails, and no reason has been written**: 1a." in page
+    assert "*no reason has been written*" in page
+    assert "alone: 1.5, no interval (one speaker), n = 2" in page
+    assert "*no interval: one speaker.*" in page
+    chapter.judge("1a", [below], above=0, reason="because")
+    record = {"01": json.loads((tmp_path / "records" / "01" / "claims.json").read_text())}
+    assert "no reason has been written" not in ledger.page(ledger.judge(claims, record, ["01"]))
 
 
 # ---- the API --------------------------------------------------------------------------------------------------------

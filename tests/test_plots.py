@@ -93,6 +93,9 @@ def test_the_table():
     assert got.loc["ours", ("SI-SDR (dB)", "5")] == "1.50 ± 0.30 (3/4)"  # coverage
     assert got.loc["ours", ("STOI", "5")] == "–"
     assert plots.table(summary(), ["stoi"]).shape == (2, 2)
+    one = summary().assign(low=np.nan, high=np.nan)  # of one file: no interval
+    assert plots.table(one, ["stoi"]).loc["noisy", ("STOI", "-5")] == "-0.500"
+    assert plots.cell(one.iloc[0], 1) == "0.5"
 
 
 def test_every_measure_has_a_name():

@@ -7,7 +7,17 @@ import pytest
 import torch
 
 from sepriors import metrics
-from sepriors.corpora import Corpora, CorpusError, bench_set, demo, open_corpora
+from sepriors.corpora import (
+    Corpora,
+    CorpusError,
+    bench_set,
+    class_of,
+    clusters_of,
+    demo,
+    open_corpora,
+    recording_of,
+    speaker_of,
+)
 from sepriors.corpora.sets import DOMAINS, SNRS
 
 DATA = os.environ.get("SEPRIORS_DATA")
@@ -16,6 +26,11 @@ DATA = os.environ.get("SEPRIORS_DATA")
 @pytest.fixture(params=["toy", "real"] if DATA else ["toy"])
 def corpora(request, corpus_folder):
     return open_corpora(DATA if request.param == "real" else corpus_folder)
+
+
+def speech_of(key):
+    """The path of a mixture's first file of speech."""
+    return key.split("/", 1)[1].split("+")[0]
 
 
 @pytest.mark.parametrize("name", SNRS)
@@ -54,10 +69,11 @@ def test_a_longer_set_begins_with_the_shorter(corpora):
 def test_speakers_and_noise_classes_take_turns(corpora):
     keys = bench_set(corpora, "real", files=4, seconds=1.0)[0].key
     table = corpora.table.set_index("path")
-    speakers = [table.loc[key.split("+")[0], "speaker"] for key in keys]
+    speakers = [speaker_of(key) for key in keys]
+    assert speakers == [table.loc[speech_of(key), "speaker"] for key in keys]
     there = corpora.select(corpus="mini-librispeech", kind="speech", split="test")["speaker"].unique()
     assert [speakers.count(s) for s in there] == [4 // len(there)] * len(there)
-    classes = [key.rpartition("+noise/")[2].split("/")[0] for key in keys]
+    classes = [class_of(key) for key in keys]
     assert len(set(classes)) == min(4, corpora.select(kind="noise", split="test")["cls"].nunique())
 
 
@@ -65,8 +81,8 @@ def test_speakers_and_noise_classes_take_turns(corpora):
 def test_only_files_of_the_split(toy, split):
     table = toy.table.set_index("path")
     for key in bench_set(toy, "real", files=4, seconds=1.0, split=split)[0].key:
-        speech, _, noise = key.partition("+")
-        assert table.loc[speech, "split"] == split
+        noise = recording_of(key)
+        assert table.loc[speech_of(key), "split"] == split
         assert split in noise or table.loc[f"noise/{split}/{noise.rsplit('/')[-1]}", "split"] == split
 
 
@@ -129,8 +145,54 @@ def test_domains(toy):
         bench_set(german, "white", files=2, seconds=1.0)
     both = Corpora(toy.root, pd.concat([table.assign(corpus="synthetic"), toy.table]), "folder")
     keys = bench_set(both, "white", files=2, seconds=1.0)[0].key  # real speech goes before synthetic
-    assert all(key.startswith("speech/") for key in keys)
+    assert all(speech_of(key).startswith("speech/") for key in keys)
     assert set(DOMAINS) == {"matched", "mismatched"}
+
+
+# ----------------------------------------------------------------------------- keys
+
+
+def test_a_key_names_speaker_and_noise(corpora):
+    table = corpora.table.set_index("path")
+    for name in SNRS:
+        keys = bench_set(corpora, name, files=4, seconds=1.0, snrs=[0.0])[0].key
+        assert clusters_of(keys) == {
+            "speakers": [table.loc[speech_of(key), "speaker"] for key in keys],
+            "recordings": [key.rsplit("+", 1)[1] for key in keys],
+        }
+        if name == "white":
+            assert len({recording_of(key) for key in keys}) == 4  # of its own for each file
+            assert {class_of(key) for key in keys} == {"none"}
+        else:
+            assert [class_of(key) for key in keys] == [recording_of(key).split("/")[1] for key in keys]
+
+
+@pytest.mark.parametrize(
+    ("key", "found"),
+    [
+        ("7/a/7-1.flac+noise/home/x.flac", ("7", "noise/home/x.flac", "home")),
+        ("7/7-1.flac+white-12", ("7", "white-12", "none")),
+        ("7/7-1.wav+pair-3", ("7", "pair-3", "none")),
+        ("en-f4/a+b/c+d.flac+noise/home/x+y.flac", ("en-f4", "noise/home/x+y.flac", "home")),
+        ("/a.flac+noise/home/x.flac", ("", "noise/home/x.flac", "home")),  # a speaker without a name
+        ("7//data/TIMIT/a.wav+noise/home/x.flac", ("7", "noise/home/x.flac", "home")),  # a corpus of its owner
+        ("a.wav", ("a.wav", "a.wav", "none")),  # no mixture of ours: a file stands for itself
+        ("clips/a+b.wav", ("clips/a+b.wav", "clips/a+b.wav", "none")),
+    ],
+)
+def test_what_a_key_tells(key, found):
+    assert (speaker_of(key), recording_of(key), class_of(key)) == found
+
+
+def test_names_with_a_slash_do_not_break_a_key(toy):
+    cls = toy.table["cls"].replace("home", "home/kitchen")
+    odd = Corpora(toy.root, toy.table.assign(speaker="s/" + toy.table["speaker"], cls=cls), "folder")
+    keys = bench_set(odd, "real", files=2, seconds=1.0, snrs=[0.0])[0].key
+    assert [speaker_of(key) for key in keys] == ["s-20", "s-21"]
+    assert {class_of(key) for key in keys} == {"home-kitchen", "street"}
+
+
+# ------------------------------------------------------------------------------ demo
 
 
 def test_a_demo(toy, corpus_folder, monkeypatch):
@@ -144,5 +206,6 @@ def test_a_demo(toy, corpus_folder, monkeypatch):
         assert m.snr_db == 3.0
     with pytest.raises(CorpusError, match="unknown noise class 'strete'; did you mean 'street'"):
         demo(toy, cls="strete")
+    assert demo(toy, cls="cafe", seconds=1.0).key == demo(toy, seconds=1.0).key  # known, but not there
     monkeypatch.setenv("SEPRIORS_DATA", str(corpus_folder))
     assert demo(snr_db=3.0, seconds=1.0).noisy.equal(bench.noisy[0])

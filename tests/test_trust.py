@@ -83,9 +83,11 @@ def test_auroc_resamples_groups():
     speakers = ["a" if x > 0.5 else "b" for x in a]  # the speakers differ, so their number is what counts
     few = trust.auroc(a, b, groups=(speakers, EACH))
     assert few.high - few.low > 1.5 * (many.high - many.low)
-    alone = trust.auroc(a, b, groups=(["a"] * 40, ["n"] * 40))
-    assert alone.value == many.value
-    assert alone.low != alone.low  # NaN
+    for groups in ((["a"] * 40, ["n"] * 40), (["a"] * 40, EACH), (EACH, ["n"] * 40)):
+        alone = trust.auroc(a, b, groups=groups)
+        assert alone.value == many.value
+        assert not alone.has_interval  # of one speaker nobody knows how others would do
+        assert alone.why == "one group"
 
 
 def test_auroc_refuses_what_it_cannot_judge():

@@ -14,7 +14,7 @@ from .manifest import (
     write_manifest,
 )
 from .readers import READERS, ReaderError
-from .sets import bench_set, demo
+from .sets import bench_set, class_of, clusters_of, demo, recording_of, speaker_of
 
 __all__ = [
     "FIELDS",
@@ -26,11 +26,15 @@ __all__ = [
     "ReaderError",
     "bench_set",
     "check_disjoint",
+    "class_of",
+    "clusters_of",
     "demo",
     "fetch",
     "import_folder",
     "open_corpora",
     "read_manifest",
+    "recording_of",
     "registry",
+    "speaker_of",
     "write_manifest",
 ]

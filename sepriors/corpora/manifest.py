@@ -26,6 +26,17 @@ WORDS = {
     "gender": ("F", "M", ""),
     "split": ("train", "valid", "test"),
 }
+# A field that anybody's corpus may extend, and the names that this project knows, whether or not they are there.
+KNOWN = {
+    "corpus": (
+        "mini-librispeech", "emodb", "esc-50", "voicebank-demand", "timit", "wsj0", "chime3", "librispeech",
+        "speechocean762", "rhasspy", "voices", "noise", "synthetic", "synthetic-de",
+    ),
+    "cls": (
+        "home", "vehicle", "street", "weather", "crowd", "cafe", "office", "babble", "nature", "animal", "human",
+        "white", "pink", "modulated",
+    ),
+}  # fmt: skip
 NAME = "manifest.csv"
 OWNER = "audio-folder.txt"  # beside a manifest whose audio stays in a folder of its owner: one line, that folder
 
@@ -72,17 +83,19 @@ class Corpora:
     def select(self, **criteria: str | Iterable[str]) -> pd.DataFrame:
         """The rows whose fields have the given values; a list of values means any of them.
 
-        A combination that no file has gives an empty table. Raises ValueError for a field that does not exist, or a
-        value that no row has, with the nearest name.
+        A selection that finds nothing is an empty table: a combination that no file has, a word of WORDS, a name of
+        KNOWN. Raises ValueError for a field that does not exist, or a value that is neither there nor known, with the
+        nearest name.
         """
         rows = self.table
         for field, wanted in criteria.items():
             if field not in FIELDS or field == "seconds":
                 raise CorpusError(unknown("field", field, set(FIELDS) - {"seconds"}))
             values = [wanted] if isinstance(wanted, str) else list(wanted)
+            known = {*self.table[field], *WORDS.get(field, ()), *KNOWN.get(field, ())}
             for value in values:
-                if not (self.table[field] == value).any():
-                    raise CorpusError(unknown(field, value, self.table[field]))
+                if value not in known:
+                    raise CorpusError(unknown(field, value, known))
             rows = rows[rows[field].isin(values)]
         return rows.reset_index(drop=True)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import cycle
 
 import pandas as pd
@@ -14,13 +15,15 @@ from sepriors.mixing import Mixture, mix
 from sepriors.rng import generators
 
 from .fetch import open_corpora
-from .manifest import SAMPLE_RATE, Corpora, CorpusError, unknown
+from .manifest import KNOWN, SAMPLE_RATE, Corpora, CorpusError, unknown
 
 SNRS = {
     "white": (-6.0, 0.0, 6.0, 9.0),
     "real": (-5.0, 0.0, 5.0),
 }  # dB: those of Shi et al. (2021), and of UDiffSE and RVAE
 DOMAINS = {"matched": ("mini-librispeech", "synthetic"), "mismatched": ("emodb", "synthetic-de")}  # real speech first
+# SPEAKER/PATH+noise/CLASS/NAME, or +white-3: after a word, noise that no other file has
+KEY = re.compile(r"(?P<speaker>[^/]*)/.*?\+(?P<noise>noise/(?P<cls>[^/]+)/[^/]+|[a-z]+-\d+)")
 
 
 def bench_set(
@@ -38,8 +41,9 @@ def bench_set(
 
     Speakers take turns, so each has nearly as many files as the next; a speaker's short files are joined until they
     fill the time. Speech and noise are of the given split. The same speech and the same noise stand at every SNR, so
-    SNRs compare pairwise. A test and a training set share no speaker and no noise recording. Raises CorpusError where
-    the corpora have too little.
+    SNRs compare pairwise. A test and a training set share no speaker and no noise recording. A file's key names its
+    speaker and its noise: 'SPEAKER/PATH+noise/CLASS/NAME' or 'SPEAKER/PATH+white-3'. Raises CorpusError where the
+    corpora have too little.
     """
     if name not in SNRS:
         raise CorpusError(unknown("bench set", name, SNRS))
@@ -58,21 +62,66 @@ def bench_set(
     else:
         noises = _noises(corpora, split, files, length, seed)
     clean, noise = (torch.stack([x for _, x in part]) for part in (speech, noises))
-    key = tuple(f"{s}+{n}" for (s, _), (n, _) in zip(speech, noises, strict=True))
+    speaker = {path: name.replace("/", "-") for path, name in zip(rows["path"], rows["speaker"], strict=True)}
+    key = tuple(f"{speaker[s]}/{s}+{n}" for (s, _), (n, _) in zip(speech, noises, strict=True))
     return [mix(clean, noise, snr, key) for snr in (SNRS[name] if snrs is None else snrs)]
 
 
 def demo(
     corpora: Corpora | None = None, *, snr_db: float = 0.0, seconds: float = 4.0, cls: str | None = None, seed: int = 0
 ) -> Mixture:
-    """One test utterance (N,) in real noise, of class `cls` if given, to hear and to try things on."""
+    """One test utterance (N,) in real noise, to hear and to try things on.
+
+    The noise is of class `cls`, or of the first class there is where the corpora have none of that; `class_of` its key
+    says which. Raises CorpusError for a class that neither the corpora nor this project know.
+    """
     corpora = corpora or open_corpora()
     classes = sorted(corpora.select(kind="noise", split="test")["cls"].unique())
-    if cls is not None and cls not in classes:
-        raise CorpusError(unknown("noise class", cls, classes))
-    index = classes.index(cls) if cls is not None else 0  # a bench set takes them in this order
+    if cls is not None and cls not in {*classes, *KNOWN["cls"]}:
+        raise CorpusError(unknown("noise class", cls, {*classes, *KNOWN["cls"]}))
+    index = classes.index(cls) if cls in classes else 0  # a bench set takes them in this order
     batch = bench_set(corpora, "real", files=index + 1, seconds=seconds, snrs=[snr_db], seed=seed)[0]
     return Mixture(batch.noisy[index], batch.clean[index], batch.noise[index], snr_db, batch.key[index : index + 1])
+
+
+def speaker_of(key: str) -> str:
+    """The speaker of a mixture, from its key; the key itself where it is none of a mixture.
+
+    >>> speaker_of("1272/dev/1272-1.flac+noise/home/x.flac"), speaker_of("1272/dev/1272-1.flac+white-0")
+    ('1272', '1272')
+    """
+    return found["speaker"] if (found := KEY.fullmatch(key)) else key
+
+
+def recording_of(key: str) -> str:
+    """The recording of noise in a mixture, from its key; the key itself where it is none of a mixture.
+
+    >>> recording_of("1272/dev/1272-1.flac+noise/home/x.flac"), recording_of("1272/dev/1272-1.flac+white-0")
+    ('noise/home/x.flac', 'white-0')
+    """
+    return found["noise"] if (found := KEY.fullmatch(key)) else key
+
+
+def class_of(key: str) -> str:
+    """The class of the noise in a mixture, from its key; 'none' where no recording is named.
+
+    >>> class_of("1272/dev/1272-1.flac+noise/home/x.flac"), class_of("1272/dev/1272-1.flac+white-0")
+    ('home', 'none')
+    """
+    found = KEY.fullmatch(key)
+    return (found and found["cls"]) or "none"
+
+
+def clusters_of(keys: Iterable[str]) -> dict[str, list[str]]:
+    """Speakers and recordings of mixtures, as `claims.bootstrap` takes them; none where no key is that of a mixture.
+
+    >>> clusters_of(["1272/dev/1272-1.flac+white-0"]), clusters_of(["one.wav", "two.wav"])
+    ({'speakers': ['1272'], 'recordings': ['white-0']}, {})
+    """
+    keys = list(keys)
+    if not any(map(KEY.fullmatch, keys)):
+        return {}
+    return {"speakers": [speaker_of(key) for key in keys], "recordings": [recording_of(key) for key in keys]}
 
 
 def _seed(seed: int, key: str) -> int:
@@ -136,5 +185,5 @@ def _noises(corpora: Corpora, split: str, files: int, length: int, seed: int) ->
         x = corpora.read(path)
         x = x.repeat(-(-length // len(x)))  # a recording shorter than the excerpt goes round
         start = random.Random(_seed(seed, f"{path}:{i}")).randrange(len(x) - length + 1)
-        noises.append((f"noise/{cls}/{path.rsplit('/', 1)[-1]}", x[start : start + length]))
+        noises.append((f"noise/{cls.replace('/', '-')}/{path.rsplit('/', 1)[-1]}", x[start : start + length]))
     return noises

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from sepriors import plots
-from sepriors.bench import NOISY, difference
+from sepriors.bench import NOISY, difference, mean_of, paired
 from sepriors.claims import Estimate
 from sepriors.methods import METHODS
 from sepriors.weights import cards, load
@@ -54,11 +54,12 @@ def page(tree: Path, source: Path = ROOT) -> str:
         "# Leaderboard",
         "",
         f"Written from the records of [](/book/{CHAPTER}.ipynb) by the build. Each figure is the mean difference to",
-        "the noisy input with its 95 % interval over recordings of noise. A rank is a range: the least and the largest",
-        "that paired differences in SI-SDR leave open, each tested by itself. An interval over six recordings holds",
-        f"the truth 87 % of the time and one over two half of the time, so below {FEWEST} files there is neither",
-        "interval nor rank. Times are of one run on the machine that is named; memory is that of a process which does",
-        "nothing but enhance half a second, Python and PyTorch included. A click on a heading sorts.",
+        "the noisy input with its 95 % interval over speakers and recordings of noise. A rank is a range: the least",
+        "and the largest that paired differences in SI-SDR leave open, each tested by itself. An interval over few",
+        f"files is rough, as the chapter shows: below {FEWEST} files there is neither interval nor rank. Where files",
+        "have no value, (n/of) says how many have one. Times are of one run on the machine that is named; memory is",
+        "that of a process which does nothing but enhance half a second, Python and PyTorch included. A click on a",
+        "heading sorts.",
         "",
     ]
     if not tables:
@@ -165,13 +166,13 @@ def html(table: pd.DataFrame) -> str:
 
 def _cells(table: pd.DataFrame, name: str, rank: tuple[int, int]) -> list[str]:
     mine = table[table["method"] == name]
+    files = mine["file"].nunique()
     cells = [f'<th scope="row">{escape(name)}{" ■" if name in TOLD else ""}</th>']
-    known = len(mine) >= FEWEST
+    known = difference(table, RANKED, name).n >= FEWEST
     cells.append(_cell(rank_of(rank), sum(rank) / 2) if known else "<td>–</td>")
     for metric in MEASURES:
-        measured = metric in mine and mine[metric].notna().any()
-        cells.append(_gain(difference(table, metric, name)) if measured else "<td>–</td>")
-    cells.append(_cell(str(len(mine)), len(mine)))
+        cells.append(_gain(mean_of(paired(table, metric, name))) if metric in mine else "<td>–</td>")
+    cells.append(_cell(str(files), files))
     cells.append(_cell(f"{mine['rtf'].mean():.3f}", mine["rtf"].mean()))
     cells.append(_cell(f"{mine['peak_mb'].max():.0f}", mine["peak_mb"].max()))
     parameters, minutes = made_of(name)
@@ -190,16 +191,17 @@ def rank_of(rank: tuple[int, int]) -> str:
 
 
 def interval(e: Estimate) -> str:
-    """The interval of a mean, or nothing where it stands on too little.
+    """The interval of a mean, unless it stands on too little, and how many files have no value.
 
-    >>> interval(Estimate(1.0, 0.5, 1.5, 6)), interval(Estimate(1.0, 0.5, 1.5, 2))
-    (' [0.5, 1.5]', '')
+    >>> interval(Estimate(1.0, 0.5, 1.5, 6)), interval(Estimate(1.0, 0.5, 1.5, 2, missing=1))
+    (' [0.5, 1.5]', ' (2/3)')
     """
-    return f" [{number(e.low)}, {number(e.high)}]" if e.n >= FEWEST else ""
+    known = e.n >= FEWEST and e.has_interval
+    return (f" [{number(e.low)}, {number(e.high)}]" if known else "") + e.coverage
 
 
 def _gain(e: Estimate) -> str:
-    return _cell(f"{number(e.value)}<small>{interval(e)}</small>", e.value)
+    return "<td>–</td>" if not e.n else _cell(f"{number(e.value)}<small>{interval(e)}</small>", e.value)
 
 
 def _cell(text: str, value: float) -> str:

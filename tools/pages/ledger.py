@@ -6,6 +6,7 @@ from collections import Counter
 from html import escape
 from typing import Any
 
+from sepriors.claims import NO_REASON
 from tools.pages.text import WIDE, list_table, measurement
 
 HEAD = ["Claim", "The paper says", "We measured", "Verdict", "Where"]
@@ -59,16 +60,28 @@ def page(judged: list[dict[str, Any]]) -> str:
             "",
             "Each row is a statement of a paper, judged in the executed chapter by a predicate that stands in its",
             "source and can fail. A value stands with its 95 % interval and the number of measurements, n; a claim",
-            "that fails is shown with the reason, as is one that could not be judged. An interval over three files",
-            "promises more than it holds, as the last chapter shows. All figures, to download:",
+            "that fails is shown with the reason, as is one that could not be judged. An interval over few files is",
+            "rough, as the last chapter shows; one file, one speaker or one recording of noise gives none, and judges",
+            "nothing. All figures, to download:",
             "{download}`records.csv </records/records.csv>`, {download}`records.json </records/records.json>`.",
             "",
             f'<p class="ledger-counts">{summary}</p>',
             "",
+            *_unexplained(judged),
             *list_table(HEAD, [_row(claim) for claim in judged], [6, 30, 40, 12, 12], "ledger"),
             "",
         ]
     )
+
+
+def unexplained(judged: list[dict[str, Any]]) -> list[str]:
+    """The claims that fail without a written reason: for a reader a line on the page, for a publisher an error."""
+    return [claim["id"] for claim in judged if claim["verdict"] == "fails" and claim.get("reason") in (None, NO_REASON)]
+
+
+def _unexplained(judged: list[dict[str, Any]]) -> list[str]:
+    ids = unexplained(judged)
+    return [f"**Fails, and {NO_REASON}**: {', '.join(ids)}.", ""] if ids else []
 
 
 def _row(claim: dict[str, Any]) -> list[str]:

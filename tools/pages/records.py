@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from sepriors.bench import estimate
+from sepriors.bench import complete, estimate, mean_of
 from sepriors.claims import Estimate, bootstrap
 
 COLUMNS = [
@@ -25,6 +25,7 @@ COLUMNS = [
     "low",
     "high",
     "n",
+    "missing",
     "unit",
     "profile",
     "corpus",
@@ -86,7 +87,7 @@ def _flat(facts: Any) -> str:
 def _evidence(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for verdict in record.get("verdicts", []):
         for measured in verdict["evidence"]:
-            row = {name: measured.get(name) for name in ("value", "low", "high", "n")}
+            row = {name: measured.get(name) for name in ("value", "low", "high", "n", "missing")}
             claim = {"claim": verdict["id"], "verdict": verdict["verdict"], "unit": verdict.get("unit")}
             yield {**claim, "metric": measured.get("label"), **row}
 
@@ -99,14 +100,26 @@ def _means(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     columns = list(map(str, table))
     measures = [name for name in columns if name not in APART and pd.api.types.is_float_dtype(table[name])]
     texts = [name for name in columns if name not in APART and not pd.api.types.is_numeric_dtype(table[name])]
-    keys = [name for name in ("method", "snr_db") if name in table] + texts
-    for values, group in table.groupby(keys, sort=False, dropna=False) if keys else [((), table)]:
-        who: dict[str, Any] = dict(zip(keys, values, strict=True))
-        of = "; ".join(f"{name}: {who.pop(name)}" for name in texts)
+    for values, group in table.groupby(texts, sort=False, dropna=False) if texts else [((), table)]:
+        of = "; ".join(f"{name}: {value}" for name, value in zip(texts, values, strict=True))
         for measure in measures:
-            if group[measure].notna().any():
-                yield {**who, "of": of, "metric": measure, **_interval(group, measure)._asdict()}
+            for who, found in _intervals(group, measure):
+                if found.n:
+                    yield {**who, "of": of, "metric": measure, **found._asdict()}
 
 
-def _interval(group: pd.DataFrame, measure: str) -> Estimate:
-    return estimate(group.set_index("file")[measure]) if "file" in group else bootstrap(group[measure].to_numpy())
+def _intervals(group: pd.DataFrame, measure: str) -> Iterator[tuple[dict[str, Any], Estimate]]:
+    """Of whom, and the mean with its interval; of a bench, files that have the measure at every SNR, see `complete`."""
+    bench = [name for name in ("method", "snr_db", "file") if name in group]
+    if len(bench) == 3 and not group.duplicated(bench).any():
+        for method, rows in group.groupby("method", sort=False):
+            values = complete(group, measure, str(method))
+            for snr in rows["snr_db"].unique():
+                yield {"method": method, "snr_db": snr}, mean_of(values, snr)
+        return
+    keys = [name for name in ("method", "snr_db") if name in group]
+    for place, rows in group.groupby(keys, sort=False) if keys else [((), group)]:
+        if rows[measure].notna().any():
+            by_row = rows.set_index("file")[measure] if "file" in rows else rows[measure]
+            found = estimate(by_row) if "file" in rows else bootstrap(by_row.to_numpy())
+            yield dict(zip(keys, place, strict=True)), found

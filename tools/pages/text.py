@@ -36,14 +36,20 @@ def table(head: list[str], rows: list[list[Any]]) -> list[str]:
 
 
 def measurement(item: dict[str, Any], unit: str = "") -> str:
-    """A value with its interval and count, as far as they are known.
+    """A value with its interval and count, as far as they are known; how many files lack it, and why no interval.
 
     >>> measurement({"label": "at 0 dB", "value": 1.234, "low": 1.0, "high": -1.5, "n": 24}, "dB")
     'at 0 dB: 1.23 dB [1, −1.5], n = 24'
+    >>> measurement({"value": 1.234, "low": None, "high": None, "n": 5, "missing": 1, "why": "one speaker"})
+    '1.23, no interval (one speaker), n = 5 of 6'
     """
     low, high, n = (item.get(name) for name in ("low", "high", "n"))
     interval = f" [{number(low)}, {number(high)}]" if low is not None and high is not None else ""
-    value = f"{number(item['value'])}{f' {unit}' if unit else ''}{interval}{f', n = {n}' if n is not None else ''}"
+    if item.get("why"):
+        interval = f", no interval ({item['why']})"
+    missing = item.get("missing")
+    count = f", n = {n}" + (f" of {n + missing}" if missing else "") if n is not None else ""
+    value = f"{number(item['value'])}{f' {unit}' if unit else ''}{interval}{count}"
     return f"{item['label']}: {value}" if item.get("label") else value
 
 

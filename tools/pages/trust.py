@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from sepriors.bench import difference
+from sepriors.bench import difference, mean_of, paired
 from tools.pages.leaderboard import CHAPTER, FEWEST, TOLD, facts, interval, made_of, methods_in, rank_of, ranks, read
 from tools.pages.text import measurement, number
 
@@ -145,12 +145,12 @@ def _best(table: pd.DataFrame, names: list[str]) -> str:
 
 
 def _advice(need: str, table: pd.DataFrame, name: str) -> str:
-    gains = [difference(table, metric, name) for metric in ("si_sdr", "pesq_wb")]
-    figures = [f"{number(e.value)}{interval(e)}" for e in gains]
+    gains = [mean_of(paired(table, metric, name)) for metric in ("si_sdr", "pesq_wb")]
+    figures = [f"{number(e.value)}{interval(e)}" if e.n else "not measured" for e in gains]
     mine = table[table["method"] == name]
-    known = len(mine) >= FEWEST
+    known = gains[0].n >= FEWEST
     rank = f"rank {rank_of(ranks(table)[name])} of {len(methods_in(table))}" if known else "too few to rank,"
     return (
         f"- **{need}**: `{name}`. SI-SDR {figures[0]} dB, PESQ {figures[1]}, at {mine['rtf'].mean():.3f} of real time; "
-        f"{rank} on {len(mine)} files."
+        f"{rank} on {gains[0].n} files."
     )
