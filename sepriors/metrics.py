@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
 from functools import lru_cache
 from itertools import islice, repeat
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -470,11 +470,16 @@ def pool(count: int | None = None) -> Pool:
     if sys.platform == "win32":
         count = min(count, 61)  # as many as it lets one process wait for
     threads = max(1, workers() // count)
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(method)
-    if method == "forkserver":
+    context = start_context()
+    if context.get_start_method() == "forkserver":
         context.set_forkserver_preload([__package__])  # imported once for all, and in memory that they share
     return Pool(count, context, _start_worker, (threads,))
+
+
+def start_context() -> Any:
+    """How fresh processes are started: by a fork server where the system has one, else each from nothing."""
+    known = multiprocessing.get_all_start_methods()
+    return multiprocessing.get_context("forkserver" if "forkserver" in known else "spawn")
 
 
 def _start_worker(threads: int) -> None:

@@ -411,6 +411,7 @@ def test_import_needs_a_known_name_and_a_folder(tmp_path: Path) -> None:
 # ------------------------------------------------------------ the folder of this machine
 
 
+@pytest.mark.corpora
 def test_the_folder_of_this_machine_is_sound(request: pytest.FixtureRequest) -> None:
     """$SEPRIORS_DATA; where it is unset the toy folder is looked at instead."""
     root = Path(OUTSIDE) if OUTSIDE else request.getfixturevalue("folder")

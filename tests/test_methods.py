@@ -203,6 +203,7 @@ def test_no_click_at_the_end_of_a_file(method):
         assert enhance(x, method)[:, -32:].abs().max() < 0.45
 
 
+@pytest.mark.corpora
 def test_noise_goes_down_and_speech_stays():
     """The whole methods, on steady noise that suits them all: SI-SDR rises by 2 dB or more."""
     if DATA:
@@ -217,6 +218,7 @@ def test_noise_goes_down_and_speech_stays():
         assert gain.mean() > 2, name
 
 
+@pytest.mark.corpora
 @pytest.mark.parametrize("corpus", ["synthetic", *([DATA] if DATA else [])])
 def test_noise_that_was_learned_from_recordings_goes_down(corpus):
     """In recorded noise SI-SDR rises, and it is the prior that raises it, not the codec that it is made of."""

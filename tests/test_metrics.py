@@ -25,6 +25,7 @@ from sepriors.corpora import open_corpora
 from sepriors.metrics import METRICS, MetricError, score, score_many
 
 DATA = os.environ.get("SEPRIORS_DATA")
+pytestmark = pytest.mark.corpora
 
 
 def noise(*shape, seed=0):

@@ -21,6 +21,7 @@ from sepriors.corpora import (
 from sepriors.corpora.sets import DOMAINS, SNRS
 
 DATA = os.environ.get("SEPRIORS_DATA")
+pytestmark = pytest.mark.corpora
 
 
 @pytest.fixture(params=["toy", "real"] if DATA else ["toy"])

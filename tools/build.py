@@ -22,6 +22,8 @@ import nbformat
 
 from tools import ROOT, badges, chapters, gate, pages, repository
 from tools.execute import Failed, add_arguments, execute, late, parameters_of
+from tools.pages import read_verdicts
+from tools.pages.ledger import unexplained
 from tools.pages.run import read_runs
 from tools.postprocess import lighten, make_accessible, make_offline, postprocess
 
@@ -33,8 +35,8 @@ class Refused(Exception):
 def build(source: Path, out: Path, args: argparse.Namespace) -> Path:
     """Build the book and return the folder of its pages.
 
-    A chapter over its budget is a warning; with STRICT=1 in the environment the book is Refused, once all pages are
-    built, and only by the call that ran the chapter. Raises execute.Failed if a notebook fails, Refused if the gate
+    A chapter over its budget, and a claim that fails for a reason that nobody has written, are warnings; with STRICT=1 in
+    the environment the book is Refused, once all pages are built, for time only by the call that ran the chapter. Raises execute.Failed if a notebook fails, Refused if the gate
     refuses something, ValueError for a bad claim, parameter or notebook.
     """
     tree, html = out / "_build" / "tree", out / "_build" / "html"
@@ -56,8 +58,12 @@ def build(source: Path, out: Path, args: argparse.Namespace) -> Path:
     slow = {run["chapter"]: said for run in runs if (said := late(run))}
     for said in slow.values():
         print(f"[book] late: {said}", flush=True)
-    if os.environ.get("STRICT") == "1" and slow.keys() & ran:
-        raise Refused(f"STRICT=1: {'; '.join(slow[chapter] for chapter in sorted(slow.keys() & ran))}")
+    judged = [verdict for record in read_verdicts(tree).values() for verdict in record["verdicts"]]
+    bare = [f"claim {id} fails, and no reason has been written" for id in unexplained(judged)]
+    for said in bare:
+        print(f"[book] {said}", flush=True)
+    if os.environ.get("STRICT") == "1" and (wrong := [slow[chapter] for chapter in sorted(slow.keys() & ran)] + bare):
+        raise Refused(f"STRICT=1: {'; '.join(wrong)}")
     return html
 
 
