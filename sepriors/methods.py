@@ -14,7 +14,6 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 
 from . import diffusion, gaussian, nmf, priors, signals, spp
 from .audio import AudioError, check, dc_offset
@@ -758,6 +757,8 @@ def _beside(
 
 def _one_thread() -> None:
     """Let this thread compute alone; `torch.set_num_threads` would say so to every thread that is still to come."""
+    from threadpoolctl import threadpool_limits  # here, since it sets a variable of the environment for Intel's OpenMP
+
     torch.get_num_threads()  # torch gives a thread its share when it is first asked, and would take this back then
     threadpool_limits(1, user_api="openmp")
 

@@ -35,9 +35,10 @@ class Refused(Exception):
 def build(source: Path, out: Path, args: argparse.Namespace) -> Path:
     """Build the book and return the folder of its pages.
 
-    A chapter over its budget, and a claim that fails for a reason that nobody has written, are warnings; with STRICT=1 in
-    the environment the book is Refused, once all pages are built, for time only by the call that ran the chapter. Raises execute.Failed if a notebook fails, Refused if the gate
-    refuses something, ValueError for a bad claim, parameter or notebook.
+    A chapter over its budget, and a claim that fails for a reason that nobody has written, are warnings; with STRICT=1
+    in the environment the book is Refused, once all pages are built, for time only by the call that ran the chapter.
+    Raises execute.Failed if a notebook fails, Refused if the gate refuses something, ValueError for a bad claim,
+    parameter or notebook.
     """
     tree, html = out / "_build" / "tree", out / "_build" / "html"
     with step("execute"):
