@@ -35,7 +35,7 @@ from sepriors.audio import AudioError
 from sepriors.corpora import bench_set, open_corpora
 from sepriors.em import GibbsE, Linearised, ReverseE, Step, StepE, em
 from sepriors.latent import MCMC
-from sepriors.mcmc import RandomWalk
+from sepriors.mcmc import MALA, RandomWalk
 from sepriors.methods import (
     Compressed,
     FlowLangevin,
@@ -80,9 +80,18 @@ def method(request, made):
     return made[request.param]
 
 
+def for_company(method, x):
+    """Signals in which rounding decides nothing: a sampler that accepts or rejects has them in double precision.
+
+    In single precision a proposal in doubt may be taken in company and not alone; .01 of the peak was seen.
+    """
+    kernel = getattr(getattr(method, "latent", None), "kernel", None)
+    return x.double() if isinstance(kernel, (MALA, RandomWalk)) else x
+
+
 def test_alone_or_in_company(method):
     """The same call gives the same bits; alone and in company differ by rounding at most."""
-    x = noisy(6).noisy  # more than a method takes at once
+    x = for_company(method, noisy(6).noisy)  # more than a method takes at once
     together = enhance(x, method, seed=3)
     for row, expected in zip(x, together, strict=True):
         alone = enhance(row, method, seed=3)
@@ -95,7 +104,7 @@ def test_alone_or_in_company(method):
 def test_utterances_of_different_lengths(method):
     """In their order, whatever shares a batch with what."""
     lengths = (3000, 4100, 1, 3000, 3000, 4100)
-    rows = [x[:n] for x, n in zip(noisy(6, 4100).noisy, lengths)]
+    rows = [x[:n] for x, n in zip(for_company(method, noisy(6, 4100).noisy), lengths)]
     got = enhance(rows, method, seed=range(6))
     assert isinstance(got, list)
     for i, (row, speech) in enumerate(zip(rows, got, strict=True)):
@@ -109,7 +118,7 @@ def test_no_utterances(method):
 
 
 def test_a_seed_for_each_utterance(method):
-    x = noisy().noisy
+    x = for_company(method, noisy().noisy)
     got = enhance(x, method, seed=[5, 6, 7])
     for row, seed, expected in zip(x, (5, 6, 7), got, strict=True):
         assert alike(enhance(row, method, seed=seed), expected)
@@ -148,7 +157,7 @@ def test_silence_stays_silent(method):
 
 
 def test_a_silent_utterance_spoils_no_other(method):
-    x = noisy(3, 4000).noisy
+    x = for_company(method, noisy(3, 4000).noisy)
     x[1] = 0
     got = enhance(x, method)
     assert not got[1].any()
@@ -188,7 +197,7 @@ def test_the_signal_is_not_written_to(method):
 
 
 def test_steps_can_be_looked_at_one_by_one(method):
-    x = noisy(1, 4000).noisy
+    x = for_company(method, noisy(1, 4000).noisy)
     steps = list(method(x, generators=generators(0, 1)))
     assert [s.iteration for s in steps] == list(range(method.iterations))
     assert all(s.estimate().shape == x.shape for s in steps)
