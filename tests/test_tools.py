@@ -363,8 +363,8 @@ def test_a_run_depends_on_its_parameters_and_its_corpora(source, tmp_path, monke
 
 
 def test_one_notebook_is_one_job():
-    assert jobs_at_once(1) == 1
-    assert 1 <= jobs_at_once(9) <= 9
+    assert jobs_at_once(1, "book") == jobs_at_once(1, "smoke") == 1
+    assert 1 <= jobs_at_once(9, "book") <= jobs_at_once(9, "smoke") <= 9
 
 
 def test_the_command_line_gives_the_parameters():

@@ -302,9 +302,10 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def jobs_at_once(notebooks: int) -> int:
-    """As there is memory for, with two cores each: chapters measure their speed, which neighbours would disturb."""
-    return max(1, min(notebooks, cores() // 2, int(psutil.virtual_memory().available // MEMORY)))
+def jobs_at_once(notebooks: int, profile: str) -> int:
+    """As there is memory for, with two cores each: chapters measure their speed; in `smoke`, where none is, with one."""
+    each = 1 if profile == "smoke" else 2
+    return max(1, min(notebooks, cores() // each, int(psutil.virtual_memory().available // MEMORY)))
 
 
 def execute(
@@ -323,7 +324,7 @@ def execute(
         return set()
     # Matplotlib announces on stderr, in the first notebook, that it builds its list of fonts.
     subprocess.run([sys.executable, "-c", "import matplotlib.font_manager"], check=True, stderr=subprocess.DEVNULL)
-    jobs = jobs or jobs_at_once(len(notebooks))
+    jobs = jobs or jobs_at_once(len(notebooks), profile)
     threads = max(1, cores() // jobs)
     todo = []
     for job in [Job(notebook, tree, profile, parameters, threads) for notebook in notebooks]:
