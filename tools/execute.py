@@ -303,7 +303,7 @@ def hardware() -> dict[str, Any]:
 
 
 def jobs_at_once(notebooks: int, profile: str) -> int:
-    """As there is memory for, with two cores each: chapters measure their speed; in `smoke`, where none is, with one."""
+    """As there is memory for, with two cores each, since chapters measure their speed; with one in `smoke`."""
     each = 1 if profile == "smoke" else 2
     return max(1, min(notebooks, cores() // each, int(psutil.virtual_memory().available // MEMORY)))
 
