@@ -660,3 +660,33 @@ def test_a_pool_is_left_though_a_result_is_cut_off(tmp_path):
     done = subprocess.run([sys.executable, script], stderr=subprocess.PIPE, text=True, timeout=120)
     assert done.returncode == -signal.SIGINT
     assert done.stderr.rstrip().endswith("KeyboardInterrupt")
+
+
+@pytest.mark.parametrize("seconds", [1.5, 2.0, 4.0, 9.5])
+def test_dnsmos_of_a_repeated_signal_looks_at_each_window_once(monkeypatch, seconds):
+    """The value is that of all windows one by one, as the authors' program has them."""
+    from speechmos import dnsmos
+
+    x = speechlike(1, round(16000 * seconds))[0].numpy()
+    session, calibrate = metrics._dnsmos_session()
+    seen = []
+
+    class Counting:
+        def run(self, names, inputs):
+            seen.append(inputs["input_1"].tobytes())
+            return session.run(names, inputs)
+
+    monkeypatch.setattr(metrics, "_dnsmos_session", lambda: (Counting(), calibrate))
+    metrics._dnsmos.cache_clear()
+    got = score(None, torch.from_numpy(x), names=["dnsmos_ovr"]).values["dnsmos_ovr"]
+    metrics._dnsmos.cache_clear()
+    assert got == pytest.approx(dnsmos.run(x, 16000)["ovrl_mos"], abs=1e-6)
+    assert len(set(seen)) == len(seen)
+
+
+def test_random_numbers_of_the_process_are_as_before():
+    """pystoi draws from NumPy's."""
+    x = speechlike(2, 16000)
+    before = np.random.get_state()[1].tobytes()  # noqa: NPY002
+    score(x[0], x[0] + 0.1 * x[1])
+    assert np.random.get_state()[1].tobytes() == before  # noqa: NPY002
