@@ -38,10 +38,10 @@ pdf: env  ## print the built book into _build/sepriors-book.pdf
 
 test: smoke  ## unit tests, every notebook in the profile smoke, browser tests (ARGS="-k nmf" chooses)
 	@$(RUN) python -m tools.setup_env --chromium
-	@$(RUN) env SEPRIORS_BOOK_HTML="$(SMOKE)/_build/html" OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile $(ARGS)
+	@$(RUN) env SEPRIORS_BOOK_HTML="$(SMOKE)/_build/html" OMP_NUM_THREADS=1 python -m pytest -n auto --dist worksteal $(ARGS)
 
 check-corpora: env  ## the tests that look at the corpora of SEPRIORS_DATA, alone
-	@$(RUN) env OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile -m corpora $(ARGS)
+	@$(RUN) env OMP_NUM_THREADS=1 python -m pytest -n auto --dist worksteal -m corpora $(ARGS)
 
 lint: env  ## ruff, mypy, yamllint; notebooks without outputs
 	@$(RUN) ruff check .

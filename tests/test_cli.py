@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
-from conftest import speechlike
+from conftest import alike, speechlike
 
 from sepriors import METHODS, __version__, audio, corpora, enhance, fitting, make, metrics, recipes, weights
 from sepriors.__main__ import main
@@ -111,13 +111,14 @@ def test_name_length_rate_channels_and_format_are_kept(run, tmp_path, rate, chan
 
 
 def test_the_command_does_what_the_function_does(run, tmp_path):
-    for name in QUICK:
+    """With a method of each kind: what is known of all is asked of the function, on few rounds."""
+    for name in ("spp-wiener", "nmf", "rvae-fast", "bsse"):
         audio.write(tmp_path / f"{name}.wav", SPEECH, 16000, subtype="FLOAT")
         path = tmp_path / f"{name}.wav"
         assert run("enhance", path, "--method", name, "--seed", 3, "-o", tmp_path / "out", "--device", "cpu")[0] == 0
         got, _ = audio.read(tmp_path / "out" / path.name)
         assert got.equal(enhance(SPEECH, make(name), 3))
-        assert got[1].equal(enhance(SPEECH[1], make(name), 3))  # a channel is as good as a file
+        assert alike(got[1], enhance(SPEECH[1], make(name), 3))  # a channel is as good as a file
 
 
 @pytest.mark.parametrize(("suffix", "format"), [(".ogg", "VORBIS"), (".mp3", "MPEG_LAYER_III"), (".opus", "OPUS")])

@@ -66,7 +66,7 @@ def noisy(batch=3, length=9000, snr=5.0, seed=0):
 def made():
     """All methods, with few rounds: what holds after some of them holds after 100."""
     few = {name: make(name) for name in METHODS}
-    rounds = {name: 3 if name.startswith("rvae") else 8 for name in METHODS}
+    rounds = {name: 2 if name.startswith("rvae") else 4 for name in METHODS}
     rounds |= {"udiffse": 1, "udiffse-plus": 4, "depse": 4}
     made = {name: replace(m, iterations=min(m.iterations, rounds[name])) for name, m in few.items()}
     for name, steps in (("udiffse", 10), ("udiffse-plus", 8), ("depse", 4)):  # whole reverse processes, but short ones
@@ -91,14 +91,14 @@ def for_company(method, x):
 
 def test_alone_or_in_company(method):
     """The same call gives the same bits; alone and in company differ by rounding at most."""
-    x = for_company(method, noisy(6).noisy)  # more than a method takes at once
+    x = for_company(method, noisy(5, 5000).noisy)  # more than a method takes at once
     together = enhance(x, method, seed=3)
-    for row, expected in zip(x, together, strict=True):
-        alone = enhance(row, method, seed=3)
-        assert alike(alone, expected)
-        assert enhance(row[None], method, seed=3)[0].equal(alone)
+    for i in (0, 4):
+        alone = enhance(x[i], method, seed=3)
+        assert alike(alone, together[i])
+        assert enhance(x[i : i + 1], method, seed=3)[0].equal(alone)
     assert alike(enhance(x[1:3], method, seed=3), together[1:3])
-    assert enhance(x.reshape(2, 3, -1), method, seed=3).equal(together.reshape(2, 3, -1))
+    assert enhance(x.reshape(5, 1, -1), method, seed=3).equal(together.reshape(5, 1, -1))
 
 
 def test_utterances_of_different_lengths(method):
