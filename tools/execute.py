@@ -35,7 +35,7 @@ from sepriors.corpora.fetch import cache_dir
 from tools import ROOT, chapters, commit, cores, timed
 
 BUDGET = {"smoke": 60.0, "book": 300.0}  # seconds a chapter on two cores; the profile `paper` has none
-HANGS = 1800.0  # seconds without a finished cell after which a run is taken to hang, on however slow a machine
+HANGS = 7200.0  # seconds without a finished cell after which a run is taken to hang, on however slow a machine
 MEMORY = 4e9  # bytes that a chapter may need; decides how many run at once
 AUDIO = Path("_static/audio")  # below `book`, where the players' files lie
 SAMPLE, REPORT = 0.25, 15.0  # seconds between two looks at the memory, between two lines of progress
