@@ -69,9 +69,9 @@ def made():
     rounds = {name: 2 if name.startswith("rvae") else 4 for name in METHODS}
     rounds |= {"udiffse": 1, "udiffse-plus": 4, "depse": 4}
     made = {name: replace(m, iterations=min(m.iterations, rounds[name])) for name, m in few.items()}
-    for name, steps in (("udiffse", 4), ("udiffse-plus", 8), ("depse", 4)):  # whole reverse processes, but short ones
+    for name, steps in (("udiffse", 10), ("udiffse-plus", 8), ("depse", 4)):  # whole reverse processes, but short ones
         made[name] = replace(made[name], estep=partial(made[name].estep, steps=steps, draws=1))
-    made["sgmse"] = replace(made["sgmse"], iterations=3, draws=1)
+    made["sgmse"] = replace(made["sgmse"], iterations=6, draws=1)
     for name, m in made.items():
         if isinstance(latent := getattr(m, "latent", None), MCMC):  # and short chains
             short = {"steps": min(latent.steps, 2), "final_steps": min(latent.final_steps, 2)}
