@@ -32,7 +32,7 @@ def levels() -> dict[int, list[Path]]:
     """The files of the package by the level that ARCHITECTURE.md gives their module.
 
     >>> [path.name for path in levels()[0]]
-    ['rng.py', 'stft.py', 'audio.py', 'gaussian.py']
+    ['rng.py', 'stft.py', 'precision.py', 'audio.py', 'gaussian.py']
     """
     found: dict[int, list[Path]] = defaultdict(list)
     for level, names in ROW.findall((ROOT / "ARCHITECTURE.md").read_text("utf-8")):
