@@ -76,7 +76,7 @@ def test_every_player_of_a_chapter_plays_and_switches(open_page, path):
         player.focus()
         page.keyboard.press("Space")
         playing = f"document.querySelectorAll('.sp-player')[{i}].querySelector('audio').currentTime"
-        page.wait_for_function(f"{playing} > 0.1", timeout=20_000)
+        page.wait_for_function(f"{playing} > 0.1", timeout=60_000)
         before = page.evaluate(playing)
         page.keyboard.press("2")
         assert player.get_by_role("radio").nth(1).get_attribute("aria-checked") == "true"

@@ -185,7 +185,7 @@ def in_step(panel):
           return Math.max(...times) - Math.min(...times) < 0.01;
         }""",
         arg=panel.element_handle(),
-        timeout=3000,
+        timeout=15_000,
     )
 
 
