@@ -25,7 +25,6 @@ from sepriors.corpora import open_corpora
 from sepriors.metrics import METRICS, MetricError, score, score_many
 
 DATA = os.environ.get("SEPRIORS_DATA")
-pytestmark = pytest.mark.corpora
 
 
 def noise(*shape, seed=0):
@@ -171,6 +170,7 @@ def test_fwsnrseg_of_digital_silence_is_that_of_the_program(clean_too, estimate_
     assert float(metrics.fwsnrseg(clean, estimate)) == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.corpora
 def test_fwsnrseg_in_closed_form(speech):
     s = speech[:2].double()
     torch.testing.assert_close(metrics.fwsnrseg(s, s), torch.full((2,), 35.0).double())
@@ -180,6 +180,7 @@ def test_fwsnrseg_in_closed_form(speech):
     assert float(metrics.fwsnrseg(silence, 1e-6 * noise(8000))) == pytest.approx(-10, abs=0.1)
 
 
+@pytest.mark.corpora
 def test_parts_of_the_composites_batched(speech):
     """A file alone or in a batch; a perfect estimate; and each worse estimate is worse."""
     s = speech.double()
@@ -237,6 +238,7 @@ def test_composites_are_those_of_the_program(seed):
     assert [got[name] for name in names] == pytest.approx(COMPOSITES[seed], abs=1e-4)
 
 
+@pytest.mark.corpora
 def test_composites_stay_on_their_scale(speech):
     perfect = score(speech[0], 0.9 * speech[0] + 1e-6 * noise(48000), names=("csig", "cbak", "covl")).values
     assert perfect["csig"] == perfect["covl"] == 5
@@ -253,6 +255,7 @@ NOISY_BY_LOIZOU = {
 }
 
 
+@pytest.mark.corpora
 @pytest.mark.skipif(not DATA, reason="needs VoiceBank-DEMAND pairs; CI has them")
 @pytest.mark.parametrize("file", NOISY_BY_LOIZOU)
 def test_noisy_people_are_measured_as_by_the_programs(file):
@@ -275,6 +278,7 @@ def test_the_mapping_between_raw_and_narrow_band_pesq(monkeypatch, raw, lqo):
     assert metrics.pesq_raw(np.zeros(1), np.zeros(1), 16000) == pytest.approx(raw)
 
 
+@pytest.mark.corpora
 def test_the_ends_of_the_pesq_scales(speech):
     best = score(speech[0], speech[0], names=["pesq_wb", "pesq_nb", "pesq_raw"]).values
     assert best["pesq_wb"] == pytest.approx(4.644, abs=1e-3)
@@ -314,6 +318,7 @@ def test_pesq_does_not_crash_on_many_utterances():
 # -------------------------------------------------------------------- STOI, DNSMOS
 
 
+@pytest.mark.corpora
 def test_stoi_is_the_packages(speech):
     import pystoi
 
@@ -396,6 +401,7 @@ def test_nothing_is_written_under_the_home_folder(tmp_path):
 # ------------------------------------------------------------------- all of them
 
 
+@pytest.mark.corpora
 def test_more_noise_is_worse(speech):
     table = []
     for snr in (0.0, 10.0, 20.0, 30.0):
@@ -414,6 +420,7 @@ def test_more_noise_is_worse(speech):
 NOISY_VOICEBANK = {"p232_001": (2.9238, 0.8967, 15.47)}
 
 
+@pytest.mark.corpora
 def test_scores_that_others_published(speech):
     """Those of noisy files that are at hand, and the means of the set; without any, what the scales themselves fix."""
     names = ["pesq_wb", "stoi", "si_sdr"]
@@ -527,6 +534,7 @@ def test_arrays_are_measured_as_tensors_are():
 # ------------------------------------------------------------------------ many of them
 
 
+@pytest.mark.corpora
 def test_many_alike_in_this_process_in_threads_and_in_processes(speech):
     names = ["pesq_wb", "stoi", "si_sdr", "fwsnrseg", "dnsmos_bak"]
     short = torch.zeros(4000)
