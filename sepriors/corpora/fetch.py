@@ -49,6 +49,7 @@ from .manifest import (
     write_manifest,
 )
 from .readers import READERS, add_babble
+from .store import cache_dir
 
 with warnings.catch_warnings():
     # as it is imported in a notebook, pooch warns that it finds no widgets; our progress bars are plain text
@@ -72,11 +73,6 @@ NOTICES = ("LICENSE*", "LICENCE*", "README*", "SPEAKERS*")  # kept beside the au
 
 class FetchError(CorpusError):
     """A corpus that could not be downloaded or unpacked; the message says what to do."""
-
-
-def cache_dir() -> Path:
-    """Where downloads go: $SEPRIORS_CACHE, else the system's cache folder for sepriors."""
-    return Path(os.environ.get("SEPRIORS_CACHE") or pooch.os_cache("sepriors")).expanduser().absolute()
 
 
 def registry(path: str | os.PathLike[str] | None = None) -> dict[str, Any]:

@@ -17,6 +17,8 @@ import torch
 
 from sepriors import audio
 
+from .store import Decoded, decode
+
 FIELDS = ("path", "corpus", "kind", "cls", "speaker", "gender", "split", "seconds", "licence", "source")
 SAMPLE_RATE = 16_000  # Hz; every method of the book works at this rate
 
@@ -113,6 +115,10 @@ class Corpora:
             raise CorpusError(unknown("path", path, self.table["path"]))
         x, rate = audio.read(self.root / path)
         return audio.resample(x.mean(0), rate, SAMPLE_RATE)
+
+    def decoded(self, rows: pd.DataFrame, *, progress: bool = False) -> Decoded:
+        """The samples of many files, as `read` has them to 16 bits, decoded once and kept in the cache."""
+        return decode(self.root, rows["path"], self.read, progress=progress)
 
     def describe(self) -> pd.DataFrame:
         """Files, minutes and speakers of each corpus, kind, class and split."""

@@ -21,7 +21,11 @@ SNRS = {
     "white": (-6.0, 0.0, 6.0, 9.0),
     "real": (-5.0, 0.0, 5.0),
 }  # dB: those of Shi et al. (2021), and of UDiffSE and RVAE
-DOMAINS = {"matched": ("mini-librispeech", "synthetic"), "mismatched": ("emodb", "synthetic-de")}  # real speech first
+# the first group of corpora that is there: real speech first
+DOMAINS = {
+    "matched": (("mini-librispeech", "librispeech"), ("synthetic",)),
+    "mismatched": (("emodb",), ("synthetic-de",)),
+}
 # SPEAKER/PATH+noise/CLASS/NAME, or +white-3: after a word, noise that no other file has
 KEY = re.compile(r"(?P<speaker>[^/]*)/.*?\+(?P<noise>noise/(?P<cls>[^/]+)/[^/]+|[a-z]+-\d+)")
 
@@ -52,10 +56,7 @@ def bench_set(
     length = round(seconds * SAMPLE_RATE)
     if files < 1 or length < 1:
         raise CorpusError(f"expected at least one file and one sample, got files={files}, seconds={seconds}")
-    have = [c for c in DOMAINS[domain] if (corpora.table["corpus"] == c).any()]
-    if not have:
-        raise CorpusError(f"the {domain} bench set needs speech of {' or '.join(DOMAINS[domain])}; {corpora}")
-    rows = corpora.select(corpus=have[0], kind="speech", split=split)
+    rows = corpora.select(corpus=speech_of(corpora, domain), kind="speech", split=split)
     speech = _excerpts(corpora, rows, files, length, seed)
     if name == "white":
         noises = [(f"white-{i}", _white(length, seed, key)) for i, (key, _) in enumerate(speech)]
@@ -65,6 +66,16 @@ def bench_set(
     speaker = {path: name.replace("/", "-") for path, name in zip(rows["path"], rows["speaker"], strict=True)}
     key = tuple(f"{speaker[s]}/{s}+{n}" for (s, _), (n, _) in zip(speech, noises, strict=True))
     return [mix(clean, noise, snr, key) for snr in (SNRS[name] if snrs is None else snrs)]
+
+
+def speech_of(corpora: Corpora, domain: str = "matched") -> list[str]:
+    """The corpora of a domain that are there, real ones where there are some; CorpusError where there are none."""
+    have = set(corpora.table["corpus"])
+    for group in DOMAINS[domain]:
+        if there := [corpus for corpus in group if corpus in have]:
+            return there
+    known = " or ".join(corpus for group in DOMAINS[domain] for corpus in group)
+    raise CorpusError(f"expected {domain} speech of {known}, got none; {corpora}")
 
 
 def demo(
@@ -144,6 +155,14 @@ def _in_turn(rows: pd.DataFrame, field: str, seed: int) -> Iterator[tuple[str, I
     yield from cycle(groups.items())
 
 
+def _by_turns(rows: pd.DataFrame, field: str) -> list[tuple[str, str]]:
+    """(group, path) of all rows: the first of each group, the second of each that has one, and so on."""
+    ordered = rows.sort_values([field, "path"])
+    turn = ordered.groupby(field).cumcount()
+    ordered = ordered.assign(turn=turn).sort_values(["turn", field])
+    return list(zip(ordered[field].astype(str), ordered["path"], strict=True))
+
+
 def _excerpts(
     corpora: Corpora, rows: pd.DataFrame, files: int, length: int, seed: int
 ) -> list[tuple[str, torch.Tensor]]:
@@ -171,17 +190,15 @@ def _excerpts(
 
 
 def _noises(corpora: Corpora, split: str, files: int, length: int, seed: int) -> list[tuple[str, torch.Tensor]]:
-    """So many excerpts of noise: classes in turn, a class's recordings in turn, each cut at a place of its own.
+    """So many excerpts of noise: classes in turn, none of its recordings twice while there are others of any class.
 
-    Their keys are 'noise/CLASS/name'.
+    Each is cut at a place of its own; their keys are 'noise/CLASS/name'.
     """
     rows = corpora.select(kind="noise", split=split)
     if rows.empty:
         raise CorpusError(f"expected noise of the split {split}, got none; {corpora}")
-    recordings = {str(name): cycle(sorted(group["path"])) for name, group in rows.groupby("cls", sort=True)}
     noises = []
-    for i, cls in zip(range(files), cycle(recordings), strict=False):
-        path: str = next(recordings[cls])
+    for i, (cls, path) in zip(range(files), cycle(_by_turns(rows, "cls")), strict=False):
         x = corpora.read(path)
         x = x.repeat(-(-length // len(x)))  # a recording shorter than the excerpt goes round
         start = random.Random(_seed(seed, f"{path}:{i}")).randrange(len(x) - length + 1)

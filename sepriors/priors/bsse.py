@@ -25,6 +25,11 @@ class Masked(NamedTuple):
     speech: torch.Tensor
     phase: torch.Tensor
 
+    @property
+    def spectrum(self) -> torch.Tensor:
+        """The speech's complex spectrum (B, F, T), with the mixture's phase."""
+        return self.speech.mT.expm1() * self.phase
+
 
 class BSSE(nn.Module):
     """Linear, a bidirectional LSTM of two layers whose directions are summed, a sigmoid mask on log(1 + |X|).
@@ -40,7 +45,7 @@ class BSSE(nn.Module):
     n_fft, hop, bins = 400, 160, 201
     rms = 0.03
 
-    def __init__(self, inputs: Inputs = "both", ssl: SSL | None = None, width: int = 128, hidden: int = 112) -> None:
+    def __init__(self, inputs: Inputs = "both", ssl: SSL | None = None, width: int = 256, hidden: int = 256) -> None:
         super().__init__()
         if inputs not in get_args(Inputs):
             raise ValueError(f"expected inputs of {' or '.join(get_args(Inputs))}, got {inputs!r}")
@@ -121,4 +126,4 @@ class BSSE(nn.Module):
         """Speech (B, N) in mixtures (B, N), with the mixtures' phase."""
         level = x.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-8) / self.rms
         made = self(x / level)
-        return level * self.waveform(made.speech.mT.expm1() * made.phase, x.shape[-1])
+        return level * self.waveform(made.spectrum, x.shape[-1])

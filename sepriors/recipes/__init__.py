@@ -22,7 +22,7 @@ __all__ = [
     "RVAERecipe", "Recipe", "SSLRecipe", "ScoreRecipe", "UnpairedRecipe", "VAERecipe", "chosen", "recipe", "spectra",
 ]  # fmt: skip
 
-LIBRISPEECH = {"corpus": "mini-librispeech"}
+LIBRISPEECH = {"corpus": ("mini-librispeech", "librispeech")}
 PAIRED = PairedRecipe(select=LIBRISPEECH, shipped=False)
 RECIPES: dict[str, Recipe] = {
     "nmf-speech": NMFRecipe(64, STFT(1024, 256), select=LIBRISPEECH),
@@ -31,9 +31,9 @@ RECIPES: dict[str, Recipe] = {
     "nmf-white-257": NMFRecipe(40, STFT(512, 128), kind="white", minutes=12.0),
     "vae": VAERecipe(STFT(1024, 256), select=LIBRISPEECH),
     "vae-257": VAERecipe(STFT(512, 128), select=LIBRISPEECH, epochs=20),
-    "rvae": RVAERecipe(STFT(1024, 256), select=LIBRISPEECH),
+    "rvae": RVAERecipe(STFT(1024, 256), select=LIBRISPEECH, steps=60_000),
     "vae-background": VAERecipe(STFT(1024, 256), select=LIBRISPEECH, background=True),
-    "waveglow": FlowRecipe(select=LIBRISPEECH, steps=15_000),
+    "waveglow": FlowRecipe(select=LIBRISPEECH, steps=20_000),
     "waveglow-noisy": FlowRecipe(select=LIBRISPEECH, noise=(3e-4, 0.1), steps=20_000),
     "waveglow-windows": FlowRecipe(select=LIBRISPEECH, context=False, steps=5000),
     "maf": FlowRecipe(select=LIBRISPEECH, family="maf", hidden=256, steps=4000),

@@ -14,6 +14,9 @@ import torch
 from tqdm import tqdm
 
 from ..corpora import Corpora, CorpusError
+from ..corpora.sets import speech_of
+from ..rng import generators
+from ..simulator import Conditions, Pairs, Simulator
 
 if TYPE_CHECKING:
     from .nmf import NMFRecipe
@@ -123,8 +126,7 @@ def spectra(
     """
     rows, facts = chosen(made, corpora, seed, split)
     frames = []
-    for path in tqdm(rows["path"], desc="spectra", disable=not progress):
-        x = corpora.read(path)
+    for x in tqdm(corpora.decoded(rows, progress=progress), desc="spectra", disable=not progress):
         P = made.stft(x / x.abs().max().clamp_min(1e-8) if peak else x).abs().square()
         level = 10 * P.sum(0).clamp_min(1e-12).log10()
         frames.append(P[:, level > level.max() - made.range_db if made.kind == "speech" else level > -80].mT)
@@ -138,16 +140,39 @@ def chosen(made: OfOneCorpus, corpora: Corpora, seed: int, split: str) -> tuple[
         raise CorpusError(f"expected {split} files of {dict(made.select) or made.kind}, got none; {corpora}")
     enough = max(1, int((rows["seconds"].cumsum() <= 60 * made.minutes).sum()))
     rows = rows[:enough]
-    return rows, {
+    return rows, about(rows)
+
+
+def about(rows: pd.DataFrame) -> dict[str, Any]:
+    """What the card says of recordings."""
+    speakers = rows.loc[rows["speaker"] != "", "speaker"].nunique()
+    return {
         "corpus": ", ".join(sorted(rows["corpus"].unique())),
         "files": len(rows),
-        "minutes": round(rows["seconds"].sum() / 60, 1),
+        "minutes": round(float(rows["seconds"].sum()) / 60, 1),
+        **({"speakers": speakers} if speakers else {}),
     }
 
 
-def noise_recordings(classes: Sequence[str], corpora: Corpora) -> pd.DataFrame:
-    """The noise recordings that a supervised network learns from; for validation, too: there are no more."""
-    rows = corpora.select(kind="noise", split="train", cls=classes)
+def noise_recordings(corpora: Corpora, classes: Sequence[str] = ()) -> pd.DataFrame:
+    """The noise recordings that a network learns from, of these classes or of all."""
+    chosen: Any = {"cls": classes} if classes else {}
+    rows = corpora.select(kind="noise", split="train", **chosen)
     if rows.empty:
-        raise CorpusError(f"expected training noise of {' or '.join(classes)}, got none; {corpora}")
+        raise CorpusError(f"expected training noise of {' or '.join(classes) or 'any class'}, got none; {corpora}")
     return rows
+
+
+def validation_pairs(corpora: Corpora, *, files: int = 24, seconds: float = 3.0, snr_db: float = 0.0) -> Pairs:
+    """Mixtures (files, N) of validation speakers in validation noise, always the same: a training is watched by them.
+
+    Raises CorpusError where there is no speech or no noise for validation.
+    """
+    speech = corpora.select(corpus=speech_of(corpora), kind="speech", split="valid")
+    noise = corpora.select(kind="noise", split="valid")
+    for what, rows in (("speech", speech), ("noise", noise)):
+        if rows.empty:
+            raise CorpusError(f"expected validation {what}, got none; {corpora}")
+    conditions = Conditions((snr_db, snr_db), second=0.0, babble=0.0, tilt_db=0.0)
+    drawn = Simulator.read(corpora, speech, noise, seconds=seconds, conditions=conditions)
+    return drawn.draw(files, *generators(0, 1))

@@ -14,13 +14,14 @@ from torch import nn
 from ..adversarial import Game, Objective, rebuild, unit
 from ..audio import write
 from ..corpora import Corpora
-from ..corpora.fetch import cache_dir, download
+from ..corpora.fetch import download
+from ..corpora.store import cache_dir
 from ..fitting import fit, writes
 from ..metrics import si_sdr
 from ..priors import Codec, Descript, load
 from ..rng import generators
-from ..unpaired import Clean, Share, drawing, held_out, share
-from .base import Learned, LongRecipe, device, halves
+from ..unpaired import Clean, Share, drawing, share
+from .base import Learned, LongRecipe, about, device, halves, validation_pairs
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class CodecRecipe(LongRecipe):
         made, g = self.make(seed)
         parts = share(corpora, self.clean, self.minutes, seed)
         draw = drawing(corpora, parts, batch=self.batch, seconds=self.seconds, snrs=self.snrs, progress=progress)
-        watched = unit(held_out(corpora, parts).noisy.to(device()))
+        watched = unit(validation_pairs(corpora).noisy.to(device()))
 
         def through(model: Any, x: torch.Tensor) -> torch.Tensor:
             rebuilt: torch.Tensor = model.decode(model.encode(x), x.shape[-1]).float()
@@ -135,7 +136,7 @@ class UnpairedRecipe(LongRecipe):
         game = Game(made, self.judges)
         for judge in (game.clean, game.noise, game.mixture):
             _start(judge, g)
-        watched = held_out(corpora, parts)
+        watched = validation_pairs(corpora)
         before = si_sdr(watched.clean, watched.noisy)
 
         def loss(model: Any, batch: torch.Tensor, g: torch.Generator, done: float) -> torch.Tensor:
@@ -206,11 +207,8 @@ def _start(module: nn.Module, g: torch.Generator) -> None:
 
 def _sizes(parts: Share) -> dict[str, Any]:
     """What the files of an unpaired training were."""
-    rows = pd.concat(parts)
     return {
-        "corpus": ", ".join(sorted(rows["corpus"].unique())),
-        "files": len(rows),
-        "minutes": round(float(rows["seconds"].sum()) / 60, 1),
+        **about(pd.concat(parts)),
         **{f"{name}_minutes": round(float(part["seconds"].sum()) / 60, 1) for name, part in parts._asdict().items()},
     }
 

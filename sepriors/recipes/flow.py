@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from tqdm import tqdm
 
 from .. import weights
 from ..corpora import Corpora, CorpusError
@@ -114,11 +113,7 @@ def segments(
     """A function that draws a batch of segments (batch, N) from a split's files, and what the files were."""
     rows, facts = chosen(made, corpora, seed, split)
     length = round(made.seconds * 16000)
-    files = []
-    for path in tqdm(rows["path"], desc="speech", disable=not progress):
-        x = corpora.read(path)
-        if len(x) >= length:
-            files.append(x)
+    files = [x for x in corpora.decoded(rows, progress=progress) if len(x) >= length]
     if not files:
         raise CorpusError(f"expected {split} files of {made.seconds:g} s at least, got none of {len(rows)}")
     gains = [WaveGlow.rms / float(x.square().mean().sqrt().clamp_min(1e-8)) for x in files]

@@ -94,8 +94,7 @@ def sequences(
     """
     rows, facts = chosen(made, corpora, seed, split)
     files = []
-    for path in tqdm(rows["path"], desc="spectra", disable=not progress):
-        x = corpora.read(path)
+    for x in tqdm(corpora.decoded(rows, progress=progress), desc="spectra", disable=not progress):
         P = made.stft(x / x.abs().max().clamp_min(1e-8)).abs().square()
         level = 10 * P.sum(0).clamp_min(1e-12).log10()
         loud = level > level.max() - made.range_db

@@ -96,7 +96,7 @@ class ScoreRecipe(OfOneCorpus, LongRecipe):
     def heard(self, corpora: Corpora) -> pd.DataFrame:
         """The recordings that the training knows: the rival's noise besides its speech."""
         rows = super().heard(corpora)
-        return pd.concat([rows, noise_recordings(self.noises, corpora)]) if self.told else rows
+        return pd.concat([rows, noise_recordings(corpora, self.noises)]) if self.told else rows
 
     def quick(self) -> Self:
         """Cut to seconds."""
@@ -113,15 +113,14 @@ def spectrograms(
     rows, facts = chosen(made, corpora, seed, split)
     length = net.stft.hop * (made.frames - 1)
     files, peaks = [], []
-    for path in tqdm(rows["path"], desc="speech", disable=not progress):
-        x = corpora.read(path)
+    for x in tqdm(corpora.decoded(rows, progress=progress), desc="speech", disable=not progress):
         files.append(nn.functional.pad(x, (0, max(0, length - len(x)))))
         peaks.append(float(net.compression(net.stft(x)).abs().max().clamp_min(1e-8)))
     odds = torch.tensor([float(len(x)) for x in files])
     noises: list[torch.Tensor] = []
     if made.told:
-        recordings = noise_recordings(made.noises, corpora)
-        noises = [x.tile(-(-length // len(x))) for x in map(corpora.read, recordings["path"])]
+        recordings = noise_recordings(corpora, made.noises)
+        noises = [x.tile(-(-length // len(x))) for x in corpora.decoded(recordings)]
         facts["noises"] = len(noises)
 
     def crop(x: torch.Tensor, g: torch.Generator) -> torch.Tensor:

@@ -145,8 +145,7 @@ MASKED = {
 
 
 def _peaked(corpora: Corpora, rows: pd.DataFrame, progress: bool) -> list[torch.Tensor]:
-    files = (corpora.read(path) for path in tqdm(rows["path"], desc="speech", disable=not progress))
-    return [x / x.abs().max().clamp_min(1e-8) for x in files]
+    return [x / x.abs().max().clamp_min(1e-8) for x in corpora.decoded(rows, progress=progress)]
 
 
 def _layer(net: SSL, layer: int, x: torch.Tensor) -> torch.Tensor:

@@ -53,7 +53,7 @@ class VAERecipe(OfOneCorpus):
             noise, noise_facts = spectra(replace(self, kind="noise", select={}), corpora, seed, progress, peak=True)
             frames = frames[torch.randperm(len(frames), generator=g)[: len(noise)]]
             frames = torch.cat([noise, exchange_bins(frames, 1 / 3, g)])
-            facts = {key: f"{noise_facts[key]} and {facts[key]}" for key in facts}
+            facts |= {key: f"{noise_facts[key]} and {facts[key]}" for key in noise_facts}
         valid = None
         if not self.background and "valid" in set(corpora.select(kind=self.kind, **self.select)["split"]):
             valid = spectra(replace(self, minutes=math.inf), corpora, seed, False, peak=True, split="valid")[0]
