@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import SoftFileLock
 
 from . import weights
 from .audio import clear_parts, whole
@@ -100,12 +101,13 @@ def _licence(made: Recipe, corpora: Corpora) -> str:
 
 def _enter(path: Path, name: str, card: Mapping[str, Any]) -> None:
     """Put one card into the file, in the order of names."""
-    known = tomllib.loads(path.read_text("utf-8")) if path.is_file() else {}
-    known[name] = dict(card)
-    # texts, numbers and truth values are written alike in JSON and in TOML
-    blocks = []
-    for key in sorted(known):
-        lines = [f"{field} = {json.dumps(value, ensure_ascii=False)}" for field, value in known[key].items()]
-        blocks.append("\n".join([f"[{key}]", *lines]) + "\n")
-    with whole(path) as part:
-        part.write_text("\n".join(blocks), "utf-8")
+    with SoftFileLock(path.with_name(f".{path.name}.lock"), timeout=60):  # trainings side by side enter their cards one by one
+        known = tomllib.loads(path.read_text("utf-8")) if path.is_file() else {}
+        known[name] = dict(card)
+        # texts, numbers and truth values are written alike in JSON and in TOML
+        blocks = []
+        for key in sorted(known):
+            lines = [f"{field} = {json.dumps(value, ensure_ascii=False)}" for field, value in known[key].items()]
+            blocks.append("\n".join([f"[{key}]", *lines]) + "\n")
+        with whole(path) as part:
+            part.write_text("\n".join(blocks), "utf-8")
