@@ -101,7 +101,9 @@ def _licence(made: Recipe, corpora: Corpora) -> str:
 
 def _enter(path: Path, name: str, card: Mapping[str, Any]) -> None:
     """Put one card into the file, in the order of names."""
-    with SoftFileLock(path.with_name(f".{path.name}.lock"), timeout=60):  # trainings side by side enter their cards one by one
+    with SoftFileLock(
+        path.with_name(f".{path.name}.lock"), timeout=60
+    ):  # trainings side by side enter their cards one by one
         known = tomllib.loads(path.read_text("utf-8")) if path.is_file() else {}
         known[name] = dict(card)
         # texts, numbers and truth values are written alike in JSON and in TOML

@@ -19,6 +19,7 @@ from sepriors.gaussian import is_divergence
 from sepriors.methods import Separator
 from sepriors.priors import BSSE, MAF, RVAE, SSL, VAE, Codec, Descript, ScoreNet, WaveGlow
 from sepriors.rng import generators
+from sepriors.simulator import Clips
 
 SHIPPED = dict(recipes.RECIPES)  # whole; the tests below have them quick
 NMFS = [name for name, made in recipes.RECIPES.items() if isinstance(made, recipes.NMFRecipe)]
@@ -1089,7 +1090,8 @@ def test_embeddings(watched):
     """Two rounds, of speech alone; a card with what was guessed in each; half precision, and a network again."""
     learned = train.train("ssl", watched, progress=False)
     assert {path.split("/")[1] for path in watched.seen} == {"train", "valid"}
-    assert all(path.startswith("speech/") for path in watched.seen)
+    assert {path.split("/")[0] for path in watched.seen} == {"speech", "noise"}
+    assert not any(path.startswith("noise/valid") for path in watched.seen)
     assert {p.dtype for p in learned.tensors.values()} == {torch.half}
     made = SSL.from_weights(weights.Weights(learned.tensors, learned.config))
     assert (made.width, made.layers) == (8, 3)
@@ -1141,6 +1143,27 @@ def test_each_label_comes_with_the_samples_that_its_frame_sees():
     assert len(starts) > 30
     with pytest.raises(CorpusError, match="expected files of 1 s at least"):
         made.drawing([torch.zeros(8000)], [torch.zeros(26)])
+
+
+def test_some_clips_are_in_noise_and_labels_stay(toy):
+    """A half of them, at a ratio between the bounds; the others are what they were."""
+    made = replace(SHIPPED["ssl"].quick(), level_db=0.0, batch=200, snr_db=(0.0, 10.0))
+    speech = [torch.randn(320 * 130, generator=seeded(k)) for k in (1, 2)]
+    labels = [torch.arange(131) + 1000 * k for k in (1, 2)]
+    noise = Clips.of_noise(toy, toy.select(kind="noise", split="train"), made.samples)
+    batch = made.drawing(speech, labels, noise)(seeded())
+    whole = {k: torch.nn.functional.pad(x, (120, 1000)) for k, x in zip((1, 2), speech, strict=True)}
+    snrs = []
+    for row in batch:
+        x, y = row[:-50], row[-50:]
+        k, i = divmod(int(y[0]), 1000)
+        clean = whole[k][320 * i : 320 * i + len(x)]
+        missed = float((x - clean).square().mean())
+        if missed:
+            snrs.append(10 * math.log10(float(clean.square().mean()) / missed))
+    assert 70 <= len(snrs) <= 130
+    assert -0.01 < min(snrs) < 1
+    assert max(snrs) > 9  # pauses of a recording of noise are not made louder
 
 
 def test_a_network_that_knows_guesses_all_and_one_that_does_not_guesses_by_chance():

@@ -48,7 +48,7 @@ RECIPES: dict[str, Recipe] = {
     "use-ddp-no-adversaries": UnpairedRecipe(objective=Objective(adversarial=0.0, matching=0.0), shipped=False),
     "use-ddp-no-cycle": UnpairedRecipe(objective=Objective(cycle=0.0, heard=0.0), shipped=False),
     "use-ddp-descript": UnpairedRecipe(start="descript", shipped=False),
-    "ssl": SSLRecipe(select=LIBRISPEECH),
+    "ssl": SSLRecipe(select=LIBRISPEECH, steps=(4000, 10_000)),
     "bsse": replace(PAIRED, shipped=True),
     "bsse-spectrum": replace(PAIRED, inputs="spectrum", start=None, shipped=True),
     "bsse-frozen": replace(PAIRED, tuning="frozen"),

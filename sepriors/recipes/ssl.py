@@ -20,7 +20,8 @@ from ..pretraining import clustering, mfcc
 from ..priors import SSL
 from ..priors.ssl import framed
 from ..rng import borrowed, generators
-from .base import Learned, LongRecipe, OfOneCorpus, chosen, device, halves
+from ..simulator import Clips, at_snr, chance
+from .base import Learned, LongRecipe, OfOneCorpus, about, chosen, device, halves, noise_recordings
 
 FEW = {"width": 8, "layers": 2, "heads": 2, "inner": 16, "channels": (4, 4, 4, 4, 4, 4, 8)}  # sizes of an `SSL`
 
@@ -29,8 +30,10 @@ FEW = {"width": 8, "layers": 2, "heads": 2, "inner": 16, "channels": (4, 4, 4, 4
 class SSLRecipe(OfOneCorpus, LongRecipe):
     """Self-supervised embeddings, by masked prediction of clusters (HuBERT; Hsu et al., 2021, § II), in two rounds.
 
-    The first round's clusters are of cepstra, the second's of the first's embeddings at `layer`. Frames are hidden in
-    spans of ten; files have a peak of 1 and are lowered at random by up to `level_db`.
+    The first round's clusters are of cepstra, the second's of the first's embeddings at `layer`, both of clean speech.
+    Frames are hidden in spans of ten; files have a peak of 1 and are lowered at random by up to `level_db`. A part
+    `noisy` of the clips is in training noise, at `snr_db`, with the labels that they have without (Chen et al., 2022,
+    § III-B): so an embedding is of the speech in it.
     """
 
     # Deviation: the paper hides more, asks for hidden frames alone and starts the second round afresh; in an hour its
@@ -43,12 +46,15 @@ class SSLRecipe(OfOneCorpus, LongRecipe):
     batch: int = 12
     seconds: float = 2.0
     level_db: float = 20.0
+    noisy: float = 0.5
+    snr_db: tuple[float, float] = (-5.0, 20.0)
     learning_rate: float = 3e-3
 
     @property
     def about(self) -> str:
         rounds = " and ".join(f"{classes} classes for {n} steps" for classes, n in zip(self.classes, self.steps))
-        return f"self-supervised embeddings of clean speech, pretrained by masked prediction: {rounds}"
+        of = "speech, some of it in noise" if self.noisy else "clean speech"
+        return f"self-supervised embeddings of {of}, pretrained by masked prediction: {rounds}"
 
     def learn(
         self, corpora: Corpora, seed: int, progress: bool, checkpoint: Path | None = None, fabric: Any = None
@@ -58,6 +64,11 @@ class SSLRecipe(OfOneCorpus, LongRecipe):
         rows, facts = chosen(self, corpora, seed, "train")
         held_out = chosen(replace(self, minutes=math.inf), corpora, seed, "valid")[0]
         speech, valid = (_peaked(corpora, part, progress) for part in (rows, held_out))
+        noise = None
+        if self.noisy:
+            recordings = noise_recordings(corpora)
+            noise = Clips.of_noise(corpora, recordings, self.samples, progress=progress)
+            facts |= {f"noise_{key}": value for key, value in about(recordings).items()}
         net, seconds = None, 0.0
         see: Callable[[torch.Tensor], torch.Tensor] = mfcc
         for i, (classes, steps) in enumerate(zip(self.classes, self.steps, strict=True), 1):
@@ -68,7 +79,7 @@ class SSLRecipe(OfOneCorpus, LongRecipe):
                 made = hubert_pretrain_model(**SSL(**self.sizes).settings, **MASKED, num_classes=classes)
             if net is not None:
                 made.wav2vec2.load_state_dict(net.state_dict())
-            draw = self.drawing(speech, labels)
+            draw = self.drawing(speech, labels, noise)
             watched = replace(self, batch=32, level_db=0.0).drawing(valid, unseen)(generators(0, 1)[0])
             fitted = fit(
                 made.to(device()), draw, self.loss, steps=steps, learning_rate=self.learning_rate, generator=g,
@@ -88,34 +99,49 @@ class SSLRecipe(OfOneCorpus, LongRecipe):
         tensors = halves(trained)
         return Learned(tensors, trained.config, {**facts, "train_seconds": round(seconds, 1)})
 
+    @property
+    def frames(self) -> int:
+        """Frames of a clip."""
+        return round(self.seconds * 16000 / SSL.hop)
+
+    @property
+    def samples(self) -> int:
+        """What the frames of a clip see."""
+        return SSL.hop * (self.frames - 1) + SSL.field
+
     def drawing(
-        self, speech: Sequence[torch.Tensor], labels: Sequence[torch.Tensor]
+        self, speech: Sequence[torch.Tensor], labels: Sequence[torch.Tensor], noise: Clips | None = None
     ) -> Callable[[torch.Generator], torch.Tensor]:
         """A function that draws a batch (batch, N + T): samples, and behind them the labels of their frames.
 
-        What is longer is cut at a frame, what is shorter left out.
+        What is longer is cut at a frame, what is shorter left out; with `noise` some of it is in noise.
         """
-        T = round(self.seconds * 16000 / SSL.hop)
+        T = self.frames
         fitting = [(framed(x[None])[0], y) for x, y in zip(speech, labels, strict=True) if len(y) >= T]
         if not fitting:
             raise CorpusError(f"expected files of {self.seconds:g} s at least, got none of {len(speech)}")
         odds = torch.tensor([float(len(y)) for _, y in fitting])
 
         def draw(g: torch.Generator) -> torch.Tensor:
-            batch = []
+            clips, classes = [], []
             for k in torch.multinomial(odds, self.batch, replacement=True, generator=g).tolist():
                 x, y = fitting[k]
                 i = int(torch.randint(len(y) - T + 1, (), generator=g))
-                gain = 10 ** (-self.level_db / 20 * torch.rand((), generator=g))
-                start = SSL.hop * i
-                batch.append(torch.cat([gain * x[start : start + SSL.hop * (T - 1) + SSL.field], y[i : i + T].float()]))
-            return torch.stack(batch)
+                clips.append(x[SSL.hop * i :][: self.samples])
+                classes.append(y[i : i + T].float())
+            clip = torch.stack(clips)
+            if noise is not None:
+                level = clip.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-8)
+                noisy = level * at_snr(clip / level, noise.draw(self.batch, g), self.snr_db, g)
+                clip = torch.where(chance(self.noisy, self.batch, g), noisy, clip)
+            gain = 10 ** (-self.level_db / 20 * torch.rand(self.batch, 1, generator=g))
+            return torch.cat([gain * clip, torch.stack(classes)], -1)
 
         return draw
 
     def logits(self, model: Any, batch: torch.Tensor, g: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Of the hidden frames and of the others (n, 1 + classes), the true class first."""
-        T = round(self.seconds * 16000 / SSL.hop)
+        T = self.frames
         with borrowed(g):  # torchaudio draws what to hide from the global randomness
             hidden, seen, _ = model(batch[:, :-T], batch[:, -T:].long())
         return hidden.float(), seen.float()
@@ -130,6 +156,11 @@ class SSLRecipe(OfOneCorpus, LongRecipe):
         with torch.inference_mode():
             hidden, _ = self.logits(model, batch, generators(0, 1)[0])
         return float((hidden[:, 1:] < hidden[:, :1]).all(-1).float().mean())
+
+    def heard(self, corpora: Corpora) -> pd.DataFrame:
+        """The recordings that the training knows: the noise besides its speech."""
+        rows = super().heard(corpora)
+        return pd.concat([rows, noise_recordings(corpora)]) if self.noisy else rows
 
     def quick(self) -> Self:
         """Cut to seconds."""
