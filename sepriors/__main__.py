@@ -197,8 +197,14 @@ def _crew(a: argparse.Namespace, device: str, default: int) -> AbstractContextMa
 def _bench_options(c: argparse.ArgumentParser) -> None:
     c.add_argument("--domain", choices=sorted(sets.DOMAINS), default="matched")
     c.add_argument("--files", type=int, default=24, help="utterances of a bench set (default: 24)")
+    c.add_argument("--seconds", type=float, default=4.0, help="of each utterance (default: 4)")
+    c.add_argument("--split", choices=["valid", "test"], default="test", help="valid: to choose settings by")
     c.add_argument("--corpus", default="auto")
     c.add_argument("--seed", type=int, default=0)
+
+
+def _bench_set(opened: corpora.Corpora, a: argparse.Namespace) -> list[mixing.Mixture]:
+    return sets.bench_set(opened, a.set, domain=a.domain, files=a.files, seconds=a.seconds, split=a.split, seed=a.seed)
 
 
 def _device(name: str, dask: str | None) -> str:
@@ -332,7 +338,7 @@ def _mix(a: argparse.Namespace) -> None:
         if a.clean:
             raise ValueError("expected either two files or --set, got both")
         chosen = corpora.open_corpora(a.corpus)
-        made = sets.bench_set(chosen, a.set, domain=a.domain, files=a.files, seed=a.seed)
+        made = _bench_set(chosen, a)
         names = [f"{i:03d}_{mixture.snr_db:+g}dB" for mixture in made for i in range(a.files)]
         mixtures = [
             mixing.Mixture(m.noisy[i], m.clean[i], m.noise[i], m.snr_db, m.key[i : i + 1])
@@ -577,7 +583,7 @@ def _bench(a: argparse.Namespace) -> None:
     if a.out:
         _free([a.out], a.force)
     opened = corpora.open_corpora(a.corpus)
-    made = sets.bench_set(opened, a.set, domain=a.domain, files=a.files, seed=a.seed)
+    made = _bench_set(opened, a)
     parts = a.out and a.out.with_name(f"{a.out.name}.parts")
     with _crew(a, device, metrics.workers()) as crew, _measuring(crew) as executor:
         rows = bench.spread(
@@ -586,7 +592,8 @@ def _bench(a: argparse.Namespace) -> None:
         total = len(made) * (len(chosen) + 1) * a.files
         table = bench.ordered(tqdm(rows, total=total, unit="file", disable=None))
     if a.out:  # before anything is printed, which may fail
-        bench.save(a.out, table, bench.provenance(set=a.set, domain=a.domain, corpus=str(opened), seed=a.seed))
+        asked = {name: getattr(a, name) for name in ("set", "domain", "split", "seconds", "seed")}
+        bench.save(a.out, table, bench.provenance(**asked, corpus=str(opened)))
         shutil.rmtree(parts)
     print(opened)
     print(plots.table(bench.summary(table, names), names).T.to_string())

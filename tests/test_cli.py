@@ -787,8 +787,30 @@ def test_bench(run, corpus_folder, tmp_path):
         assert text in out
     record = json.loads(path.read_text())
     assert len(record["records"]) == 2 * 3 * 4
-    assert {"set", "domain", "corpus", "seed", "commit", "hardware", "versions", "finished"} <= record.keys()
+    assert {"set", "domain", "split", "corpus", "seed", "commit", "hardware", "versions", "finished"} <= record.keys()
     assert tree(path.parent) == ["bench.json"]
+
+
+def test_bench_of_the_validation_split(run, corpus_folder, tmp_path):
+    """To choose settings by, without a look at the test speakers; as long as is asked for."""
+    path = tmp_path / "bench.json"
+    asked = [
+        "bench",
+        "--methods",
+        "spp-wiener",
+        "--files",
+        2,
+        "--metrics",
+        "si_sdr",
+        "--split",
+        "valid",
+        "--seconds",
+        2,
+    ]
+    assert run(*asked, "--corpus", corpus_folder, "-o", path)[0] == 0
+    record = json.loads(path.read_text())
+    assert (record["split"], record["seconds"]) == ("valid", 2.0)
+    assert {row["file"].split("/")[0] for row in record["records"]} == {"10", "11"}
 
 
 @pytest.mark.fault(
