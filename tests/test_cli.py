@@ -629,7 +629,7 @@ def test_mix_is_seeded_and_refuses_to_overwrite(run, refused, tmp_path):
         (["--set", "real", "--files", "0"], "expected at least one file"),
         (["--set", "real", "--files", "99"], "expected 99 excerpts of 4 s of speech"),
         (["--set", "real", "--corpus", "nowhere"], "nowhere"),
-        (["--set", "real", "--domain", "mismatched"], "the mismatched bench set needs speech of emodb"),
+        (["--set", "real", "--domain", "mismatched"], "expected mismatched speech of emodb"),
     ],
 )
 def test_mix_refuses(refused, tmp_path, corpus_folder, monkeypatch, arguments, message):
@@ -807,7 +807,7 @@ def test_bench_of_the_validation_split(run, corpus_folder, tmp_path):
         "--seconds",
         2,
     ]
-    assert run(*asked, "--corpus", corpus_folder, "-o", path)[0] == 0
+    assert run(*asked, "--split", "valid", "--corpus", corpus_folder, "-o", path)[0] == 0
     record = json.loads(path.read_text())
     assert (record["split"], record["seconds"]) == ("valid", 2.0)
     assert {row["file"].split("/")[0] for row in record["records"]} == {"10", "11"}
