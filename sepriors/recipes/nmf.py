@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import math
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 import pandas as pd
@@ -11,9 +12,12 @@ from tqdm import tqdm
 
 from .. import nmf
 from ..corpora import Corpora
+from ..gaussian import is_divergence
 from ..rng import generators
 from ..stft import STFT
 from .base import Learned, OfOneCorpus, spectra
+
+HELD_OUT = 8000
 
 
 @dataclass(frozen=True)
@@ -38,14 +42,25 @@ class NMFRecipe(OfOneCorpus):
         """The bases W (F, K) of the training split."""
         if self.kind == "white":
             P, facts = _white(self, seed)
+            held_out = None
         else:
             frames, facts = spectra(self, corpora, seed, progress)
             P = frames.mT.contiguous()[None]
-        model = nmf.init(P, self.rank, generators(seed, 1))
-        for _ in tqdm(range(self.iterations), desc="updates", disable=not progress):
+            held_out = self.held_out(corpora, seed)
+        model, curve = nmf.init(P, self.rank, generators(seed, 1)), []
+        for i in tqdm(range(self.iterations), desc="updates", disable=not progress):
             model = nmf.update(model, P[None])
+            if held_out is not None and (i + 1) % max(1, self.iterations // 10) == 0:
+                curve.append(round(missed(model.W[0], held_out), 4))
+        if curve:
+            facts["valid_divergence"] = curve
         config = {**asdict(self.stft), "rank": self.rank}
         return Learned({"W": model.W[0]}, {key: str(value) for key, value in config.items()}, facts)
+
+    def held_out(self, corpora: Corpora, seed: int) -> torch.Tensor:
+        """Validation spectra (1, F, T), no more than HELD_OUT frames of them."""
+        frames, _ = spectra(replace(self, minutes=math.inf), corpora, seed, False, split="valid")
+        return frames[:: -(-len(frames) // HELD_OUT)].mT[None]
 
     def heard(self, corpora: Corpora) -> pd.DataFrame:
         """The recordings that the training knows; drawn noise has none."""
@@ -54,6 +69,14 @@ class NMFRecipe(OfOneCorpus):
     def quick(self) -> Self:
         """Cut to seconds."""
         return self.cut(iterations=3)
+
+
+def missed(W: torch.Tensor, P: torch.Tensor) -> float:
+    """The Itakura-Saito divergence of spectra P (1, F, T) from what bases W (F, K) make of them, a bin of it."""
+    model = nmf.init(P, W.shape[1], generators(0, 1), W)
+    for _ in range(30):
+        model = nmf.update(model, P[None], bases=False)
+    return float(is_divergence(P, model.variance)) / P[0].numel()
 
 
 def _white(made: NMFRecipe, seed: int) -> tuple[torch.Tensor, dict[str, Any]]:
