@@ -102,7 +102,8 @@ def open_corpora(
 
     'auto' takes the folder that $SEPRIORS_DATA names; where it names none, what the cache holds, if that has speech and
     noise; a download of what the registry marks `auto`, if the network answers within 5 s; else synthetic speech.
-    'synthetic' takes that at once, and a path takes that folder (with a manifest.csv, or with folders that have one).
+    'synthetic' takes that at once, and a path takes that folder (with a manifest.csv, with folders that have one, or
+    with both).
 
     Raises CorpusError for a folder without a manifest, also where $SEPRIORS_DATA names it, for one that is damaged, and
     for a cache that cannot be written to.
@@ -164,8 +165,8 @@ def _manifests(root: Path) -> bool:
 
 
 def _folder(root: Path) -> Corpora:
-    if (root / NAME).is_file() or not _manifests(root):
-        return Corpora(root, read_manifest(root), "folder")
+    if not _manifests(root):
+        read_manifest(root)  # raises what says how a corpus folder looks
     return Corpora(root, gather(root), "folder")
 
 
