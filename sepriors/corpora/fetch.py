@@ -83,7 +83,7 @@ def registry(path: str | os.PathLike[str] | None = None) -> dict[str, Any]:
     """What can be downloaded: registry.toml of this package, or another file of the same form.
 
     >>> list(registry())
-    ['mini-librispeech', 'emodb', 'esc-50', 'voicebank-demand']
+    ['mini-librispeech', 'emodb', 'esc-50', 'voicebank-demand', 'librispeech', 'speechocean762', 'grid']
     """
     source = Path(path) if path else Path(__file__).with_name("registry.toml")
     try:
@@ -311,12 +311,18 @@ def _install(name: str, archives: list[dict[str, Any]], root: Path, base_url: st
 
 
 def _settle(table: pd.DataFrame, raw: Path, done: Path, progress: bool) -> pd.DataFrame:
-    """Move 16-kHz mono files from raw to done as they are, and write the others there as 16-kHz mono FLAC."""
+    """Move 16-kHz mono files from raw to done as they are, and write the others there as 16-kHz mono FLAC.
+
+    Videos are moved as they are.
+    """
     rows = []
     for row in tqdm(table.to_dict("records"), desc="16 kHz", unit="file", disable=not progress):
         source, target = raw / row["path"], done / row["path"]
         info = soundfile.info(source)
         target.parent.mkdir(parents=True, exist_ok=True)
+        if row["video"]:
+            (done / row["video"]).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(raw / row["video"], done / row["video"])
         if (info.samplerate, info.channels) == (SAMPLE_RATE, 1):
             os.replace(source, target)
         else:
