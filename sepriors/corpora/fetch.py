@@ -58,7 +58,7 @@ with warnings.catch_warnings():
 WAITS = (1.0, 2.0, 4.0)  # seconds before each further attempt of a download
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two pieces
 PIECE = 1 << 13  # bytes; what a broken connection may lose
-BABBLE = {"mini-librispeech"}  # corpora with enough training talkers to make babble of
+BABBLE = {"mini-librispeech"}  # corpora with enough talkers in each split to make babble of
 BABBLE_FILES, BABBLE_SECONDS = {"train": 3, "valid": 1, "test": 2}, 60.0
 EXPANSION = 100  # of an archive that is unpacked; recordings shrink a few times, a bomb up to a thousand times a layer
 # What reading a damaged archive may raise, and the error numbers that are its fault rather than the disk's

@@ -325,28 +325,27 @@ def esc50(folder: Path) -> pd.DataFrame:
 
 
 def add_babble(folder: Path, table: pd.DataFrame, files: Mapping[str, int], seconds: float) -> pd.DataFrame:
-    """The table with babble added: noise made of its own training talkers, written to folder/babble/*.flac.
+    """The table with babble added: noise made of its own talkers, written to folder/babble/*.flac.
 
-    files says how many files of `seconds` each split gets. The training talkers of each corpus, sorted, are dealt in
-    turn to the splits, at most 8 each: so babble never holds a talker of the test speech, nor test babble a talker of
-    the training babble.
+    files says how many files of `seconds` each split gets. A split's babble is a sum of its own first eight talkers: so
+    no prior has learnt from the talkers of the test babble, and no talker is heard in two splits.
 
-    Raises ReaderError when there are fewer than two training talkers for each split.
+    Raises ReaderError when a split has fewer than two talkers.
     """
-    train = table[(table["kind"] == "speech") & (table["split"] == "train")]
-    talkers = sorted(train["speaker"].unique(), key=_number)
-    corpus, licence = train["corpus"].iloc[0], train["licence"].iloc[0]
+    speech = table[table["kind"] == "speech"]
+    corpus, licence = speech["corpus"].iloc[0], speech["licence"].iloc[0]
     rows = []
-    for s, split in enumerate(files):
-        chosen = talkers[s :: len(files)][:8]
-        if len(chosen) < 2:
-            raise ReaderError(f"{corpus}: babble needs {2 * len(files)} training talkers, got {len(talkers)}")
+    for split, count in files.items():
+        own = speech[speech["split"] == split]
+        talkers = sorted(own["speaker"].unique(), key=_number)[:8]
+        if len(talkers) < 2:
+            raise ReaderError(f"{corpus}: babble needs two talkers of the split {split}, got {len(talkers)}")
         length = int(seconds * SAMPLE_RATE)
-        voices = [_voice(folder, train[train["speaker"] == t]["path"], files[split] * length) for t in chosen]
+        voices = [_voice(folder, own[own["speaker"] == t]["path"], count * length) for t in talkers]
         for i, x in enumerate(babble(voices).split(length)):
             file = folder / "babble" / f"{corpus}_{split}_{i}.flac"
             audio.write(file, x, SAMPLE_RATE)
-            source = f"sum of the training talkers {' '.join(chosen)} of {corpus}"
+            source = f"sum of the talkers {' '.join(talkers)} of {corpus}"
             about = {"cls": "babble", "split": split, "licence": licence, "source": source}
             rows.append(_row(folder, file, corpus, "noise", **about))
     return pd.concat([table, pd.DataFrame(rows, columns=list(FIELDS))], ignore_index=True)
