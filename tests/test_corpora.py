@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
 import torch
+from fingerprints import LAG, STEP, twins, words
+from PIL import Image
 
+from sepriors import audio
 from sepriors import corpora as package
 from sepriors.audio import AudioError
 from sepriors.corpora import (
@@ -41,6 +45,7 @@ ROW = {
     "seconds": 0.5,
     "licence": "CC0 1.0",
     "source": "drawn",
+    "video": "",
 }
 
 
@@ -86,6 +91,27 @@ def test_what_is_written_is_read(folder: Path) -> None:
     pd.testing.assert_frame_equal(read_manifest(folder), table)
 
 
+def test_a_manifest_has_a_column_for_videos_only_where_there_is_one(folder: Path) -> None:
+    assert (folder / "manifest.csv").read_text().splitlines()[0].endswith(",licence,source")
+    table = read_manifest(folder)
+    assert set(table["video"]) == {""}
+    (folder / "a" / "one.webp").write_bytes(b"a picture")
+    table.loc[0, "video"] = "a/one.webp"
+    write_manifest(folder, table)
+    assert (folder / "manifest.csv").read_text().splitlines()[0].endswith(",licence,source,video")
+    pd.testing.assert_frame_equal(read_manifest(folder, check_files=True), table)
+    write_manifest(folder, table.drop(columns="video"))
+    assert set(read_manifest(folder)["video"]) == {""}
+
+
+@pytest.mark.fault("A video that manifest.csv names is not there", "ManifestError that names the first")
+def test_a_missing_video_is_named(folder: Path) -> None:
+    write_manifest(folder, read_manifest(folder).assign(video=["", "b/two.mpg", "c/three.mpg", ""]))
+    assert len(read_manifest(folder)) == 4
+    with pytest.raises(ManifestError, match=r"2 of its 2 videos are not there, the first is b/two\.mpg"):
+        read_manifest(folder, check_files=True)
+
+
 def test_further_columns_are_left_out(folder: Path) -> None:
     table = pd.read_csv(folder / "manifest.csv", keep_default_na=False).assign(colour="red")
     table.to_csv(folder / "manifest.csv", index=False)
@@ -111,12 +137,15 @@ def test_further_columns_are_left_out(folder: Path) -> None:
         ({"split": "dev"}, r"line 3: .*'valid'.* as split, got 'dev'"),
         ({"gender": "f"}, r"line 3: .*gender"),
         ({"corpus": ""}, r"line 3: expected the name of a corpus"),
+        ({"video": "../face.mpg"}, r"line 3: expected nothing, or a path as .* as video, got '../face.mpg'"),
+        ({"video": "/etc/passwd"}, r"line 3: .*video"),
+        ({"video": "a\\face.mpg"}, r"line 3: .*video"),
     ],
 )
 def test_a_wrong_manifest_is_refused_and_none_is_written(
     folder: Path, tmp_path_factory: pytest.TempPathFactory, change: dict[str, str], message: str
 ) -> None:
-    table = pd.read_csv(folder / "manifest.csv", dtype=str, keep_default_na=False)
+    table = pd.read_csv(folder / "manifest.csv", dtype=str, keep_default_na=False).assign(video="")
     table.loc[1, list(change)] = list(change.values())
     table.to_csv(folder / "manifest.csv", index=False)
     with pytest.raises(ManifestError, match=message):
@@ -164,16 +193,72 @@ def test_a_failed_write_keeps_the_old_manifest(folder: Path, monkeypatch: pytest
     assert sorted(p.name for p in folder.iterdir()) == names
 
 
-def test_one_speaker_or_recording_in_two_splits_is_found() -> None:
-    table = pd.DataFrame([ROW, {**ROW, "path": "b", "split": "test"}])
-    with pytest.raises(ManifestError, match=r"toy: speaker '1' is in the splits test, train"):
-        check_disjoint(table)
-    check_disjoint(table.assign(speaker=["1", "2"]))
-    check_disjoint(table.assign(corpus=["one", "two"]))
-    noise = table.assign(kind="noise", cls="street", speaker="")
-    with pytest.raises(ManifestError, match=r"source 'drawn' is in the splits"):
+def _torn(**columns: Any) -> pd.DataFrame:
+    """Two files, one of the training and one of the test."""
+    return pd.DataFrame([ROW, {**ROW, "path": "b", "split": "test"}]).assign(**columns)
+
+
+def test_one_speaker_in_two_splits_is_found() -> None:
+    with pytest.raises(ManifestError, match=r"speaker 'toy: 1' is in the splits test, train; expected one only"):
+        check_disjoint(_torn())
+    check_disjoint(_torn(speaker=["1", "2"]))
+    check_disjoint(_torn(speaker=""))
+    check_disjoint(_torn(corpus=["one", "two"]))
+    with pytest.raises(ManifestError, match=r"speaker 'LibriSpeech: 1'"):
+        check_disjoint(_torn(corpus=["librispeech", "mini-librispeech"]))
+
+
+def test_one_clip_of_a_one_talker_study_in_two_splits_is_found() -> None:
+    talker = _torn(corpus="grid", speaker="GRID_s4", path=["s4/bbaf2n.opus", "s4/lgbf8n.flac"])
+    check_disjoint(talker)
+    with pytest.raises(ManifestError, match=r"speaker 'grid: GRID_s4, clip bbaf2n' is in the splits"):
+        check_disjoint(talker.assign(path=["s4/bbaf2n.opus", "other/bbaf2n.flac"]))
+    with pytest.raises(ManifestError, match=r"speaker 'grid: GRID_s5' is in the splits"):
+        check_disjoint(talker.assign(speaker="GRID_s5"))
+
+
+def test_one_recording_in_two_splits_is_found() -> None:
+    noise = _torn(kind="noise", cls="street", speaker="")
+    with pytest.raises(ManifestError, match=r"recording 'toy: drawn' is in the splits"):
         check_disjoint(noise)
     check_disjoint(noise.assign(source=["x", "y"]))
+    check_disjoint(noise.assign(corpus=["one", "two"]))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"path": "noise/home/esc_vacuum_cleaner_4-181286-B.opus"},
+        {"path": "ESC-50-master/audio/1-181286-C-36.wav", "corpus": "esc-50"},
+        {"source": "ESC-50 freesound 181286", "corpus": "esc-50"},
+        {"source": "a mirror: unknown/4-181286-B-10{0,1,2,3,4}.wav"},
+        {"source": "a mirror; sazman, http://www.freesound.org/people/sazman/sounds/181286/"},
+        {"source": "an app: assets/181286__sazman__rain-on-a-tent.mp3"},
+    ],
+)
+def test_two_clips_of_one_freesound_recording_are_found(other: dict[str, str]) -> None:
+    noise = {**ROW, "kind": "noise", "cls": "home", "speaker": ""}
+    clip = {**noise, "path": "esc_rain_4-181286-A.flac", "split": "test"}
+    row = {**noise, "source": "the other", **other}
+    check_disjoint(pd.DataFrame([clip, {**row, "split": "test"}]))
+    with pytest.raises(ManifestError, match=r"recording 'Freesound 181286' is in the splits test, train"):
+        check_disjoint(pd.DataFrame([clip, row]))
+    number_of_another = {key: value.replace("181286", "81286") for key, value in other.items()}
+    check_disjoint(pd.DataFrame([clip, {**row, **number_of_another}]))
+
+
+def test_a_talker_of_babble_who_is_heard_in_another_split_is_found() -> None:
+    babble = {**ROW, "path": "b", "kind": "noise", "cls": "babble", "speaker": "", "split": "test"}
+    for source in ("sum of the talkers 2 1 of toy", "sum of the talkers 1 of toy"):
+        with pytest.raises(ManifestError, match=r"speaker 'toy: 1' is in the splits test, train"):
+            check_disjoint(pd.DataFrame([ROW, {**babble, "source": source}]))
+    for source in ("sum of the talkers 11 2 of toy", "sum of the talkers 1 2 of another", "sum of talkers"):
+        check_disjoint(pd.DataFrame([ROW, {**babble, "source": source}]))
+    two = _torn(kind="noise", cls="babble", speaker="")
+    with pytest.raises(ManifestError, match=r"speaker 'toy: 7' is in the splits test, train"):
+        check_disjoint(two.assign(source=["sum of the talkers 3 7 of toy", "sum of the talkers 7 4 of toy"]))
+    with pytest.raises(ManifestError, match=r"recording 'toy: a bar' is in the splits"):
+        check_disjoint(two.assign(source="a bar"))
 
 
 # ----------------------------------------------------------------------- the corpora
@@ -269,6 +354,52 @@ def test_a_folder_of_corpora_is_one(folder: Path) -> None:
     c = open_corpora(folder.parent)
     assert set(c.table["path"].str.split("/").str[0]) == {folder.name}
     assert c.read(f"{folder.name}/a/one.flac").shape == (8000,)
+
+
+def _nested(folder: Path, **change: str) -> None:
+    """Below `folder` a folder of two clips with videos and a manifest, the first of which that of `folder` has, too."""
+    rows = [{**ROW, "path": f"{x}.flac", "corpus": "grid", "speaker": x, "video": f"{x}.webp"} for x in "xy"]
+    for row in rows:
+        _tone(folder / "grid" / row["path"])
+        (folder / "grid" / row["video"]).write_bytes(b"a picture")
+    write_manifest(folder / "grid", pd.DataFrame(rows))
+    listed = {**rows[0], "path": "grid/x.flac", "video": "", **change}
+    write_manifest(folder, pd.concat([read_manifest(folder), pd.DataFrame([listed])], ignore_index=True))
+
+
+def test_a_folder_with_a_manifest_and_folders_with_manifests_is_all_of_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _nested(folder)
+    monkeypatch.setenv("SEPRIORS_DATA", str(folder))
+    for c in (open_corpora(folder), open_corpora()):
+        assert list(c.table["path"]) == [
+            "a/one.flac", "b/two.flac", "c/stereo48.wav", "n/hum.flac", "grid/x.flac", "grid/y.flac",
+        ]  # fmt: skip
+        assert list(c.select(corpus="grid")["video"]) == ["grid/x.webp", "grid/y.webp"]  # as the nearer manifest says
+        assert all((c.root / video).is_file() for video in c.table["video"] if video)
+        assert c.read("grid/y.flac").shape == (8000,)
+        assert c.describe()["files"].sum() == 6
+        assert str(c).startswith(f"folder corpora in {folder}: 6 files, 0.00 h (grid, toy)")
+    assert len(read_manifest(folder)) == 5
+
+
+def test_two_manifests_must_agree_on_the_split_of_a_file(folder: Path) -> None:
+    _nested(folder, split="test")
+    with pytest.raises(ManifestError, match=r"file 'grid/x\.flac' is in the splits test, train"):
+        open_corpora(folder)
+
+
+def test_a_video_of_an_owner_is_found_where_it_lies(folder: Path, tmp_path: Path) -> None:
+    _nested(folder)
+    entered = tmp_path / "cache" / "grid"
+    entered.mkdir(parents=True)
+    (folder / "grid" / "manifest.csv").rename(entered / "manifest.csv")
+    (entered / "audio-folder.txt").write_text(str(folder / "grid"))
+    for root in (entered.parent, entered):
+        table = open_corpora(root).select(corpus="grid")
+        assert {root / path for path in table["video"]} == {folder / "grid" / f"{x}.webp" for x in "xy"}
+        assert open_corpora(root).read(table["path"].iloc[-1]).shape == (8000,)
 
 
 def test_a_path_without_a_manifest_is_an_error(tmp_path: Path) -> None:
@@ -411,12 +542,76 @@ def test_import_needs_a_known_name_and_a_folder(tmp_path: Path) -> None:
 # ------------------------------------------------------------ the folder of this machine
 
 
+def _coloured(seconds: float, seed: int) -> torch.Tensor:
+    """Noise whose bands rise and fall, as those of recordings do."""
+    x = torch.randn(int(seconds * 16_000), generator=torch.Generator().manual_seed(seed))
+    return 0.1 * torch.nn.functional.avg_pool1d(x[None, None], 5, 1, 2)[0, 0]
+
+
+def _prints(step: int, **files: torch.Tensor) -> pd.DataFrame:
+    return pd.concat([words(x, step).assign(file=name) for name, x in files.items()])
+
+
+@pytest.mark.parametrize("start", [0, 16_000, 31_808])
+def test_an_excerpt_after_another_codec_is_the_same_recording(tmp_path: Path, start: int) -> None:
+    x, y, silence = _coloured(9, seed=0), _coloured(9, seed=1), torch.zeros(48_000)
+    soundfile.write(tmp_path / "part.opus", 0.4 * x[start : start + 96_000].numpy(), 16_000, "OPUS", format="OGG")
+    part = audio.read(tmp_path / "part.opus")[0][0]
+    looked_in = _prints(LAG, part=part, y=y, silence=silence)
+    assert twins(_prints(STEP, x=x, silence=silence), looked_in) == [("x", "part")]
+
+
+@pytest.fixture
+def at_hand(tmp_path: Path) -> Corpora:
+    """$SEPRIORS_DATA; where it is unset a small corpus is looked at instead."""
+    if OUTSIDE:
+        return open_corpora(OUTSIDE)
+    rows = []
+    for i, split in enumerate(WORDS["split"]):
+        about = {"split": split, "seconds": 3.0, "speaker": str(i), "video": f"{split}.webp"}
+        rows.append({**ROW, "path": f"{split}.flac", "corpus": "grid", **about})
+        audio.write(tmp_path / f"{split}.flac", _coloured(3, seed=i), 16_000)
+        mouths = np.random.default_rng(i).integers(0, 256, (320, 384), np.uint8)
+        mouths[-32:, 3 * 48 :] = 0
+        Image.fromarray(mouths).save(tmp_path / f"{split}.webp")
+    write_manifest(tmp_path, pd.DataFrame(rows))
+    return open_corpora(tmp_path)
+
+
 @pytest.mark.corpora
-def test_the_folder_of_this_machine_is_sound(request: pytest.FixtureRequest) -> None:
-    """$SEPRIORS_DATA; where it is unset the toy folder is looked at instead."""
-    root = Path(OUTSIDE) if OUTSIDE else request.getfixturevalue("folder")
-    table = read_manifest(root, check_files=True)
-    check_disjoint(table)
-    c = Corpora(root, table, "folder")
-    for row in table.groupby(["corpus", "kind", "cls"]).first().reset_index().itertuples():
-        assert len(c.read(row)) == pytest.approx(row.seconds * 16_000, abs=16)
+def test_the_folder_of_this_machine_is_sound(at_hand: Corpora) -> None:
+    check_disjoint(at_hand.table)
+    names = {*at_hand.table["path"], *at_hand.table["video"]} - {""}
+    assert [name for name in sorted(names) if not (at_hand.root / name).is_file()] == []
+
+
+@pytest.mark.corpora
+def test_the_videos_of_this_machine_have_a_picture_every_40_ms(at_hand: Corpora) -> None:
+    """Mouths of 48 x 32, eight in a row and ten rows, of which 75 are used: 3 s."""
+    rows = at_hand.select(corpus="grid")
+    for row in rows[rows["video"].str.endswith(".webp")].itertuples():
+        picture = np.asarray(Image.open(at_hand.root / row.video).convert("L"), float)
+        assert (picture.shape, row.seconds) == ((320, 384), 3.0), row.video
+        contrast = picture.reshape(10, 32, 8, 48).std((1, 3)).flatten()  # 11 or more in a mouth, below 1 where none is
+        assert list(contrast > 5) == [True] * 75 + [False] * 5, row.video
+
+
+# Of the second edition: files of valid and test that hold what training files hold, as these tests found
+SHARED = {
+    "noise/home/esc_vacuum_cleaner_5-231551-A.flac": "repeated in noise/home/Projektarbeit_1_vacuuming_0.opus",
+    "noise/home/esc_clock_alarm_4-198841-A.flac": "the same alarm as in noise/home/esc_clock_alarm_1-14262-A.opus",
+    "noise/babble/libri_babble6_test.flac": "a sum of the training talkers 19, 118, 1970, 3242, 3526 and 6848",
+}
+
+
+@pytest.mark.corpora
+def test_all_audio_of_this_machine_is_whole_and_no_recording_is_in_two_splits(at_hand: Corpora) -> None:
+    prints: dict[str, list[pd.DataFrame]] = {"train": [], "valid": [], "test": []}
+    for row in at_hand.table.itertuples():
+        x, rate = audio.read(at_hand.root / row.path)
+        assert (len(x), rate) == (1, 16_000), row.path
+        assert x.shape[1] == pytest.approx(row.seconds * 16_000, abs=8), row.path  # the manifest has milliseconds
+        prints[row.split].append(words(x[0], LAG if row.split == "train" else STEP).assign(file=row.path))
+    train, valid, test = (pd.concat(prints[split]).astype({"file": "category"}) for split in prints)
+    found = twins(test, train) + twins(valid, train) + twins(test, valid[valid["at"] % LAG == 0])
+    assert [pair for pair in found if pair[0] not in SHARED] == []

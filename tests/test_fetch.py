@@ -24,6 +24,7 @@ from serving import Server
 
 from sepriors.corpora import (
     FIELDS,
+    READERS,
     Corpora,
     CorpusError,
     FetchError,
@@ -32,6 +33,7 @@ from sepriors.corpora import (
     fetch,
     open_corpora,
     read_manifest,
+    readers,
     registry,
     synthetic,
 )
@@ -143,11 +145,55 @@ def _voicebank_demand() -> dict[str, bytes]:
     return archives
 
 
+def _librispeech() -> dict[str, bytes]:
+    parts = ("train-clean-100", "dev-clean", "dev-other", "test-clean", "test-other")
+    table = "\n".join(f"{n:<4} | {'FM'[n % 2]} | {part:<16} | 25.1 | Reader" for n, part in enumerate(parts, 1))
+    return {
+        f"{part}.tar.gz": _tar(
+            {
+                "LibriSpeech/SPEAKERS.TXT": f";ID  |SEX| SUBSET           |MINUTES| NAME\n{table}".encode(),
+                "LibriSpeech/README.TXT": b"about",
+                f"LibriSpeech/{part}/{n}/7/{n}-7-0000.flac": _audio(format="FLAC", seed=n),
+                f"LibriSpeech/{part}/{n}/7/{n}-7.trans.txt": b"words",
+            }
+        )
+        for n, part in enumerate(parts, 1)
+    }
+
+
+def _speechocean762() -> dict[str, bytes]:
+    people = {"0001": "train m 6", "0036": "train f 25", "0112": "test m 43", "0003": "test f 15"}
+    members = {"speechocean762/resource/scores.json": b"{}", "speechocean762/WAVE/SPEAKER0036/.DS_Store": b"a folder"}
+    for part in ("train", "test"):
+        own = {number: about.split() for number, about in people.items() if about.startswith(part)}
+        for i, name in enumerate(("spk2gender", "spk2age"), 1):
+            lines = "".join(f"{number}\t{about[i]}\n" for number, about in own.items())
+            members[f"speechocean762/{part}/{name}"] = lines.encode()
+        for number in own:
+            members[f"speechocean762/WAVE/SPEAKER{number}/0{number}0034.WAV"] = _audio(seed=int(number))
+    return {"speechocean762.tar.gz": _tar(members)}
+
+
+def _grid() -> dict[str, bytes]:
+    clips = {f"s{n}": ["bbaf2n", "lgbf8n"] for n in range(1, 35)}
+    clips["s1"] += [f"swwv{digit}{word}" for digit in "01234" for word in "anps"]
+    audio = {f"audio_25k/{talker}/{clip}.wav": _audio(25_000, 0.1) for talker in clips for clip in clips[talker]}
+    videos = {
+        f"{talker}.zip": _zip({f"{talker}/{clip}.mpg": f"{talker} says {clip}".encode() for clip in clips[talker]})
+        for talker in clips
+        if talker != "s21"
+    }
+    return {"audio_25k.zip": _zip(audio), **videos}
+
+
 ARCHIVES: dict[str, Callable[[], dict[str, bytes]]] = {
     "mini-librispeech": _mini_librispeech,
     "emodb": _emodb,
     "esc-50": _esc50,
     "voicebank-demand": _voicebank_demand,
+    "librispeech": _librispeech,
+    "speechocean762": _speechocean762,
+    "grid": _grid,
 }
 
 
@@ -215,7 +261,9 @@ def test_the_real_registry_fits_the_code() -> None:
             assert all(url.startswith(("https://", "http://emodb")) for url in archive["urls"])
             assert len(archive.get("sha256", "0" * 64)) == 64
             assert len(archive.get("md5", "0" * 32)) == 32
-            assert {"sha256", "md5", "bytes"} & set(archive)
+    archives = [archive for entry in known.values() for archive in entry["archives"]]
+    unknown = {archive["name"] for archive in archives if not {"sha256", "md5", "bytes"} & set(archive)}
+    assert unknown == {"speechocean762.tar.gz", *(f"s{n}.zip" for n in range(11, 35) if n != 21)}
 
 
 def test_mini_librispeech(served: Callable[..., Path]) -> None:
@@ -229,8 +277,7 @@ def test_mini_librispeech(served: Callable[..., Path]) -> None:
     babble = c.select(cls="babble")
     talkers = {s: {t for x in g["source"] for t in x.split() if t.isdecimal()} for s, g in babble.groupby("split")}
     assert set(talkers) == {"train", "valid", "test"}
-    assert set.union(*talkers.values()) <= splits["train"]
-    assert sum(map(len, talkers.values())) == len(set.union(*talkers.values())) >= 6
+    assert talkers == splits  # each split babbles with its own talkers, of whom there are fewer than eight
 
 
 def test_emodb(served: Callable[..., Path]) -> None:
@@ -269,6 +316,71 @@ def test_voicebank_demand(served: Callable[..., Path]) -> None:
     for side in (clean, noisy):
         splits = {split: set(rows["speaker"]) for split, rows in side.groupby("split")}
         assert splits == {"train": {"p228", "p254"}, "valid": {"p226"}, "test": {"p232", "p257"}}
+
+
+def test_librispeech(served: Callable[..., Path]) -> None:
+    table = fetch("librispeech", registry_path=served("librispeech")).table
+    who = dict(zip(table["speaker"], table["gender"] + " " + table["split"]))
+    assert who == {"1": "M train", "2": "F valid", "3": "M valid", "4": "F test", "5": "M test"}
+    assert table["source"].iloc[0] == "OpenSLR 12 train-clean-100"
+    assert table["path"].iloc[0] == "librispeech/LibriSpeech/train-clean-100/1/7/1-7-0000.flac"
+
+
+def test_speechocean762_is_test_and_without_children(served: Callable[..., Path]) -> None:
+    table = fetch("speechocean762", registry_path=served("speechocean762")).table
+    who = dict(zip(table["speaker"], table["gender"] + " " + table["split"]))
+    assert who == {"SO0036": "F test", "SO0112": "M test"}
+
+
+def test_speechocean762_without_the_age_of_a_speaker_is_refused(
+    served: Callable[..., Path], server: Server, tmp_path: Path
+) -> None:
+    book = served("speechocean762", sha256=None, bytes=None)
+    for age in (b"0036\n", b"0036\tyoung\n"):
+        members = {f"x/{part}/spk2age": age for part in ("train", "test")}
+        server.files["speechocean762.tar.gz"] = _tar({**members, "x/WAVE/SPEAKER0036/000360034.WAV": _audio()})
+        with pytest.raises(ReaderError, match=r"expected the age of 0036 in years in spk2age, got (none|young)"):
+            fetch("speechocean762", registry_path=book)
+        assert not (tmp_path / "cache" / "corpora" / "speechocean762").exists()
+
+
+def test_grid(served: Callable[..., Path]) -> None:
+    c = fetch("grid", registry_path=served("grid"))
+    first = c.table[~c.table["speaker"].isin(["GRID_s1", "GRID_s4"])].groupby("speaker").first()
+    talkers = {split: {int(name[6:]) for name in rows.index} for split, rows in first.groupby("split")}
+    assert talkers["test"] == {10, 26, 27, 28, 29, 30, 31, 32, 33, 34}
+    assert talkers["valid"] == {22, 23, 24, 25}
+    assert set.union(*talkers.values()) == {*range(1, 35)} - {1, 4}
+    assert (first["gender"] == "F").sum() == 15  # of 16, one of whom is s4
+    assert set(c.select(speaker="GRID_s1")["split"]) == {"train", "valid", "test"}
+    for row in c.table.itertuples():
+        if row.speaker == "GRID_s21":
+            assert row.video == ""
+        else:
+            says = f"{row.speaker.removeprefix('GRID_')} says {Path(row.path).stem}"
+            assert (c.root / row.video).read_text() == says
+
+
+@pytest.mark.parametrize("talker", [1, 4])
+def test_a_tenth_of_a_one_talker_study_is_test_and_a_twentieth_valid(talker: int) -> None:
+    splits = [readers._grid_split(talker, f"{start}{i}") for start in ("bbaf", "swwv") for i in range(1000)]
+    assert splits.count("test") / 2000 == pytest.approx(0.1, abs=0.02)
+    assert splits.count("valid") / 2000 == pytest.approx(0.05, abs=0.015)
+
+
+def test_grid_keeps_its_splits_when_files_are_missing(tmp_path: Path) -> None:
+    for name, content in _grid().items():
+        (tmp_path / name).write_bytes(content)
+        module.unpack(tmp_path / name, tmp_path / "grid")
+    whole = READERS["grid"](tmp_path)
+    assert whole["video"].iloc[0] == "grid/s1/bbaf2n.mpg"
+    for video in sorted((tmp_path / "grid" / "s1").iterdir())[::3]:
+        video.unlink()
+    for audio in sorted((tmp_path / "grid" / "audio_25k" / "s1").iterdir())[::2]:
+        audio.unlink()
+    part = READERS["grid"](tmp_path)
+    assert part.merge(whole, on=["path", "split"]).shape[0] == len(part) == len(whole) - 11
+    assert (part["video"] == "").sum() == 2 + 4
 
 
 def test_a_clean_file_without_its_noisy_one_is_refused(
@@ -521,8 +633,8 @@ def test_a_half_written_archive_is_set_aside(
 
 
 def test_an_unknown_name_gives_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(FetchError, match=r"unknown corpus 'libri-speech'; did you mean 'mini-librispeech'"):
-        fetch("libri-speech")
+    with pytest.raises(FetchError, match=r"unknown corpus 'mini-libri'; did you mean 'mini-librispeech'"):
+        fetch("mini-libri")
     with pytest.raises(FetchError, match=r"timit cannot be downloaded.*sepriors fetch timit --from FOLDER"):
         fetch("timit")
     with pytest.raises(CorpusError, match=r"expected a registry of downloads in TOML"):

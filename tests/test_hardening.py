@@ -176,7 +176,7 @@ def test_a_sample_rate_that_no_recording_has(tmp_path: Path, rate: int) -> None:
 # -------------------------------------------------------------------- the manifest
 
 HEADER = ",".join(FIELDS)
-GOOD = "a/{}.flac,toy,speech,,1,F,train,0.5,CC0 1.0,drawn"
+GOOD = "a/{0}.flac,toy,speech,,1,F,train,0.5,CC0 1.0,drawn,a/{0}.webp"
 TABLE = "\n".join([HEADER, *map(GOOD.format, "abc")]) + "\n"
 
 
@@ -224,8 +224,8 @@ def test_a_spoiled_manifest_opens_or_is_refused(tmp_path: Path, content: bytes, 
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([HEADER, GOOD, GOOD.rpartition(",")[0]], "line 3: expected 10 values, got 9"),
-        ([HEADER, "", "", GOOD + ",more"], "line 4: expected 10 values, got 11"),
+        ([HEADER, GOOD, GOOD.rpartition(",")[0]], "line 3: expected 11 values, got 10"),
+        ([HEADER, "", "", GOOD + ",more"], "line 4: expected 11 values, got 12"),
         ([HEADER, GOOD, "b" + GOOD.replace("drawn", '"two\nlines"'), "c" + GOOD.replace("F", "X")], "line 5: .*gender"),
         ([HEADER, GOOD, '"' + GOOD], "line 3: expected a comma-separated table in UTF-8, got unexpected end of data"),
         ([HEADER + ",path", GOOD + ",x"], "line 1: has the column 'path' twice"),

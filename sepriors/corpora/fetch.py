@@ -59,7 +59,7 @@ with warnings.catch_warnings():
 WAITS = (1.0, 2.0, 4.0)  # seconds before each further attempt of a download
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two pieces
 PIECE = 1 << 13  # bytes; what a broken connection may lose
-BABBLE = {"mini-librispeech"}  # corpora with enough training talkers to make babble of
+BABBLE = {"mini-librispeech"}  # corpora with enough talkers in each split to make babble of
 BABBLE_FILES, BABBLE_SECONDS = {"train": 3, "valid": 1, "test": 2}, 60.0
 EXPANSION = 100  # of an archive that is unpacked; recordings shrink a few times, a bomb up to a thousand times a layer
 # What reading a damaged archive may raise, and the error numbers that are its fault rather than the disk's
@@ -79,7 +79,7 @@ def registry(path: str | os.PathLike[str] | None = None) -> dict[str, Any]:
     """What can be downloaded: registry.toml of this package, or another file of the same form.
 
     >>> list(registry())
-    ['mini-librispeech', 'emodb', 'esc-50', 'voicebank-demand']
+    ['mini-librispeech', 'emodb', 'esc-50', 'voicebank-demand', 'librispeech', 'speechocean762', 'grid']
     """
     source = Path(path) if path else Path(__file__).with_name("registry.toml")
     try:
@@ -98,7 +98,8 @@ def open_corpora(
 
     'auto' takes the folder that $SEPRIORS_DATA names; where it names none, what the cache holds, if that has speech and
     noise; a download of what the registry marks `auto`, if the network answers within 5 s; else synthetic speech.
-    'synthetic' takes that at once, and a path takes that folder (with a manifest.csv, or with folders that have one).
+    'synthetic' takes that at once, and a path takes that folder (with a manifest.csv, with folders that have one, or
+    with both).
 
     Raises CorpusError for a folder without a manifest, also where $SEPRIORS_DATA names it, for one that is damaged, and
     for a cache that cannot be written to.
@@ -160,8 +161,8 @@ def _manifests(root: Path) -> bool:
 
 
 def _folder(root: Path) -> Corpora:
-    if (root / NAME).is_file() or not _manifests(root):
-        return Corpora(root, read_manifest(root), "folder")
+    if not _manifests(root):
+        read_manifest(root)  # raises what says how a corpus folder looks
     return Corpora(root, gather(root), "folder")
 
 
@@ -306,12 +307,18 @@ def _install(name: str, archives: list[dict[str, Any]], root: Path, base_url: st
 
 
 def _settle(table: pd.DataFrame, raw: Path, done: Path, progress: bool) -> pd.DataFrame:
-    """Move 16-kHz mono files from raw to done as they are, and write the others there as 16-kHz mono FLAC."""
+    """Move 16-kHz mono files from raw to done as they are, and write the others there as 16-kHz mono FLAC.
+
+    Videos are moved as they are.
+    """
     rows = []
     for row in tqdm(table.to_dict("records"), desc="16 kHz", unit="file", disable=not progress):
         source, target = raw / row["path"], done / row["path"]
         info = soundfile.info(source)
         target.parent.mkdir(parents=True, exist_ok=True)
+        if row["video"]:
+            (done / row["video"]).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(raw / row["video"], done / row["video"])
         if (info.samplerate, info.channels) == (SAMPLE_RATE, 1):
             os.replace(source, target)
         else:

@@ -7,6 +7,7 @@ import difflib
 import io
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -19,7 +20,9 @@ from sepriors import audio
 
 from .store import Decoded, decode
 
-FIELDS = ("path", "corpus", "kind", "cls", "speaker", "gender", "split", "seconds", "licence", "source")
+REQUIRED = ("path", "corpus", "kind", "cls", "speaker", "gender", "split", "seconds", "licence", "source")
+OPTIONAL = ("video",)  # '' where there is none; a manifest without the column has none, and is written without it
+FIELDS = REQUIRED + OPTIONAL
 SAMPLE_RATE = 16_000  # Hz; every method of the book works at this rate
 
 # A field with a closed vocabulary, and its words. `real` is noisy speech that has no clean reference.
@@ -32,7 +35,7 @@ WORDS = {
 KNOWN = {
     "corpus": (
         "mini-librispeech", "emodb", "esc-50", "voicebank-demand", "timit", "wsj0", "chime3", "librispeech",
-        "speechocean762", "rhasspy", "voices", "noise", "synthetic", "synthetic-de",
+        "speechocean762", "rhasspy", "voices", "noise", "grid", "synthetic", "synthetic-de",
     ),
     "cls": (
         "home", "vehicle", "street", "weather", "crowd", "cafe", "office", "babble", "nature", "animal", "human",
@@ -41,6 +44,16 @@ KNOWN = {
 }  # fmt: skip
 NAME = "manifest.csv"
 OWNER = "audio-folder.txt"  # beside a manifest whose audio stays in a folder of its owner: one line, that folder
+
+# Corpora that take their readers from one project, which numbers them: a reader of one may be a reader of the other.
+SAME_SPEAKERS = {"mini-librispeech": "LibriSpeech", "librispeech": "LibriSpeech"}
+# Speakers of whom a study has a prior of their own: their clips are split, since what they say is all there is of them.
+ONE_TALKER = {"grid": ("GRID_s1", "GRID_s4")}
+# How Freesound's number stands in the name of an ESC-50 clip, 1-34094-A, in an address there, and in a file's name
+FREESOUND = re.compile(
+    r"(?<!\d)[1-5]-(\d+)-[A-Z](?![A-Za-z0-9])|freesound(?:\.org/people/[^/]+/sounds/| )(\d+)|(?<!\d)(\d+)__[\w-]+__"
+)
+TALKERS = re.compile(r"sum of the talkers (.+) of (\S+)")  # what the source of babble says
 
 
 class CorpusError(ValueError):
@@ -68,7 +81,8 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
 class Corpora:
     """Speech and noise to work with: a table of files, the folder their paths start from, and where they came from.
 
-    table has the columns FIELDS, text except `seconds`; origin is 'folder', 'fetched' or 'synthetic'; note is a
+    table has the columns FIELDS, text except `seconds`; `video` is the path of the picture or video that belongs to the
+    audio, from the same folder, '' where there is none. origin is 'folder', 'fetched' or 'synthetic'; note is a
     sentence to show beside any result, empty when there is nothing to say.
     """
 
@@ -139,18 +153,20 @@ class Corpora:
 def read_manifest(root: str | os.PathLike[str], *, check_files: bool = False) -> pd.DataFrame:
     """The table of `root`/manifest.csv, with the columns FIELDS in order; further columns are left out.
 
-    Every path is relative and stays inside its base (see `base`). With check_files every file must be there. Raises
-    ManifestError, which names the line and what was expected there.
+    Every path, of audio and of video, is relative and stays inside its base (see `base`). With check_files every file
+    must be there. Raises ManifestError, which names the line and what was expected there.
     """
     where = Path(root) / NAME
     if not where.is_file():
-        raise ManifestError(f"{where}: no such file; a corpus folder holds {NAME} with the columns {', '.join(FIELDS)}")
+        columns = ", ".join(REQUIRED)
+        raise ManifestError(f"{where}: no such file; a corpus folder holds {NAME} with the columns {columns}")
     table = _valid(_parsed(where), str(where))
-    if check_files:
-        absent = [path for path in table["path"] if not os.path.isfile(base(root) / path)]
+    for field, what in (("path", "files"), ("video", "videos")) if check_files else ():
+        named = [name for name in table[field] if name]
+        absent = [name for name in named if not os.path.isfile(base(root) / name)]
         if absent:
             raise ManifestError(
-                f"{where}: {len(absent)} of its {len(table)} files are not there, the first is {absent[0]}"
+                f"{where}: {len(absent)} of its {len(named)} {what} are not there, the first is {absent[0]}"
             )
     return table
 
@@ -181,10 +197,14 @@ def _parsed(where: Path) -> pd.DataFrame:
 
 
 def write_manifest(root: str | os.PathLike[str], table: pd.DataFrame) -> None:
-    """Write `root`/manifest.csv, whole or not at all. Raises ManifestError, as `read_manifest` does."""
+    """Write `root`/manifest.csv, whole or not at all; an optional column only where some row has it.
+
+    Raises ManifestError, as `read_manifest` does.
+    """
     where = Path(root) / NAME
     lines = range(2, len(table) + 2)  # below the header
     table = _valid(table.set_axis(lines), str(where)).assign(seconds=lambda t: t["seconds"].map("{:.3f}".format))
+    table = table.drop(columns=[field for field in OPTIONAL if (table[field] == "").all()])
     with audio.whole(where) as part:
         table.to_csv(part, index=False, lineterminator="\n")
 
@@ -203,35 +223,86 @@ def base(root: str | os.PathLike[str]) -> Path:
 
 
 def gather(root: str | os.PathLike[str], names: Iterable[str] | None = None) -> pd.DataFrame:
-    """One table of the manifests `root`/NAME/manifest.csv (of those names, or all), its paths starting from `root`.
+    """One table of the manifests `root`/NAME/manifest.csv, of those names or of all, then after `root`'s own.
 
-    The paths of a corpus that stays in its owner's folder are absolute. The table is empty when there is no manifest.
+    Paths start from `root`; those of a corpus that stays in its owner's folder are absolute. A file that two manifests
+    list is there once, as the one of the folder below has it. The table is empty when there is no manifest. Raises
+    ManifestError, also for a file that two manifests give to different splits.
     """
     root = Path(root)
-    homes = sorted(p.parent for p in root.glob(f"*/{NAME}") if not p.parent.name.startswith("."))
-    tables = [_empty()]
-    for home in homes:
-        if names is None or home.name in names:
-            start = home.name if base(home) == home else base(home).as_posix()
-            table = read_manifest(home)
-            tables.append(table.assign(path=start + "/" + table["path"]))
-    return pd.concat(tables, ignore_index=True)
+    homes = [root] if names is None and (root / NAME).is_file() else []
+    below = sorted(p.parent for p in root.glob(f"*/{NAME}") if not p.parent.name.startswith("."))
+    homes += [home for home in below if names is None or home.name in names]
+    table = pd.concat([_empty(), *(_from(root, home) for home in homes)], ignore_index=True)
+    _refuse_torn("file", table["path"], table["split"])
+    return table.drop_duplicates("path", keep="last", ignore_index=True)
+
+
+def _from(root: Path, home: Path) -> pd.DataFrame:
+    """The manifest of a folder, its files named as they are reached from `root`."""
+    start = home.relative_to(root) if base(home) == home else base(home)
+    table = read_manifest(home)
+    return table.assign(
+        path=[(start / path).as_posix() for path in table["path"]],
+        video=[(start / path).as_posix() if path else "" for path in table["video"]],
+    )
 
 
 def check_disjoint(table: pd.DataFrame) -> None:
-    """Raise ManifestError when a speaker or a noise recording is in two splits of one corpus.
+    """Raise ManifestError when a speaker or a noise recording is in two splits.
 
-    A noise recording is what `source` names. Babble is left out: it is a sum, and its source names its talkers.
+    A speaker is one of a corpus, or of those of SAME_SPEAKERS together; of the speakers of ONE_TALKER no clip may be in
+    two splits. A noise recording is what Freesound's number names, in any corpus, else what `source` does. Babble whose
+    source is a 'sum of' talkers is none: those that it names must not be heard in another split, alone or in babble.
     """
+    summed = table["source"].str.startswith("sum of ")
+    noises = table[(table["kind"] == "noise") & ~summed]
     voices = table[(table["kind"] != "noise") & (table["speaker"] != "")]
-    noises = table[(table["kind"] == "noise") & (table["cls"] != "babble")]
-    for what, rows in (("speaker", voices), ("source", noises)):
-        splits = rows.groupby(["corpus", what])["split"].unique()
-        torn = splits[splits.map(len) > 1]
-        if len(torn):
-            corpus, name = torn.index[0]
-            found = ", ".join(sorted(torn.iloc[0]))
-            raise ManifestError(f"{corpus}: {what} {name!r} is in the splits {found}; expected one only")
+    heard = pd.concat([pd.DataFrame({"who": _speakers(voices), "split": voices["split"]}), _babblers(table[summed])])
+    _refuse_torn("speaker", heard["who"], heard["split"])
+    _refuse_torn("recording", recordings(noises), noises["split"])
+
+
+def recordings(noises: pd.DataFrame) -> pd.Series:
+    """What each row of noise was cut from: Freesound's number where its path or source tells it, else its source.
+
+    >>> rows = [("esc_rain_4-181286-A.flac", "noise", "a mirror"), ("x.flac", "noise", "mine")]
+    >>> list(recordings(pd.DataFrame(rows, columns=["path", "corpus", "source"])))
+    ['Freesound 181286', 'noise: mine']
+    """
+    names = []
+    for path, corpus, source in zip(noises["path"], noises["corpus"], noises["source"]):
+        found = FREESOUND.search(f"{path} {source}")
+        names.append(f"Freesound {next(filter(None, found.groups()))}" if found else f"{corpus}: {source}")
+    return pd.Series(names, index=noises.index, dtype=object)
+
+
+def _speakers(voices: pd.DataFrame) -> pd.Series:
+    """Who is heard in each row, and of the speakers of ONE_TALKER which clip of theirs it is."""
+    names = []
+    for path, corpus, speaker in zip(voices["path"], voices["corpus"], voices["speaker"]):
+        clip = f", clip {PurePosixPath(path).stem}" if speaker in ONE_TALKER.get(corpus, ()) else ""
+        names.append(f"{SAME_SPEAKERS.get(corpus, corpus)}: {speaker}{clip}")
+    return pd.Series(names, index=voices.index, dtype=object)
+
+
+def _babblers(sums: pd.DataFrame) -> pd.DataFrame:
+    """The talkers that sums of talkers name, and the split of each."""
+    rows = []
+    for source, split in zip(sums["source"], sums["split"]):
+        if found := TALKERS.search(source):
+            corpus = SAME_SPEAKERS.get(found[2], found[2])
+            rows += [(f"{corpus}: {talker}", split) for talker in found[1].split()]
+    return pd.DataFrame(rows, columns=["who", "split"])
+
+
+def _refuse_torn(what: str, names: pd.Series, splits: pd.Series) -> None:
+    places = pd.DataFrame({"name": names, "split": splits}).drop_duplicates()
+    torn = places[places["name"].duplicated(keep=False)].sort_values(["name", "split"])
+    if len(torn):
+        name = torn["name"].iloc[0]
+        found = ", ".join(torn["split"][torn["name"] == name])
+        raise ManifestError(f"{what} {name!r} is in the splits {found}; expected one only")
 
 
 def _empty() -> pd.DataFrame:
@@ -243,11 +314,11 @@ def _valid(table: pd.DataFrame, where: str) -> pd.DataFrame:
 
     ManifestError names the first wrong line.
     """
-    missing = [field for field in FIELDS if field not in table.columns]
+    missing = [field for field in REQUIRED if field not in table.columns]
     if missing:
-        raise ManifestError(f"{where}, line 1: lacks the column {', '.join(missing)}; expected {', '.join(FIELDS)}")
+        raise ManifestError(f"{where}, line 1: lacks the column {', '.join(missing)}; expected {', '.join(REQUIRED)}")
     text = [field for field in FIELDS if field != "seconds"]
-    table = table[list(FIELDS)]
+    table = table.reindex(columns=list(FIELDS), fill_value="")
     seconds = pd.to_numeric(table["seconds"], errors="coerce").astype(float)
     checks = [(f, table[f].isin(words), f"one of {words}") for f, words in WORDS.items()]
     checks += [
@@ -255,6 +326,7 @@ def _valid(table: pd.DataFrame, where: str) -> pd.DataFrame:
         ("corpus", table["corpus"] != "", "the name of a corpus"),
         ("path", table["path"].map(_inside), "a relative path inside the corpus folder, with / between its parts"),
         ("path", ~table["path"].duplicated(), "each file once"),
+        ("video", table["video"].map(lambda v: v == "" or _inside(v)), "nothing, or a path as that of the audio"),
     ]
     for field, good, expected in checks:
         if not good.all():

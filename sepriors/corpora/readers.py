@@ -10,7 +10,8 @@ Splits never share a speaker (speech) or a recording (noise). Each reader's docs
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import cycle
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import torch
 
 from sepriors import audio
 
-from .manifest import FIELDS, SAMPLE_RATE, CorpusError
+from .manifest import FIELDS, ONE_TALKER, SAMPLE_RATE, CorpusError
 
 Reader = Callable[[Path], pd.DataFrame]
 
@@ -44,14 +45,108 @@ def mini_librispeech(folder: Path) -> pd.DataFrame:
     splits = {speaker: ("test", "valid")[i % 2] for i, speaker in enumerate(order)}
     rows = []
     for part in ("train-clean-5", "dev-clean-2"):
-        for file in sorted((home / part).glob("*/*/*.flac")):
-            speaker = file.parent.parent.name
-            split = "train" if part == "train-clean-5" else splits[speaker]
-            about = {"speaker": speaker, "gender": genders.get(speaker, ""), "split": split}
-            rows.append(
-                _row(folder, file, "mini-librispeech", **about, licence="CC BY 4.0", source=f"OpenSLR 31 {part}")
-            )
+        for file, about in _librispeech_files(home / part, genders):
+            about |= {"split": splits.get(about["speaker"], "train"), "source": f"OpenSLR 31 {part}"}
+            rows.append(_row(folder, file, "mini-librispeech", **about))
     return _table(rows, folder, "LibriSpeech/train-clean-5/19/198/19-198-0000.flac")
+
+
+_LIBRISPEECH_SPLITS = {
+    "train-clean-100": "train", "train-clean-360": "train", "train-other-500": "train",
+    "dev-clean": "valid", "dev-other": "valid", "test-clean": "test", "test-other": "test",
+}  # fmt: skip
+
+
+def librispeech(folder: Path) -> pd.DataFrame:
+    """LibriSpeech (OpenSLR 12): LibriSpeech/{train,dev,test}-*/SPEAKER/CHAPTER/*.flac and SPEAKERS.TXT.
+
+    As published: train-* is train, dev-* valid, test-* test, whichever of the seven parts are there. Mini LibriSpeech
+    takes readers of train-clean-100 and dev-clean, and half of the latter are test there: to choose by dev-clean what
+    is judged on Mini LibriSpeech would be to choose by the test.
+    """
+    home = _home(folder, "SPEAKERS.TXT")
+    genders = _librispeech_genders(home / "SPEAKERS.TXT")
+    rows = []
+    for part, split in _LIBRISPEECH_SPLITS.items():
+        for file, about in _librispeech_files(home / part, genders):
+            rows.append(_row(folder, file, "librispeech", **about, split=split, source=f"OpenSLR 12 {part}"))
+    return _table(rows, folder, "LibriSpeech/train-clean-100/19/198/19-198-0000.flac")
+
+
+def _librispeech_files(part: Path, genders: Mapping[str, str]) -> Iterator[tuple[Path, dict[str, str]]]:
+    """The utterances of a part, and who reads each."""
+    for file in sorted(part.glob("*/*/*.flac")):
+        speaker = file.parent.parent.name
+        yield file, {"speaker": speaker, "gender": genders.get(speaker, ""), "licence": "CC BY 4.0"}
+
+
+_OF_AGE = 18  # years; of the speakers of speechocean762 nobody is 16 to 18
+
+
+def speechocean762(folder: Path) -> pd.DataFrame:
+    """speechocean762 (OpenSLR 101): WAVE/SPEAKERnnnn/*.WAV; {train,test}/spk2age and spk2gender, a line a speaker.
+
+    English with a Mandarin accent, on telephones: another domain, so all of it is test, whatever part it is published
+    in. The children, half of the speakers, are left out.
+    """
+    home = _home(folder, "WAVE", "train/spk2age", "test/spk2age")
+    ages, genders = _of_speakers(home, "spk2age"), _of_speakers(home, "spk2gender")
+    rows = []
+    for file in sorted((home / "WAVE").glob("SPEAKER*/*")):
+        number = file.parent.name.removeprefix("SPEAKER")
+        age = ages.get(number, "")
+        if not age.isdecimal():
+            raise ReaderError(f"{home}: expected the age of {number} in years in spk2age, got {age or 'none'}")
+        if file.suffix.lower() == ".wav" and int(age) >= _OF_AGE:
+            about = {"speaker": f"SO{number}", "gender": genders.get(number, "").upper(), "split": "test"}
+            source = "OpenSLR 101, adults"
+            rows.append(_row(folder, file, "speechocean762", **about, licence="CC BY 4.0", source=source))
+    return _table(rows, folder, "WAVE/SPEAKER0036/000360034.WAV")
+
+
+def _of_speakers(home: Path, name: str) -> dict[str, str]:
+    """What train/NAME and test/NAME say of each speaker: `0036`, white space, a word."""
+    files = [home / part / name for part in ("train", "test")]
+    cells = [line.split() for file in files if file.is_file() for line in file.read_text(encoding="utf-8").splitlines()]
+    return {pair[0]: pair[1] for pair in cells if len(pair) == 2}
+
+
+_GRID_WOMEN = {4, 7, 11, 15, 16, 18, 20, 21, 22, 23, 24, 25, 29, 31, 33, 34}
+_GRID_VALID, _GRID_TEST = {22, 23, 24, 25}, {10, *range(26, 35)}
+
+
+def grid(folder: Path) -> pd.DataFrame:
+    """GRID (Zenodo 3625687): audio_25k/sN/*.wav, and beside it sN/*.mpg, the videos, where those are there.
+
+    Talkers 10 and 26 to 34 are test, 22 to 25 valid, the others train. But of talkers 1 and 4 there are clips in each
+    split, a tenth test and a twentieth valid, as a hash of the name deals them, for a study of one talker, whose prior
+    has heard the talker that it is tested on. Who tests on people that were never heard leaves those two out.
+
+    The published audio is cut to the command, 1 to 2.5 s, while the video takes 3 s: what runs along with the picture
+    is the sound in the video file.
+    """
+    home = _home(folder, "audio_25k")
+    rows = []
+    for file in sorted((home / "audio_25k").glob("s*/*.wav")):
+        talker = file.parent.name
+        number = int(talker[1:]) if talker[1:].isdecimal() else 0
+        if not 1 <= number <= 34:
+            raise ReaderError(f"{file.parent}: expected the folder of a talker, s1 to s34")
+        video = home / talker / f"{file.stem}.mpg"
+        about = {
+            "speaker": f"GRID_{talker}",
+            "gender": "F" if number in _GRID_WOMEN else "M",
+            "split": _grid_split(number, file.stem),
+            "video": video.relative_to(folder).as_posix() if video.is_file() else "",
+        }
+        rows.append(_row(folder, file, "grid", **about, licence="CC BY 4.0", source="GRID (Zenodo 3625687)"))
+    return _table(rows, folder, "audio_25k/s1/bbaf2n.wav")
+
+
+def _grid_split(number: int, clip: str) -> str:
+    if f"GRID_s{number}" in ONE_TALKER["grid"]:
+        return {0: "test", 1: "test", 2: "valid"}.get(zlib.crc32(clip.encode()) % 20, "train")
+    return "test" if number in _GRID_TEST else "valid" if number in _GRID_VALID else "train"
 
 
 def emodb(folder: Path) -> pd.DataFrame:
@@ -230,28 +325,27 @@ def esc50(folder: Path) -> pd.DataFrame:
 
 
 def add_babble(folder: Path, table: pd.DataFrame, files: Mapping[str, int], seconds: float) -> pd.DataFrame:
-    """The table with babble added: noise made of its own training talkers, written to folder/babble/*.flac.
+    """The table with babble added: noise made of its own talkers, written to folder/babble/*.flac.
 
-    files says how many files of `seconds` each split gets. The training talkers of each corpus, sorted, are dealt in
-    turn to the splits, at most 8 each: so babble never holds a talker of the test speech, nor test babble a talker of
-    the training babble.
+    files says how many files of `seconds` each split gets. A split's babble is a sum of its own first eight talkers: so
+    no prior has learnt from the talkers of the test babble, and no talker is heard in two splits.
 
-    Raises ReaderError when there are fewer than two training talkers for each split.
+    Raises ReaderError when a split has fewer than two talkers.
     """
-    train = table[(table["kind"] == "speech") & (table["split"] == "train")]
-    talkers = sorted(train["speaker"].unique(), key=_number)
-    corpus, licence = train["corpus"].iloc[0], train["licence"].iloc[0]
+    speech = table[table["kind"] == "speech"]
+    corpus, licence = speech["corpus"].iloc[0], speech["licence"].iloc[0]
     rows = []
-    for s, split in enumerate(files):
-        chosen = talkers[s :: len(files)][:8]
-        if len(chosen) < 2:
-            raise ReaderError(f"{corpus}: babble needs {2 * len(files)} training talkers, got {len(talkers)}")
+    for split, count in files.items():
+        own = speech[speech["split"] == split]
+        talkers = sorted(own["speaker"].unique(), key=_number)[:8]
+        if len(talkers) < 2:
+            raise ReaderError(f"{corpus}: babble needs two talkers of the split {split}, got {len(talkers)}")
         length = int(seconds * SAMPLE_RATE)
-        voices = [_voice(folder, train[train["speaker"] == t]["path"], files[split] * length) for t in chosen]
+        voices = [_voice(folder, own[own["speaker"] == t]["path"], count * length) for t in talkers]
         for i, x in enumerate(babble(voices).split(length)):
             file = folder / "babble" / f"{corpus}_{split}_{i}.flac"
             audio.write(file, x, SAMPLE_RATE)
-            source = f"sum of the training talkers {' '.join(chosen)} of {corpus}"
+            source = f"sum of the talkers {' '.join(talkers)} of {corpus}"
             about = {"cls": "babble", "split": split, "licence": licence, "source": source}
             rows.append(_row(folder, file, corpus, "noise", **about))
     return pd.concat([table, pd.DataFrame(rows, columns=list(FIELDS))], ignore_index=True)
@@ -285,6 +379,9 @@ READERS: Mapping[str, Reader] = {
     "timit": timit,
     "wsj0": wsj0,
     "chime3": chime3,
+    "librispeech": librispeech,
+    "speechocean762": speechocean762,
+    "grid": grid,
 }
 
 

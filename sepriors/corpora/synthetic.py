@@ -27,7 +27,7 @@ from sepriors import audio
 from .manifest import FIELDS, NAME, SAMPLE_RATE, CorpusError, check_disjoint, write_manifest
 from .readers import add_babble
 
-VERSION = 1  # raise it whenever the corpus changes, lest an old one in the cache be taken for the new
+VERSION = 2  # raise it whenever the corpus changes, lest an old one in the cache be taken for the new
 NOISE_SECONDS = 20.0
 NOISE_FILES = {"train": 3, "valid": 1, "test": 2}  # of each class
 
