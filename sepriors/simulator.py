@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple, Self
 
 import pandas as pd
 import torch
 from torchaudio.functional import fftconvolve
 
-from .corpora import Corpora
+from .corpora import Corpora, CorpusError
 from .corpora.store import Decoded
 from .rng import generators
 from .rooms import Responses, simulate
@@ -81,6 +82,20 @@ class Conditions:
     tilt_db: float = 3.0  # of each cosine of a random equaliser (speech and noise have their own)
     rooms: float = 0.0  # chance of a room between the talker and the microphone
     responses: int = 200  # rooms to draw from
+
+
+# Of the second corpora: a test and a validation recording under another name (tests/test_corpora.py finds them)
+ELSEWHERE_TOO = ("Projektarbeit_1_vacuuming_0", "esc_clock_alarm_1-14262-A")
+
+
+def training_noise(corpora: Corpora, classes: Sequence[str] = ()) -> pd.DataFrame:
+    """The noise recordings that a network learns from, of these classes or of all."""
+    chosen: Any = {"cls": classes} if classes else {}
+    rows = corpora.select(kind="noise", split="train", **chosen)
+    rows = rows[~rows["path"].map(lambda path: PurePosixPath(path).stem).isin(ELSEWHERE_TOO)]
+    if rows.empty:
+        raise CorpusError(f"expected training noise of {' or '.join(classes) or 'any class'}, got none; {corpora}")
+    return rows
 
 
 class Pairs(NamedTuple):

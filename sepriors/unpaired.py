@@ -13,8 +13,9 @@ import pandas as pd
 import torch
 
 from .corpora import Corpora, CorpusError
+from .corpora.manifest import recordings
 from .corpora.sets import speech_of
-from .simulator import Clips, at_snr, equalised
+from .simulator import Clips, at_snr, equalised, training_noise
 
 Clean = Literal["in-domain", "out-of-domain", "close-talk"]
 # other people, rooms and microphones than the mixtures', and with `grid` other sentences, else other languages
@@ -36,8 +37,10 @@ def share(corpora: Corpora, clean: Clean = "in-domain", minutes: float = math.in
     Every clean corpus has so many minutes at most, so that priors differ in what they are made of, not in how much.
     Raises CorpusError where a corpus would be left empty.
     """
-    speech, rest = _halves(corpora.select(corpus=speech_of(corpora), kind="speech", split="train"), "speaker")
-    noise, alone = _halves(corpora.select(kind="noise", split="train"), "source")
+    voices = corpora.select(corpus=speech_of(corpora), kind="speech", split="train")
+    noises = training_noise(corpora)
+    speech, rest = _halves(voices, voices["speaker"])
+    noise, alone = _halves(noises, recordings(noises))
     if clean == "out-of-domain":
         rest = corpora.table[corpora.table["corpus"].isin(ELSEWHERE)]
         rest = rest[(rest["kind"] == "speech") & (rest["split"] == "train")]
@@ -50,10 +53,10 @@ def share(corpora: Corpora, clean: Clean = "in-domain", minutes: float = math.in
     return parts
 
 
-def _halves(rows: pd.DataFrame, field: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The files of the first, third, ... value of a field, class by class, and those of the others."""
-    odd = rows.sort_values(["cls", field, "path"])[field].unique()[1::2]
-    return rows[~rows[field].isin(odd)], rows[rows[field].isin(odd)]
+def _halves(rows: pd.DataFrame, names: pd.Series) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The files of the first, third, ... name, class by class, and those of the others."""
+    odd = names[rows.assign(name=names).sort_values(["cls", "name", "path"]).index].unique()[1::2]
+    return rows[~names.isin(odd)], rows[names.isin(odd)]
 
 
 def drawing(

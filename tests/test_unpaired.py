@@ -10,6 +10,7 @@ import torch
 
 from sepriors import unpaired
 from sepriors.corpora import CorpusError
+from sepriors.corpora.manifest import recordings
 from sepriors.unpaired import drawing, share
 
 SECONDS = 0.5
@@ -39,7 +40,7 @@ def test_no_pair_is_ever_seen_together(toy):
     for a, b in combinations(parts, 2):
         assert not set(a["path"]) & set(b["path"])
     assert not set(parts.speech["speaker"]) & set(parts.clean["speaker"])
-    assert not set(parts.noise["source"]) & set(parts.alone["source"])
+    assert not set(recordings(parts.noise)) & set(recordings(parts.alone))
     for rows in parts:
         assert len(rows)
         assert set(rows["split"]) == {"train"}
@@ -73,9 +74,20 @@ def test_no_clip_of_a_prior_is_part_of_a_mixture(toy):
 
 def test_recordings_and_speakers_take_turns(toy):
     rows = pd.DataFrame({"path": list("abcdefg"), "cls": list("yyxxxxx"), "source": [*"1234556"]})
-    first, second = unpaired._halves(rows, "source")
+    first, second = unpaired._halves(rows, rows["source"])
     assert sorted(first["source"]) == ["1", "3", "5", "5"]
     assert sorted(second["source"]) == ["2", "4", "6"]
+
+
+def test_clips_of_one_recording_stay_together(toy):
+    """Whatever their files are called: Freesound's number says that they are one."""
+    noise = toy.table[(toy.table["kind"] == "noise") & (toy.table["split"] == "train")]
+    clips = [noise.assign(path=f"esc_rain_1-{k}-{end}.flac", source=f"{k}-{end}") for k in (7, 8, 9) for end in "AB"]
+    parts = share(type(toy)(toy.root, pd.concat([toy.table, *clips], ignore_index=True), toy.origin))
+    found = [{path.split("-")[1] for path in part["path"] if "esc_" in path} for part in (parts.noise, parts.alone)]
+    assert found[0]
+    assert found[1]
+    assert not found[0] & found[1]
 
 
 def test_out_of_domain(elsewhere, toy):

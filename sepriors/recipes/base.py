@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -152,15 +152,6 @@ def about(rows: pd.DataFrame) -> dict[str, Any]:
         "minutes": round(float(rows["seconds"].sum()) / 60, 1),
         **({"speakers": speakers} if speakers else {}),
     }
-
-
-def noise_recordings(corpora: Corpora, classes: Sequence[str] = ()) -> pd.DataFrame:
-    """The noise recordings that a network learns from, of these classes or of all."""
-    chosen: Any = {"cls": classes} if classes else {}
-    rows = corpora.select(kind="noise", split="train", **chosen)
-    if rows.empty:
-        raise CorpusError(f"expected training noise of {' or '.join(classes) or 'any class'}, got none; {corpora}")
-    return rows
 
 
 def validation_pairs(corpora: Corpora, *, files: int = 24, seconds: float = 3.0, snr_db: float = 0.0) -> Pairs:

@@ -21,7 +21,7 @@ from ..mixing import Mixture
 from ..priors import BSSE, SSL, load
 from ..priors.bsse import Inputs
 from ..rng import borrowed, generators
-from ..simulator import Conditions, Simulator
+from ..simulator import Conditions, Simulator, training_noise
 from .base import (
     Learned,
     LongRecipe,
@@ -30,7 +30,6 @@ from .base import (
     chosen,
     device,
     halves,
-    noise_recordings,
     validation_pairs,
 )
 from .ssl import FEW
@@ -91,7 +90,7 @@ class PairedRecipe(OfOneCorpus, LongRecipe):
         watched = validation_pairs(corpora)
         before = si_sdr(watched.clean, watched.noisy)
         rows, facts = chosen(self, corpora, seed, "train")
-        noise = noise_recordings(corpora)
+        noise = training_noise(corpora)
         facts |= {f"noise_{key}": value for key, value in about(noise).items()}
         simulator = Simulator.read(
             corpora, rows, noise, seconds=self.seconds, conditions=self.conditions, seed=seed, progress=progress
@@ -139,7 +138,7 @@ class PairedRecipe(OfOneCorpus, LongRecipe):
 
     def heard(self, corpora: Corpora) -> pd.DataFrame:
         """The recordings that the training knows: speech and noise."""
-        return pd.concat([super().heard(corpora), noise_recordings(corpora)])
+        return pd.concat([super().heard(corpora), training_noise(corpora)])
 
     def quick(self) -> Self:
         """Cut to seconds."""

@@ -17,7 +17,8 @@ from ..corpora import Corpora
 from ..fitting import fit
 from ..priors import ScoreNet
 from ..rng import generators
-from .base import Learned, LongRecipe, OfOneCorpus, chosen, device, halves, noise_recordings
+from ..simulator import training_noise
+from .base import Learned, LongRecipe, OfOneCorpus, chosen, device, halves
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class ScoreRecipe(OfOneCorpus, LongRecipe):
     def heard(self, corpora: Corpora) -> pd.DataFrame:
         """The recordings that the training knows: the rival's noise besides its speech."""
         rows = super().heard(corpora)
-        return pd.concat([rows, noise_recordings(corpora, self.noises)]) if self.told else rows
+        return pd.concat([rows, training_noise(corpora, self.noises)]) if self.told else rows
 
     def quick(self) -> Self:
         """Cut to seconds."""
@@ -119,7 +120,7 @@ def spectrograms(
     odds = torch.tensor([float(len(x)) for x in files])
     noises: list[torch.Tensor] = []
     if made.told:
-        recordings = noise_recordings(corpora, made.noises)
+        recordings = training_noise(corpora, made.noises)
         noises = [x.tile(-(-length // len(x))) for x in corpora.decoded(recordings)]
         facts["noises"] = len(noises)
 

@@ -20,8 +20,8 @@ from ..pretraining import clustering, mfcc
 from ..priors import SSL
 from ..priors.ssl import framed
 from ..rng import borrowed, generators
-from ..simulator import Clips, at_snr, chance
-from .base import Learned, LongRecipe, OfOneCorpus, about, chosen, device, halves, noise_recordings
+from ..simulator import Clips, at_snr, chance, training_noise
+from .base import Learned, LongRecipe, OfOneCorpus, about, chosen, device, halves
 
 FEW = {"width": 8, "layers": 2, "heads": 2, "inner": 16, "channels": (4, 4, 4, 4, 4, 4, 8)}  # sizes of an `SSL`
 
@@ -66,7 +66,7 @@ class SSLRecipe(OfOneCorpus, LongRecipe):
         speech, valid = (_peaked(corpora, part, progress) for part in (rows, held_out))
         noise = None
         if self.noisy:
-            recordings = noise_recordings(corpora)
+            recordings = training_noise(corpora)
             noise = Clips.of_noise(corpora, recordings, self.samples, progress=progress)
             facts |= {f"noise_{key}": value for key, value in about(recordings).items()}
         net, seconds = None, 0.0
@@ -160,7 +160,7 @@ class SSLRecipe(OfOneCorpus, LongRecipe):
     def heard(self, corpora: Corpora) -> pd.DataFrame:
         """The recordings that the training knows: the noise besides its speech."""
         rows = super().heard(corpora)
-        return pd.concat([rows, noise_recordings(corpora)]) if self.noisy else rows
+        return pd.concat([rows, training_noise(corpora)]) if self.noisy else rows
 
     def quick(self) -> Self:
         """Cut to seconds."""
