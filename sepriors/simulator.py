@@ -41,14 +41,9 @@ class Clips:
 
     @classmethod
     def of_noise(cls, corpora: Corpora, rows: pd.DataFrame, length: int, *, progress: bool = False) -> Self:
-        """A class comes as the root of its seconds says, each second in it equally often.
-
-        So two recordings of cafes are not lost among three hundred of a home, nor heard without end.
-        """
+        """How often each comes, `noise_odds` says."""
         files = corpora.decoded(rows, progress=progress)
-        seconds = pd.Series(files.lengths, index=rows.index, dtype=float)
-        odds = seconds / seconds.groupby(rows["cls"]).transform("sum").pow(0.5)
-        return cls(files, _gains(files), torch.tensor(odds.tolist(), dtype=torch.float64), length, around=True)
+        return cls(files, _gains(files), noise_odds(rows, files.lengths), length, around=True)
 
     def draw(self, count: int, g: torch.Generator) -> torch.Tensor:
         """Clips (count, N)."""
@@ -65,6 +60,16 @@ class Clips:
             return torch.nn.functional.pad(x, (0, missing))
         start = int(torch.randint(len(x), (), generator=g))
         return x.roll(-start).repeat(-(-self.length // len(x)))[: self.length]
+
+
+def noise_odds(rows: pd.DataFrame, lengths: Sequence[int]) -> torch.Tensor:
+    """A class of noise comes as the root of its seconds says, each second in it equally often.
+
+    So two recordings of cafes are not lost among three hundred of a home, nor heard without end.
+    """
+    seconds = pd.Series(lengths, index=rows.index, dtype=float)
+    odds = seconds / seconds.groupby(rows["cls"]).transform("sum").pow(0.5)
+    return torch.tensor(odds.tolist(), dtype=torch.float64)
 
 
 def _gains(files: Decoded) -> list[float]:
