@@ -24,8 +24,7 @@ from sepriors import audio, fitting, recipes
 from sepriors.__main__ import main
 
 FETCH: Any = importlib.import_module("sepriors.corpora.fetch")
-FRESH = multiprocessing.get_context("forkserver")  # imports once, and forks from there: a process costs 20 ms
-FRESH.set_forkserver_preload(["torch._dynamo", "sepriors.__main__", "pytest"])
+FRESH = multiprocessing.get_context("forkserver")
 WHOLE = inspect.unwrap(audio.whole).__code__
 
 
