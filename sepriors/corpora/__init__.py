@@ -14,7 +14,7 @@ from .manifest import (
     write_manifest,
 )
 from .readers import READERS, ReaderError
-from .sets import bench_set, class_of, clusters_of, demo, recording_of, speaker_of
+from .sets import bench_set, class_of, clusters_of, demo, recording_of, speaker_of, speech_of
 
 __all__ = [
     "FIELDS",
@@ -36,5 +36,6 @@ __all__ = [
     "recording_of",
     "registry",
     "speaker_of",
+    "speech_of",
     "write_manifest",
 ]
