@@ -44,6 +44,7 @@ RECIPES: dict[str, Recipe] = {
     "use-ddp": UnpairedRecipe(),
     "use-ddp-out-of-domain": UnpairedRecipe(clean="out-of-domain"),
     "use-ddp-close-talk": UnpairedRecipe(clean="close-talk"),
+    "use-ddp-seed1": UnpairedRecipe(seed=1, shipped=False),
     "use-ddp-scratch": UnpairedRecipe(start=None, shipped=False),
     "use-ddp-no-adversaries": UnpairedRecipe(objective=Objective(adversarial=0.0, matching=0.0), shipped=False),
     "use-ddp-no-cycle": UnpairedRecipe(objective=Objective(cycle=0.0, heard=0.0), shipped=False),
