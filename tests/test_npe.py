@@ -29,7 +29,7 @@ def test_the_posterior_is_the_wiener_filters(net):
     X = TRANSFORM(torch.randn(2, 1000, generator=seeded()))
     found = net(X, X.abs().square().mean(-1, keepdim=True))
     gain = found.variance / found.noise
-    assert ((0 < gain) & (gain < 1)).all()
+    assert ((gain > 0) & (gain < 1)).all()
     V_s = gain / (1 - gain) * found.noise
     torch.testing.assert_close(found.mean, gaussian.wiener(X, V_s, found.noise), rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(found.variance, V_s * found.noise / (V_s + found.noise), rtol=1e-3, atol=1e-5)
@@ -79,8 +79,8 @@ def test_from_its_file_again(net, tmp_path):
     again = NPE.from_weights(weights.load(tmp_path / "n.safetensors"))
     x = torch.randn(1, 500, generator=seeded())
     assert again.enhance(x).equal(net.enhance(x))
+    wrong = weights.load(tmp_path / "n.safetensors")
     with pytest.raises(RuntimeError, match="size mismatch"):
-        wrong = weights.load(tmp_path / "n.safetensors")
         NPE.from_weights(wrong._replace(config={**wrong.config, "hidden": "9"}))
 
 

@@ -20,7 +20,8 @@ from .vae import VAERecipe
 
 __all__ = [
     "RECIPES", "CodecRecipe", "FlowRecipe", "Learned", "LongRecipe", "NMFRecipe", "NPERecipe", "OfOneCorpus",
-    "PairedRecipe", "RVAERecipe", "Recipe", "SSLRecipe", "ScoreRecipe", "UnpairedRecipe", "VAERecipe", "chosen", "recipe", "spectra",
+    "PairedRecipe", "RVAERecipe", "Recipe", "SSLRecipe", "ScoreRecipe", "UnpairedRecipe", "VAERecipe", "chosen",
+    "recipe", "spectra",
 ]  # fmt: skip
 
 LIBRISPEECH = {"corpus": ("mini-librispeech", "librispeech")}
