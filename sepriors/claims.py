@@ -50,11 +50,12 @@ class Estimate(NamedTuple):
         return f" ({self.n}/{self.n + self.missing})" if self.missing else ""
 
     def __format__(self, spec: str) -> str:
+        spec = spec or ".3g"
         interval = f"[{self.low:{spec}}, {self.high:{spec}}]" if self.has_interval else "(no interval)"
         return f"{self.value:{spec}} {interval}{self.coverage}"
 
     def __str__(self) -> str:
-        return format(self, ".3g")
+        return format(self)
 
 
 class ClaimError(ValueError):

@@ -148,6 +148,8 @@ def test_one_of_a_kind_has_no_interval_and_carries_no_verdict(values, clusters, 
 
 def test_how_an_estimate_reads():
     assert str(Estimate(1.23456, 1, 1.5, 9)) == "1.23 [1, 1.5]"
+    assert f"{Estimate(1.23456, 1, 1.5, 9)}" == "1.23 [1, 1.5]"  # as a reason says it: fifteen digits were on a page
+    assert f"{Estimate(1.23456, 1, 1.5, 9):.1f}" == "1.2 [1.0, 1.5]"
     assert str(Estimate(1.23456, 1, 1.5, 9, missing=1)) == "1.23 [1, 1.5] (9/10)"
     assert str(Estimate(1.23456, math.nan, math.nan, 1, missing=1)) == "1.23 (no interval) (1/2)"
 
