@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Self
 
 import pandas as pd
 import torch
@@ -17,15 +17,8 @@ from tqdm import tqdm
 from . import nmf
 from .corpora import Corpora
 from .rng import generators
-from .simulator import noise_odds
+from .simulator import NoiseSource, chance, noise_odds
 from .stft import STFT
-
-
-class NoiseSource(Protocol):
-    """What a `Simulator` takes noise from."""
-
-    def draw(self, count: int, g: torch.Generator) -> torch.Tensor:
-        """Clips (count, N), of power about 1."""
 
 
 def gaussian(V: torch.Tensor, stft: STFT, length: int, g: torch.Generator) -> torch.Tensor:
@@ -135,6 +128,19 @@ def knocking(size: tuple[int, int], T: int, g: torch.Generator, rate: float) -> 
     return (dying @ knocks[..., None])[..., 0] + 1e-3
 
 
+@dataclass(frozen=True)
+class Either:
+    """Noise of one source, with these odds, or of another."""
+
+    first: NoiseSource
+    second: NoiseSource
+    odds: float
+
+    def draw(self, count: int, g: torch.Generator) -> torch.Tensor:
+        """Clips (count, N)."""
+        return torch.where(chance(self.odds, count, g), self.first.draw(count, g), self.second.draw(count, g))
+
+
 class Fit(NamedTuple):
     """A factorisation of a recording's power: bases W (F, K) and activations H (K, T)."""
 
@@ -153,7 +159,8 @@ class FittedNoise:
 
     @classmethod
     def of_recordings(
-        cls, corpora: Corpora, rows: pd.DataFrame, length: int, *, rank: int = 8, stft: STFT = STFT(1024, 256),
+        cls, corpora: Corpora, rows: pd.DataFrame, length: int, *, rank: int = 8,
+        stft: STFT = STFT(1024, 256),  # noqa: B008  it is frozen
         iterations: int = 100, seed: int = 0, progress: bool = False,
     ) -> Self:  # fmt: skip
         """The variances of rows of the manifest, each by an IS-NMF of its own."""

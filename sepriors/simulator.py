@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import pandas as pd
 import torch
@@ -18,6 +18,14 @@ from .rng import generators
 from .rooms import Responses, simulate
 
 FAINT = 0.01  # power of a clip, over its file's, below which its pauses are not made louder to meet a ratio
+
+
+class NoiseSource(Protocol):
+    """What a `Simulator` takes noise from."""
+
+    def draw(self, count: int, g: torch.Generator) -> torch.Tensor:
+        """Clips (count, N), of power about 1."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,7 @@ class Simulator:
     """Draws mixtures of training recordings, and the speech in them; all that is random comes from the generator."""
 
     speech: Clips
-    noise: Clips
+    noise: NoiseSource
     conditions: Conditions = Conditions()
     responses: Responses | None = None
 
@@ -124,18 +132,18 @@ class Simulator:
         cls,
         corpora: Corpora,
         speech: pd.DataFrame,
-        noise: pd.DataFrame,
+        noise: pd.DataFrame | NoiseSource,
         *,
         seconds: float,
         conditions: Conditions = Conditions(),
         seed: int = 0,
         progress: bool = False,
     ) -> Self:
-        """From rows of the manifest; its rooms are those of the seed."""
+        """From rows of the manifest, or another source of noise; its rooms are those of the seed."""
         length = round(16000 * seconds)
         return cls(
             Clips.of_speech(corpora, speech, length, progress=progress),
-            Clips.of_noise(corpora, noise, length, progress=progress),
+            Clips.of_noise(corpora, noise, length, progress=progress) if isinstance(noise, pd.DataFrame) else noise,
             conditions,
             simulate(conditions.responses, *generators(seed, 1), progress=progress) if conditions.rooms else None,
         )

@@ -18,6 +18,7 @@ from .bsse import BSSE
 from .codec import Codec
 from .descript import Descript
 from .maf import MAF
+from .npe import NPE
 from .rvae import RVAE
 from .score import ScoreNet
 from .ssl import SSL
@@ -27,6 +28,7 @@ from .waveglow import Image, WaveGlow
 __all__ = [
     "BSSE",
     "MAF",
+    "NPE",
     "RVAE",
     "SSL",
     "VAE",
@@ -134,6 +136,7 @@ FAMILIES: dict[str, Any] = {
     "descript": Descript,
     "ssl": SSL,
     "bsse": BSSE,
+    "npe": NPE,
 }
 
 

@@ -12,14 +12,16 @@ from .bsse import PairedRecipe
 from .codec import CodecRecipe, UnpairedRecipe
 from .flow import FlowRecipe
 from .nmf import NMFRecipe
+from .npe import NPERecipe
 from .rvae import RVAERecipe
 from .score import ScoreRecipe
 from .ssl import SSLRecipe
 from .vae import VAERecipe
 
 __all__ = [
-    "RECIPES", "CodecRecipe", "FlowRecipe", "Learned", "LongRecipe", "NMFRecipe", "OfOneCorpus", "PairedRecipe",
-    "RVAERecipe", "Recipe", "SSLRecipe", "ScoreRecipe", "UnpairedRecipe", "VAERecipe", "chosen", "recipe", "spectra",
+    "RECIPES", "CodecRecipe", "FlowRecipe", "Learned", "LongRecipe", "NMFRecipe", "NPERecipe", "OfOneCorpus",
+    "PairedRecipe", "RVAERecipe", "Recipe", "SSLRecipe", "ScoreRecipe", "UnpairedRecipe", "VAERecipe", "chosen",
+    "recipe", "spectra",
 ]  # fmt: skip
 
 LIBRISPEECH = {"corpus": ("mini-librispeech", "librispeech")}
@@ -50,6 +52,9 @@ RECIPES: dict[str, Recipe] = {
     "use-ddp-no-cycle": UnpairedRecipe(objective=Objective(cycle=0.0, heard=0.0), shipped=False),
     "use-ddp-descript": UnpairedRecipe(start="descript", shipped=False),
     "ssl": SSLRecipe(select=LIBRISPEECH, steps=(4000, 10_000)),
+    "npe": NPERecipe(select=LIBRISPEECH),
+    "npe-generic": NPERecipe(select=LIBRISPEECH, knowledge="generic"),
+    "npe-pairs": NPERecipe(select=LIBRISPEECH, knowledge="recorded"),
     "bsse": replace(PAIRED, shipped=True),
     "bsse-spectrum": replace(PAIRED, inputs="spectrum", start=None, shipped=True),
     "bsse-frozen": replace(PAIRED, tuning="frozen"),

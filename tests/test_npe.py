@@ -1,0 +1,137 @@
+"""The amortised posterior: its numbers are those of the model, its level is nobody's business, and it learns."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sepriors import STFT, gaussian, recipes, weights
+from sepriors.priors import NPE
+from sepriors.rng import generators
+
+TRANSFORM = STFT(64, 16)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def net():
+    made = NPE(TRANSFORM, width=8, hidden=8)
+    for p in made.parameters():
+        p.data = 0.5 * torch.randn(p.shape, generator=seeded(p.numel()))
+    return made.requires_grad_(False).eval()
+
+
+def test_the_posterior_is_the_wiener_filters(net):
+    """Of the variances that it stands for: V_n as given, V_s = ξ V_n from the gain."""
+    X = TRANSFORM(torch.randn(2, 1000, generator=seeded()))
+    found = net(X, X.abs().square().mean(-1, keepdim=True))
+    gain = found.variance / found.noise
+    assert ((gain > 0) & (gain < 1)).all()
+    V_s = gain / (1 - gain) * found.noise
+    torch.testing.assert_close(found.mean, gaussian.wiener(X, V_s, found.noise), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(found.variance, V_s * found.noise / (V_s + found.noise), rtol=1e-3, atol=1e-5)
+
+
+def test_the_noise_power_is_its_posterior_mean():
+    """One bin alone: |x - s|² and the variance; over a field of 3 bins and 9 frames."""
+    from sepriors.priors.npe import Posterior
+
+    X = torch.randn(1, 5, 11, dtype=torch.cfloat, generator=seeded())
+    found = Posterior(0.5 * X, torch.rand(1, 5, 11, generator=seeded()), torch.ones(1, 5, 11))
+    power = (0.25 * X.abs().square() + found.variance)[0]
+    made = found.noise_power(X)[0]
+    torch.testing.assert_close(made[2, 5], power[1:4, 1:10].mean())
+    torch.testing.assert_close(made[0, 0], power[:2, :5].mean())
+
+
+def test_passes_go_on_from_what_was_found(net):
+    X = TRANSFORM(torch.randn(1, 1000, generator=seeded()))
+    first = net(X, X.abs().square().mean(-1, keepdim=True))
+    assert net.posterior(X).mean.equal(net(X, first.noise_power(X)).mean)
+    net.passes = 1
+    assert net.posterior(X).mean.equal(first.mean)
+
+
+@pytest.mark.parametrize("gain", [1e-3, 100.0])
+def test_a_level_goes_through(net, gain):
+    x = torch.randn(2, 1000, generator=seeded())
+    torch.testing.assert_close(net.enhance(gain * x), gain * net.enhance(x), rtol=1e-3, atol=1e-4 * gain)
+
+
+def test_alone_and_in_company(net):
+    x = torch.randn(3, 1000, generator=seeded())
+    together = net.enhance(x)
+    for i in range(3):
+        assert (net.enhance(x[i : i + 1])[0] - together[i]).abs().max() < 1e-4 * together[i].abs().max()
+
+
+@pytest.mark.parametrize("x", [torch.zeros(1, 1000), torch.ones(1, 1000), torch.eye(1, 1000), torch.randn(1, 3)])
+def test_silence_and_what_is_hardly_sound(net, x):
+    assert net.enhance(x).isfinite().all()
+    assert net.enhance(x).shape == x.shape
+
+
+def test_from_its_file_again(net, tmp_path):
+    weights.save(tmp_path / "n.safetensors", dict(net.state_dict()), net.config)
+    again = NPE.from_weights(weights.load(tmp_path / "n.safetensors"))
+    x = torch.randn(1, 500, generator=seeded())
+    assert again.enhance(x).equal(net.enhance(x))
+    wrong = weights.load(tmp_path / "n.safetensors")
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        NPE.from_weights(wrong._replace(config={**wrong.config, "hidden": "9"}))
+
+
+@pytest.mark.parametrize("knowledge", ["generic", "fitted", "recorded"])
+def test_it_learns_on_noise_of_each_kind(toy, knowledge, monkeypatch, tmp_path):
+    """Its gain on validation mixtures rises; of noise it has read what it is said to know, and no more."""
+    monkeypatch.setenv("SEPRIORS_CACHE", str(tmp_path))
+    read = []
+
+    class Watched(type(toy)):
+        def decoded(self, rows, **kw):
+            read.extend(rows["path"])
+            return super().decoded(rows, **kw)
+
+    made = replace(recipes.RECIPES["npe"].quick(), knowledge=knowledge, steps=120, batch=8, hidden=16, width=16)
+    learned = made.learn(Watched(toy.root, toy.table, toy.origin), 0, False)
+    curve = learned.facts["valid_si_sdr_gain"]
+    assert len(curve) == 40
+    assert curve[-1] > curve[0] + 0.5
+    assert any(path.startswith("noise/train") for path in read) == (knowledge != "generic")
+    assert ("noise_minutes" in learned.facts) == (knowledge != "generic")
+
+
+def test_the_loss_is_least_where_the_posterior_is_true():
+    """For x = s + n with known variances, no other gain and no other variance costs less."""
+    made, stft = recipes.RECIPES["npe"], STFT(1024, 256)
+    clean, noise = (torch.randn(4, 40000, generator=seeded(i)) for i in (1, 2))
+    noisy = clean + noise
+
+    class Known(torch.nn.Module):
+        def __init__(self, gain, variance):
+            super().__init__()
+            self.stft, self.gain, self.variance = stft, gain, variance
+
+        def forward(self, X, guess):
+            from sepriors.priors.npe import Posterior
+
+            V = torch.full(X.shape, self.variance * float(stft(noise).abs().square().mean()))
+            return Posterior(self.gain * X, V, V)
+
+    def cost(gain, variance):
+        return float(made.loss(Known(gain, variance), torch.stack([noisy, clean]), seeded(), 0.0))
+
+    best = cost(0.5, 0.5)
+    assert all(best < other for other in (cost(0.4, 0.5), cost(0.6, 0.5), cost(0.5, 0.3), cost(0.5, 0.8)))
+
+
+def test_one_seed_one_draw(toy, monkeypatch, tmp_path):
+    monkeypatch.setenv("SEPRIORS_CACHE", str(tmp_path))
+    made = recipes.RECIPES["npe"].quick()
+    first, second = (made.learn(toy, 0, False).tensors for _ in range(2))
+    assert all(a.equal(b) for a, b in zip(first.values(), second.values(), strict=True))
+    (g,) = generators(0, 1)
+    assert made.simulator(toy, toy.select(kind="speech", split="train"), 0, False).draw(2, g).noisy.shape == (2, 8000)
