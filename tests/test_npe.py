@@ -98,7 +98,7 @@ def test_it_learns_on_noise_of_each_kind(toy, knowledge, monkeypatch, tmp_path):
     made = replace(recipes.RECIPES["npe"].quick(), knowledge=knowledge, steps=120, batch=8, hidden=16, width=16)
     learned = made.learn(Watched(toy.root, toy.table, toy.origin), 0, False)
     curve = learned.facts["valid_si_sdr_gain"]
-    assert len(curve) == 40
+    assert len(curve) == 4
     assert curve[-1] > curve[0] + 0.5
     assert any(path.startswith("noise/train") for path in read) == (knowledge != "generic")
     assert ("noise_minutes" in learned.facts) == (knowledge != "generic")

@@ -41,6 +41,8 @@ class NPERecipe(OfOneCorpus, LongRecipe):
     learning_rate: float = 1e-3
     width: int = 288
     hidden: int = 288
+    watched: int = 48  # validation mixtures
+    validations: int = 40
 
     @property
     def about(self) -> str:
@@ -58,7 +60,7 @@ class NPERecipe(OfOneCorpus, LongRecipe):
         (g,) = generators(seed, 1)
         with borrowed(g):
             made = NPE(width=self.width, hidden=self.hidden)
-        watched = validation_pairs(corpora, files=48, seconds=4.0)
+        watched = validation_pairs(corpora, files=self.watched, seconds=4.0)
         before = si_sdr(watched.clean, watched.noisy)
         rows, facts = chosen(self, corpora, seed, "train")
         simulator = self.simulator(corpora, rows, seed, progress)
@@ -75,7 +77,7 @@ class NPERecipe(OfOneCorpus, LongRecipe):
 
         fitted = fit(
             made.to(device()), draw, self.loss, steps=self.steps, learning_rate=self.learning_rate, generator=g,
-            clip=5.0, validate=validate, validations=40, warm=500, fast=False, checkpoint=checkpoint,
+            clip=5.0, validate=validate, validations=self.validations, warm=500, fast=False, checkpoint=checkpoint,
             progress=progress, fabric=fabric,
             about=f"{self}, seed {seed}, {facts['files']} files of {facts['corpus']}",
         )  # fmt: skip
@@ -121,4 +123,4 @@ class NPERecipe(OfOneCorpus, LongRecipe):
 
     def quick(self) -> Self:
         """Cut to seconds."""
-        return self.cut(steps=4, batch=2, seconds=0.5, width=8, hidden=8)
+        return self.cut(steps=4, batch=2, seconds=0.5, width=8, hidden=8, watched=4, validations=4)
