@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -123,4 +123,6 @@ class NPERecipe(OfOneCorpus, LongRecipe):
 
     def quick(self) -> Self:
         """Cut to seconds."""
-        return self.cut(steps=4, batch=2, seconds=0.5, width=8, hidden=8, watched=4, validations=4)
+        rooms = replace(self.conditions, responses=2)
+        small = {"width": 8, "hidden": 8, "watched": 4, "validations": 4}
+        return self.cut(steps=4, batch=2, seconds=0.5, conditions=rooms, **small)
