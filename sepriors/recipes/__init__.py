@@ -55,7 +55,8 @@ RECIPES: dict[str, Recipe] = {
     "npe": NPERecipe(select=LIBRISPEECH),
     "npe-generic": NPERecipe(select=LIBRISPEECH, knowledge="generic"),
     "npe-pairs": NPERecipe(select=LIBRISPEECH, knowledge="recorded"),
-    "bsse": replace(PAIRED, shipped=True),
+    "bsse": replace(PAIRED, steps=9000, shipped=True),
+    "bsse-whole": PAIRED,  # as long as the others of the comparison
     "bsse-spectrum": replace(PAIRED, inputs="spectrum", start=None, shipped=True),
     "bsse-frozen": replace(PAIRED, tuning="frozen"),
     "bsse-part": replace(PAIRED, tuning="part"),
