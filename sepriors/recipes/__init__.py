@@ -51,11 +51,11 @@ RECIPES: dict[str, Recipe] = {
     "use-ddp-no-adversaries": UnpairedRecipe(objective=Objective(adversarial=0.0, matching=0.0), shipped=False),
     "use-ddp-no-cycle": UnpairedRecipe(objective=Objective(cycle=0.0, heard=0.0), shipped=False),
     "use-ddp-descript": UnpairedRecipe(start="descript", shipped=False),
-    "ssl": SSLRecipe(select=LIBRISPEECH, steps=(4000, 10_000)),
+    "ssl": SSLRecipe(select=LIBRISPEECH, steps=(4000, 6000)),
     "npe": NPERecipe(select=LIBRISPEECH),
     "npe-generic": NPERecipe(select=LIBRISPEECH, knowledge="generic"),
     "npe-pairs": NPERecipe(select=LIBRISPEECH, knowledge="recorded"),
-    "bsse": replace(PAIRED, steps=9000, shipped=True),
+    "bsse": replace(PAIRED, steps=6000, shipped=True),
     "bsse-whole": PAIRED,  # as long as the others of the comparison
     "bsse-spectrum": replace(PAIRED, inputs="spectrum", start=None, shipped=True),
     "bsse-frozen": replace(PAIRED, tuning="frozen"),

@@ -33,7 +33,7 @@ class CodecRecipe(LongRecipe):
 
     objective: Objective = Objective()  # noqa: RUF009
     snrs: tuple[float, float] = (-5.0, 15.0)
-    steps: int = 10_000
+    steps: int = 8000
     batch: int = 4  # of mixtures, and as many of noise
     seconds: float = 1.5
     learning_rate: float = 1e-3
@@ -111,7 +111,7 @@ class UnpairedRecipe(LongRecipe):
     objective: Objective = Objective()  # noqa: RUF009
     snrs: tuple[float, float] = (-5.0, 15.0)
     bleed: tuple[float, float] = (10.0, 15.0)
-    steps: int = 4000
+    steps: int = 3000
     batch: int = 8
     seconds: float = 1.5
     learning_rate: float = 3e-4
