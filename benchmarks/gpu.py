@@ -16,7 +16,8 @@ import torch
 from tqdm import tqdm
 
 import sepriors as sp
-from sepriors import bench, methods
+from sepriors import methods
+from sepriors.lab import bench
 
 RATE = 16000
 SHAPES = {"a batch of 16 × 4 s": (16, 4), "a file of 60 s": (1, 60)}

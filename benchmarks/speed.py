@@ -20,7 +20,9 @@ import numpy as np
 import torch
 
 import sepriors as sp
-from sepriors import gaussian, metrics, precision, signals
+from sepriors import metrics, precision
+from sepriors.inference import flows
+from sepriors.signal import gaussian
 
 SECONDS, RATE = 4, 16000
 
@@ -120,7 +122,7 @@ def decoding(fast: bool) -> Callable[[], object]:
 
 def one_step_of_map(x: torch.Tensor, fast: bool) -> Callable[[], object]:
     """The gradient of the posterior at x: nearly all that a step of `signals.climb` costs."""
-    target = signals.SignalPosterior(sp.priors.load("waveglow"), 0.3 * x, torch.full((len(x),), 1e-3), fast)
+    target = flows.SignalPosterior(sp.priors.load("waveglow"), 0.3 * x, torch.full((len(x),), 1e-3), fast)
     return lambda: target.score(target.x)
 
 

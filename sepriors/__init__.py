@@ -20,11 +20,11 @@ from typing import Any
 if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
-from . import priors
-from .methods import ISNMF, METHODS, OracleWiener, SPPWiener, VarianceEM, enhance, make
-from .mixing import Mixture, mix
-from .stft import STFT
-from .weights import load
+from sepriors import priors
+from sepriors.methods import ISNMF, METHODS, OracleWiener, SPPWiener, VarianceEM, enhance, make
+from sepriors.signal.mixing import Mixture, mix
+from sepriors.signal.stft import STFT
+from sepriors.weights import load
 
 __version__ = "0.1.0"
 __all__ = [
@@ -32,17 +32,12 @@ __all__ = [
     "priors",
 ]  # fmt: skip
 
-# Modules that bring pandas, matplotlib or a pool of processes with them are imported when first asked for: `sp.plots`.
-_LATER = (
-    "bench", "claims", "corpora", "impostors", "listen", "metrics", "others", "plots", "recipes", "train", "trust",
-)  # fmt: skip
-
 
 def __getattr__(name: str) -> Any:
-    if name in _LATER:
+    if name in ("lab", "metrics"):  # they bring pandas, matplotlib or a pool of processes with them
         return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_LATER])
+    return sorted([*globals(), "lab", "metrics"])

@@ -17,24 +17,11 @@ from typing import NamedTuple, NoReturn
 import torch
 from tqdm import tqdm
 
-from . import (
-    __version__,
-    audio,
-    bench,
-    corpora,
-    fitting,
-    jobs,
-    methods,
-    metrics,
-    mixing,
-    others,
-    plots,
-    recipes,
-    rng,
-    train,
-    weights,
-)
-from .corpora import sets
+from sepriors import __version__, methods, metrics, weights
+from sepriors.lab import bench, corpora, jobs, peers, plots, recipes
+from sepriors.lab.corpora import sets
+from sepriors.lab.training import fitting, train
+from sepriors.signal import audio, mixing, rng
 
 LOSSLESS = (".wav", ".flac", ".aiff", ".aif", ".w64", ".caf", ".wave", ".rf64", ".aifc", ".au", ".snd")
 SUFFIXES = (*LOSSLESS, ".sph", ".ogg", ".oga", ".opus", ".mp3", ".mp2")  # what is taken from a folder
@@ -372,9 +359,9 @@ def _mix(a: argparse.Namespace) -> None:
 
 
 def _enhance(a: argparse.Namespace) -> None:
-    if a.method in others.OTHERS:
+    if a.method in peers.OTHERS:
         raise ValueError(
-            f"{a.method} is a package of others, which the chapters compare with (sepriors.others); expected one of "
+            f"{a.method} is a package of others, which the chapters compare with (sepriors.lab.peers); expected one of "
             f"the methods here: {', '.join(methods.METHODS)}"
         )
     method = methods.make(a.method)

@@ -15,15 +15,18 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar
 import numpy as np
 import torch
 
-from . import diffusion, gaussian, nmf, priors, signals, spp
-from .audio import AudioError, check, dc_offset
-from .em import NMFE, EStep, GibbsE, Linearised, ReverseE, Step, StepE, VarianceE, em
-from .latent import MCMC, Latent, PointEstimate, Variational
-from .mcmc import MALA, Langevin, RandomWalk
-from .mixing import Mixture
-from .rng import Generators, Seed, fork, generators
-from .stft import STFT
-from .weights import load
+from sepriors import priors
+from sepriors.inference import diffusion, flows, nmf
+from sepriors.inference.em import NMFE, EStep, GibbsE, Linearised, ReverseE, Step, StepE, VarianceE, em
+from sepriors.inference.latent import MCMC, Latent, PointEstimate, Variational
+from sepriors.inference.mcmc import MALA, Langevin, RandomWalk
+from sepriors.protocols import Denoise
+from sepriors.signal import gaussian, spp
+from sepriors.signal.audio import AudioError, check, dc_offset
+from sepriors.signal.mixing import Mixture
+from sepriors.signal.rng import Generators, Seed, fork, generators
+from sepriors.signal.stft import STFT
+from sepriors.weights import load
 
 
 class Method(Protocol):
@@ -153,7 +156,7 @@ def white(x: torch.Tensor, prior: Any, variance: torch.Tensor | None) -> White:
         # -9.5 dB at least: the flows have seen no stronger noise
         speech = torch.maximum(power - variance, 0.1 * power).clamp_min(1e-12)
         gain = prior.rms / speech.sqrt()
-        filled = signals.whole_windows(gain[:, None] * x, prior.window)
+        filled = flows.whole_windows(gain[:, None] * x, prior.window)
         floored = (gain.square() * variance).clamp_min(1e-10)  # a signal without noise: -70 dB against the speech
         back = (power > 1e-16) / gain  # silence stays silence
     return White(filled, floored, lambda s: (s * back[:, None])[..., : x.shape[-1]])
@@ -190,7 +193,7 @@ class FlowMAP(KnownVariance):
     weight: float | None = None
     iterations: int = 500
     learning_rate: float = 5e-4
-    stop: signals.Stop | None = None
+    stop: flows.Stop | None = None
     fast: bool | None = None  # couplings in half precision, see `signals.SignalPosterior`
     at_once: int = 16
 
@@ -212,9 +215,9 @@ class FlowMAP(KnownVariance):
             noise = 0.5 / self.weight
             variance = x.square().mean(-1).clamp_min(1e-12) * noise / (noise + prior.rms**2)
         made = white(x, prior, variance)
-        target = signals.SignalPosterior(prior, made.x, made.variance, self.fast)
-        stop = self.stop or signals.clean_likelihood(prior.clean)
-        climb = signals.climb(target, steps=self.iterations - 1, learning_rate=self.learning_rate, stop=stop)
+        target = flows.SignalPosterior(prior, made.x, made.variance, self.fast)
+        stop = self.stop or flows.clean_likelihood(prior.clean)
+        climb = flows.climb(target, steps=self.iterations - 1, learning_rate=self.learning_rate, stop=stop)
         for i, now in enumerate(climb):
             yield Step(i, None, partial(made.back, now.signal))
 
@@ -238,7 +241,7 @@ class FlowTweedie(KnownVariance):
         total = torch.zeros_like(made.x)
         for i in range(self.iterations):
             offset = i * prior.window // self.iterations
-            total = total + signals.denoise(prior, made.x, made.variance, offset=offset, fast=self.fast)
+            total = total + flows.denoise(prior, made.x, made.variance, offset=offset, fast=self.fast)
             yield Step(i, None, partial(made.back, total / (i + 1)))
 
 
@@ -263,7 +266,7 @@ class FlowLangevin(KnownVariance):
     def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
         prior = _like(self.prior, x)
         made = white(x, prior, self.variance)
-        walks = signals.anneal(
+        walks = flows.anneal(
             prior, made.x, made.variance, levels=self.iterations, chains=self.chains, least=self.least,
             generators=generators, descend=self.descend, steps=self.steps, fast=self.fast,
         )  # fmt: skip
@@ -318,7 +321,7 @@ class ScoreEM:
     """
 
     prior: Any  # a `ScoreNet`
-    estep: Callable[[diffusion.Denoiser], EStep]
+    estep: Callable[[Denoise], EStep]
     iterations: int = 5
     rank: int = 4
     first: ISNMF | None = None

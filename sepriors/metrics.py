@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from .audio import AudioError, check
+from sepriors.signal.audio import AudioError, check
 
 Metric = Callable[[np.ndarray, np.ndarray, int], float]
 CLEAN_FREE = ("dnsmos_sig", "dnsmos_bak", "dnsmos_ovr")  # these never look at the clean speech

@@ -16,7 +16,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from .audio import whole
+from sepriors.signal.audio import whole
 
 NEEDED = ("file", "sha256", "command")  # on the card of any weights
 

@@ -11,9 +11,10 @@ import torch
 from browser import browser, open_page  # noqa: F401
 from serving import server  # noqa: F401
 
-from sepriors import STFT, audio, metrics, weights
-from sepriors.corpora import FIELDS, Corpora, open_corpora, write_manifest
+from sepriors import STFT, metrics, weights
+from sepriors.lab.corpora import FIELDS, Corpora, open_corpora, write_manifest
 from sepriors.priors import RVAE, VAE, ScoreNet, WaveGlow
+from sepriors.signal import audio
 
 torch.set_num_threads(1)
 

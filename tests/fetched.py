@@ -22,7 +22,7 @@ from pathlib import Path
 import pandas as pd
 from serving import Server
 
-from sepriors.corpora import Corpora, fetch, open_corpora, registry
+from sepriors.lab.corpora import Corpora, fetch, open_corpora, registry
 
 # Speakers as the readers split them: of `dev-clean-2` every other one is test, of EmoDB 15 and 16 are
 SPEAKERS = {"train-clean-5": range(100, 200), "dev-clean-2": range(200, 300)}

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sepriors.adversarial import (
+from sepriors.lab.training.adversarial import (
     Ensemble,
     Game,
     Judged,

@@ -12,8 +12,8 @@ import pytest
 import soundfile
 import torch
 
-from sepriors import audio
-from sepriors.audio import AudioError
+from sepriors.signal import audio
+from sepriors.signal.audio import AudioError
 
 
 def tone(length=1600, rate=16000, hertz=440.0, level=0.3):

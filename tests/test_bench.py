@@ -11,9 +11,10 @@ import pytest
 import torch
 from conftest import speechlike
 
-from sepriors import OracleWiener, SPPWiener, bench, enhance, mix, plots
-from sepriors.claims import ClaimError, bootstrap
-from sepriors.em import Step
+from sepriors import OracleWiener, SPPWiener, enhance, mix
+from sepriors.inference.em import Step
+from sepriors.lab import bench, plots
+from sepriors.lab.claims import ClaimError, bootstrap
 from tools.pages import leaderboard, records
 from tools.pages import trust as trust_page
 

@@ -85,7 +85,7 @@ def test_every_player_of_a_chapter_plays_and_switches(open_page, path):
 
 
 def test_ledger_lists_every_claim(open_page):
-    from sepriors.claims import read_claims
+    from sepriors.lab.claims import read_claims
 
     page = open_page(HTML / "book" / "ledger.html")
     shown = page.locator("table.ledger tbody tr td:first-child").all_inner_texts()

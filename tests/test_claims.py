@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from sepriors.claims import ClaimError, Estimate, Ledger, bootstrap, judge, read_claims
+from sepriors.lab.claims import ClaimError, Estimate, Ledger, bootstrap, judge, read_claims
 
 CLAIMS = {
     "1a": {"id": "1a", "source": "x", "statement": "up & up", "published": "<2>", "chapter": "01"},

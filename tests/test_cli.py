@@ -18,9 +18,12 @@ import soundfile
 import torch
 from conftest import alike, speechlike
 
-from sepriors import METHODS, __version__, audio, corpora, enhance, fitting, make, metrics, recipes, weights
+from sepriors import METHODS, __version__, enhance, make, metrics, weights
 from sepriors.__main__ import main
-from sepriors.em import Step
+from sepriors.inference.em import Step
+from sepriors.lab import corpora, recipes
+from sepriors.lab.training import fitting
+from sepriors.signal import audio
 
 main_module = importlib.import_module("sepriors.__main__")
 SPEECH = speechlike(2, 8000)

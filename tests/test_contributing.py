@@ -12,7 +12,8 @@ from typing import NamedTuple
 import pytest
 from conftest import speechlike
 
-from sepriors import audio, weights
+from sepriors import weights
+from sepriors.signal import audio
 from tools import ROOT
 
 STEP = re.compile(r"^`([\w./]+)`, (a new file|above `([^`]+)`|below `([^`]+)`):\n\n```python\n(.*?)^```$", re.M | re.S)

@@ -14,10 +14,8 @@ import torch
 from fingerprints import LAG, STEP, twins, words
 from PIL import Image
 
-from sepriors import audio
-from sepriors import corpora as package
-from sepriors.audio import AudioError
-from sepriors.corpora import (
+from sepriors.lab import corpora as package
+from sepriors.lab.corpora import (
     FIELDS,
     Corpora,
     CorpusError,
@@ -31,7 +29,9 @@ from sepriors.corpora import (
     synthetic,
     write_manifest,
 )
-from sepriors.corpora.manifest import KNOWN, WORDS, gather, unknown
+from sepriors.lab.corpora.manifest import KNOWN, WORDS, gather, unknown
+from sepriors.signal import audio
+from sepriors.signal.audio import AudioError
 
 OUTSIDE = os.environ.get("SEPRIORS_DATA")  # as it is before the tests hide it
 ROW = {

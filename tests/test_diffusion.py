@@ -8,8 +8,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from sepriors import diffusion
-from sepriors.diffusion import (
+from sepriors.inference import diffusion
+from sepriors.inference.diffusion import (
     OUVE,
     Denoised,
     Exploding,
@@ -25,7 +25,7 @@ from sepriors.diffusion import (
     score,
     step,
 )
-from sepriors.rng import generators
+from sepriors.signal.rng import generators
 
 SCHEDULES = [OUVE(), OUVE(0.7, 0.1, 0.9, 0.01), Exploding(), Exploding(3.0, 0.1, 3.0)]
 FINE = [OUVE(least=1e-3), Exploding(least=1e-3)]  # they all but arrive before the last step

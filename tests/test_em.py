@@ -8,9 +8,9 @@ import pytest
 import torch
 from conftest import alike, drawn_score, drawn_vae
 
-from sepriors import diffusion, gaussian, nmf
-from sepriors.diffusion import OUVE, Denoised, Exploding, condition, posterior_transition, pseudo_likelihood
-from sepriors.em import (
+from sepriors.inference import diffusion, nmf
+from sepriors.inference.diffusion import OUVE, Exploding, condition, posterior_transition, pseudo_likelihood
+from sepriors.inference.em import (
     NMFE,
     Decoder,
     Expectation,
@@ -24,11 +24,13 @@ from sepriors.em import (
     em,
     update_gain,
 )
-from sepriors.gaussian import is_divergence, log_likelihood
-from sepriors.latent import MCMC
-from sepriors.mcmc import Langevin, RandomWalk
-from sepriors.rng import fork, generators, randn_like
-from sepriors.stft import Compression
+from sepriors.inference.latent import MCMC
+from sepriors.inference.mcmc import Langevin, RandomWalk
+from sepriors.protocols import Denoised
+from sepriors.signal import gaussian
+from sepriors.signal.gaussian import is_divergence, log_likelihood
+from sepriors.signal.rng import fork, generators, randn_like
+from sepriors.signal.stft import Compression
 
 B, F, T = 2, 20, 30
 
@@ -427,7 +429,7 @@ def far(s, mean, variance):
 @pytest.fixture
 def quiet(monkeypatch):
     """Noise is left out: what is linear in it then does what it does on average."""
-    monkeypatch.setattr("sepriors.em.randn_like", lambda x, generators, dim: torch.zeros_like(x))
+    monkeypatch.setattr("sepriors.inference.em.randn_like", lambda x, generators, dim: torch.zeros_like(x))
 
 
 def way(known, sigma):

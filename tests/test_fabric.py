@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sepriors import fitting
+from sepriors.lab.training import fitting
 
 TESTS = Path(__file__).parent
 

@@ -22,7 +22,7 @@ import pytest
 import soundfile
 from serving import Server
 
-from sepriors.corpora import (
+from sepriors.lab.corpora import (
     FIELDS,
     READERS,
     Corpora,
@@ -39,8 +39,8 @@ from sepriors.corpora import (
 )
 
 module: Any = importlib.import_module(
-    "sepriors.corpora.fetch"
-)  # sepriors.corpora.fetch as an attribute is the function
+    "sepriors.lab.corpora.fetch"
+)  # sepriors.lab.corpora.fetch as an attribute is the function
 
 
 @pytest.fixture(autouse=True)

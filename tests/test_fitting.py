@@ -6,8 +6,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from sepriors import fitting
-from sepriors.fitting import fit
+from sepriors.lab.training import fitting
+from sepriors.lab.training.fitting import fit
 from sepriors.weights import WeightsError
 
 

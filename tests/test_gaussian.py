@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sepriors import gaussian
+from sepriors.signal import gaussian
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from conftest import alike, drawn_rvae, drawn_vae, speechlike
 
 from sepriors import METHODS, OracleWiener, enhance, make, mix, precision, priors
 from sepriors.methods import FlowTweedie
-from sepriors.spp import white_variance
+from sepriors.signal.spp import white_variance
 
 pytestmark = pytest.mark.gpu
 

@@ -35,13 +35,14 @@ from conftest import speechlike
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sepriors import audio, weights
-from sepriors.audio import AudioError
-from sepriors.corpora import FIELDS, FetchError, ManifestError, read_manifest
-from sepriors.corpora.manifest import base
+from sepriors import weights
+from sepriors.lab.corpora import FIELDS, FetchError, ManifestError, read_manifest
+from sepriors.lab.corpora.manifest import base
+from sepriors.signal import audio
+from sepriors.signal.audio import AudioError
 from sepriors.weights import WeightsError
 
-module: Any = importlib.import_module("sepriors.corpora.fetch")
+module: Any = importlib.import_module("sepriors.lab.corpora.fetch")
 ROOT = Path(__file__).parents[1]
 # the same examples in every run, and no time limit for one
 bounded = settings(

@@ -19,10 +19,12 @@ import torch
 from conftest import speechlike
 from distributed import LocalCluster
 
-from sepriors import SPPWiener, audio, bench, jobs, methods, metrics, mix
+from sepriors import SPPWiener, methods, metrics, mix
 from sepriors.__main__ import main
-from sepriors.em import Step
-from sepriors.jobs import Crew, JobError, completed
+from sepriors.inference.em import Step
+from sepriors.lab import bench, jobs
+from sepriors.lab.jobs import Crew, JobError, completed
+from sepriors.signal import audio
 
 ROOT = Path(__file__).parents[1]
 COST = ["rtf", "peak_mb", "workers", "threads", "cpu"]

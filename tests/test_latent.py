@@ -7,13 +7,13 @@ import pytest
 import torch
 from conftest import alike, drawn_rvae, drawn_vae
 
-from sepriors import nmf
-from sepriors.em import Decoder, VarianceE, VariancePosterior, em
-from sepriors.gaussian import log_likelihood
-from sepriors.latent import MCMC, PointEstimate, Variational
-from sepriors.mcmc import MALA, Chain, Density, Joint, Langevin, RandomWalk
+from sepriors.inference import nmf
+from sepriors.inference.em import Decoder, VarianceE, VariancePosterior, em
+from sepriors.inference.latent import MCMC, PointEstimate, Variational
+from sepriors.inference.mcmc import MALA, Chain, Density, Joint, Langevin, RandomWalk
 from sepriors.priors import load
-from sepriors.rng import fork, generators
+from sepriors.signal.gaussian import log_likelihood
+from sepriors.signal.rng import fork, generators
 
 B, F, L = 2, 9, 3
 USES = {

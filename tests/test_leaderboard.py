@@ -6,7 +6,7 @@ import re
 import pandas as pd
 import pytest
 
-from sepriors.bench import difference
+from sepriors.lab.bench import difference
 from sepriors.weights import cards
 from tools import ROOT
 from tools.pages import leaderboard, trust

@@ -10,7 +10,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 from sepriors import priors, weights
 from sepriors.priors import MAF
 from sepriors.priors.maf import Ensemble
-from sepriors.rng import generators
+from sepriors.signal.rng import generators
 
 
 def normal(*shape, seed=0, dtype=torch.float64):

@@ -8,9 +8,19 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
-from sepriors import mcmc
-from sepriors.mcmc import MALA, Chain, Density, Joint, Langevin, RandomWalk, effective_sample_size, r_hat, sample
-from sepriors.rng import generators
+from sepriors.inference import mcmc
+from sepriors.inference.mcmc import (
+    MALA,
+    Chain,
+    Density,
+    Joint,
+    Langevin,
+    RandomWalk,
+    effective_sample_size,
+    r_hat,
+    sample,
+)
+from sepriors.signal.rng import generators
 
 CHAINS = 200_000
 MEAN = torch.tensor([1.0, -2.0], dtype=torch.float64)

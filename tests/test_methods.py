@@ -14,28 +14,14 @@ import pytest
 import torch
 from conftest import alike, drawn_flow, drawn_rvae, drawn_score, drawn_vae, speechlike
 
-from sepriors import (
-    ISNMF,
-    METHODS,
-    STFT,
-    OracleWiener,
-    SPPWiener,
-    bench,
-    diffusion,
-    enhance,
-    load,
-    make,
-    methods,
-    metrics,
-    mix,
-    nmf,
-    priors,
-)
-from sepriors.audio import AudioError
-from sepriors.corpora import bench_set, open_corpora
-from sepriors.em import GibbsE, Linearised, ReverseE, Step, StepE, em
-from sepriors.latent import MCMC
-from sepriors.mcmc import MALA, RandomWalk
+from sepriors import ISNMF, METHODS, STFT, OracleWiener, SPPWiener, enhance, load, make, methods, metrics, mix, priors
+from sepriors.inference import diffusion, nmf
+from sepriors.inference.em import GibbsE, Linearised, ReverseE, Step, StepE, em
+from sepriors.inference.flows import denoise
+from sepriors.inference.latent import MCMC
+from sepriors.inference.mcmc import MALA, RandomWalk
+from sepriors.lab import bench
+from sepriors.lab.corpora import bench_set, open_corpora
 from sepriors.methods import (
     Compressed,
     FlowLangevin,
@@ -49,10 +35,11 @@ from sepriors.methods import (
     _spans,
     white,
 )
-from sepriors.rng import generators
-from sepriors.signals import denoise
-from sepriors.spp import white_variance
-from sepriors.stft import Compression
+from sepriors.protocols import Denoised
+from sepriors.signal.audio import AudioError
+from sepriors.signal.rng import generators
+from sepriors.signal.spp import white_variance
+from sepriors.signal.stft import Compression
 
 DATA = os.environ.get("SEPRIORS_DATA")
 
@@ -1005,7 +992,7 @@ class Sure(torch.nn.Module):
 
     def denoise(self, x, sigma, noisy=None):
         S = torch.view_as_complex(self.S)
-        return diffusion.Denoised(S.expand_as(x), torch.zeros_like(x.real))
+        return Denoised(S.expand_as(x), torch.zeros_like(x.real))
 
 
 @pytest.mark.parametrize("name", ["gibbs", "first"])

@@ -20,9 +20,9 @@ import torch
 from conftest import speechlike
 
 from sepriors import metrics, mix
-from sepriors.audio import AudioError
-from sepriors.corpora import open_corpora
+from sepriors.lab.corpora import open_corpora
 from sepriors.metrics import METRICS, MetricError, score, score_many
+from sepriors.signal.audio import AudioError
 
 DATA = os.environ.get("SEPRIORS_DATA")
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from conftest import speechlike
 
-from sepriors import mix, mixing
+from sepriors import mix
+from sepriors.signal import mixing
 
 
 def ratio_db(m):

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from sepriors import nmf
-from sepriors.gaussian import is_divergence, log_likelihood
-from sepriors.nmf import NMF
-from sepriors.rng import generators
+from sepriors.inference import nmf
+from sepriors.inference.nmf import NMF
+from sepriors.signal.gaussian import is_divergence, log_likelihood
+from sepriors.signal.rng import generators
 
 B, F, T, K = 2, 12, 17, 3
 

@@ -5,9 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sepriors import STFT, gaussian, recipes, weights
+from sepriors import STFT, weights
+from sepriors.lab import recipes
 from sepriors.priors import NPE
-from sepriors.rng import generators
+from sepriors.signal import gaussian
+from sepriors.signal.rng import generators
 
 TRANSFORM = STFT(64, 16)
 

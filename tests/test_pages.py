@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from sepriors.claims import Estimate, Ledger, bootstrap
+from sepriors.lab.claims import Estimate, Ledger, bootstrap
 from sepriors.methods import METHODS
 from sepriors.weights import cards, folder
 from tools import ROOT

@@ -15,7 +15,7 @@ from playwright.sync_api import expect
 from scipy.stats import binomtest
 
 import sepriors
-from sepriors.listen import abx, player
+from sepriors.lab.players import abx, player
 
 pytestmark = pytest.mark.browser
 

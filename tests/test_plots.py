@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from sepriors import STFT, metrics, plots
+from sepriors import STFT, metrics
+from sepriors.lab import plots
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from conftest import drawn_flow, drawn_rvae, drawn_score, speechlike
 
 import sepriors as sp
 from sepriors import precision
-from sepriors.signals import SignalPosterior
+from sepriors.inference.flows import SignalPosterior
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sepriors.rng import fork, generators, rand, rand_like, randn, randn_like
+from sepriors.signal.rng import fork, generators, rand, rand_like, randn, randn_like
 
 
 @pytest.mark.parametrize("draw", [rand, randn])

@@ -8,10 +8,10 @@ from conftest import alike, drawn_rvae
 from torch.distributions import Normal, kl_divergence
 
 from sepriors import STFT, priors, weights
-from sepriors.gaussian import log_likelihood
 from sepriors.priors import RVAE
 from sepriors.priors.rvae import Recurrent, lstm, turned, weights_of
-from sepriors.rng import generators
+from sepriors.signal.gaussian import log_likelihood
+from sepriors.signal.rng import generators
 
 F, L, T = 9, 3, 7
 

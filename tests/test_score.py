@@ -5,7 +5,7 @@ import torch
 
 from sepriors import STFT, priors, weights
 from sepriors.priors import ScoreNet
-from sepriors.stft import Compression
+from sepriors.signal.stft import Compression
 
 F = 257
 SIZES = [(8, 8), (8, 8, 8)]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sepriors import metrics
-from sepriors.corpora import (
+from sepriors.lab.corpora import (
     Corpora,
     CorpusError,
     bench_set,
@@ -20,7 +20,7 @@ from sepriors.corpora import (
     sets,
     speaker_of,
 )
-from sepriors.corpora.sets import DOMAINS, SNRS
+from sepriors.lab.corpora.sets import DOMAINS, SNRS
 
 DATA = os.environ.get("SEPRIORS_DATA")
 pytestmark = pytest.mark.corpora

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from sepriors import STFT, simulated_noise
-from sepriors.simulated_noise import Either, FittedNoise, GenericNoise, gaussian
+from sepriors import STFT
+from sepriors.lab.training import simulated_noise
+from sepriors.lab.training.simulated_noise import Either, FittedNoise, GenericNoise, gaussian
 
 TRANSFORM = STFT(512, 128)
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torchaudio.functional import fftconvolve
 
-from sepriors import rooms, simulator
-from sepriors.corpora.store import Decoded
-from sepriors.simulator import Clips, Conditions, Simulator, at_snr, equalised
+from sepriors.lab.corpora.store import Decoded
+from sepriors.lab.training import rooms, simulator
+from sepriors.lab.training.simulator import Clips, Conditions, Simulator, at_snr, equalised
 
 PLAIN = Conditions(second=0.0, babble=0.0, tilt_db=0.0)
 

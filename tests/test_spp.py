@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sepriors import spp
+from sepriors.signal import spp
 
 
 def noise(frames, bins=40, seed=0, level=1.0):

@@ -8,10 +8,11 @@ import pytest
 import torch
 import torchaudio
 
-from sepriors import pretraining, priors, weights
+from sepriors import priors, weights
+from sepriors.lab.training import pretraining
 from sepriors.priors import SSL
 from sepriors.priors.ssl import BUNDLES, distance, framed, frames
-from sepriors.rng import borrowed, generators
+from sepriors.signal.rng import borrowed, generators
 from sepriors.weights import WeightsError
 
 SMALL = {"width": 8, "layers": 2, "heads": 2, "inner": 16, "channels": (4, 4, 4, 4, 4, 4, 8)}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sepriors import STFT
-from sepriors.stft import Compression
+from sepriors.signal.stft import Compression
 
 CHOICES = [STFT(1024, 256), STFT(512, 128), STFT(512, 256), STFT(6, 2), STFT(64, 1)]
 LENGTHS = [1, 2, 63, 64, 255, 256, 257, 511, 512, 513, 1023, 1024, 1025, 4000, 16127]

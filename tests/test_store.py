@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from sepriors import audio
-from sepriors.corpora import store
+from sepriors.lab.corpora import store
+from sepriors.signal import audio
 
 
 @pytest.fixture(autouse=True)

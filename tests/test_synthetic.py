@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from sepriors.corpora import Corpora, CorpusError, check_disjoint, open_corpora, read_manifest, synthetic
-from sepriors.corpora.manifest import SAMPLE_RATE
+from sepriors.lab.corpora import Corpora, CorpusError, check_disjoint, open_corpora, read_manifest, synthetic
+from sepriors.lab.corpora.manifest import SAMPLE_RATE
 
 
 @pytest.fixture(scope="module")

@@ -11,15 +11,18 @@ import torch
 from conftest import drawn_flow
 from test_codec import descript, published
 
-from sepriors import STFT, bench, nmf, recipes, train, unpaired, weights
-from sepriors.adversarial import Game
-from sepriors.corpora import Corpora, CorpusError, bench_set
-from sepriors.diffusion import Denoised
-from sepriors.gaussian import is_divergence
+from sepriors import STFT, weights
+from sepriors.inference import nmf
+from sepriors.lab import bench, recipes
+from sepriors.lab.corpora import Corpora, CorpusError, bench_set
+from sepriors.lab.training import train, unpaired
+from sepriors.lab.training.adversarial import Game
+from sepriors.lab.training.simulator import Clips
 from sepriors.methods import Separator
 from sepriors.priors import BSSE, MAF, RVAE, SSL, VAE, Codec, Descript, ScoreNet, WaveGlow
-from sepriors.rng import generators
-from sepriors.simulator import Clips
+from sepriors.protocols import Denoised
+from sepriors.signal.gaussian import is_divergence
+from sepriors.signal.rng import generators
 
 SHIPPED = dict(recipes.RECIPES)  # whole; the tests below have them quick
 NMFS = [name for name, made in recipes.RECIPES.items() if isinstance(made, recipes.NMFRecipe)]

@@ -8,10 +8,10 @@ import pytest
 import scipy.signal
 import torch
 
-from sepriors import unpaired
-from sepriors.corpora import CorpusError
-from sepriors.corpora.manifest import recordings
-from sepriors.unpaired import drawing, share
+from sepriors.lab.corpora import CorpusError
+from sepriors.lab.corpora.manifest import recordings
+from sepriors.lab.training import unpaired
+from sepriors.lab.training.unpaired import drawing, share
 
 SECONDS = 0.5
 

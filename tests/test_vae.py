@@ -8,10 +8,10 @@ from conftest import drawn_vae
 from torch.distributions import Normal, kl_divergence
 
 from sepriors import STFT, priors, weights
-from sepriors.gaussian import log_likelihood
 from sepriors.priors import VAE
 from sepriors.priors.vae import Posterior, affine
-from sepriors.rng import generators
+from sepriors.signal.gaussian import log_likelihood
+from sepriors.signal.rng import generators
 from sepriors.weights import WeightsError
 
 F, L, T = 9, 3, 7

@@ -11,7 +11,7 @@ from torch.distributions import Normal
 from sepriors import priors, weights
 from sepriors.priors import WaveGlow
 from sepriors.priors.waveglow import Block, Coupling
-from sepriors.rng import generators
+from sepriors.signal.rng import generators
 from sepriors.weights import WeightsError
 
 KINDS = [{}, {"context": False}, {"told": True}, {"mu": 255.0}, {"context": False, "told": True, "mu": 255.0}]

@@ -20,10 +20,12 @@ from typing import Any, NamedTuple
 import test_fitting
 from tqdm import tqdm
 
-from sepriors import audio, fitting, recipes
 from sepriors.__main__ import main
+from sepriors.lab import recipes
+from sepriors.lab.training import fitting
+from sepriors.signal import audio
 
-FETCH: Any = importlib.import_module("sepriors.corpora.fetch")
+FETCH: Any = importlib.import_module("sepriors.lab.corpora.fetch")
 FRESH = multiprocessing.get_context("forkserver")
 WHOLE = inspect.unwrap(audio.whole).__code__
 

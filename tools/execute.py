@@ -31,7 +31,7 @@ from typing import Any
 import papermill
 import psutil
 
-from sepriors.corpora.store import cache_dir
+from sepriors.lab.corpora.store import cache_dir
 from tools import ROOT, chapters, commit, cores, timed
 
 BUDGET = {"smoke": 60.0, "book": 300.0}  # seconds a chapter on two cores; the profile `paper` has none

@@ -97,7 +97,7 @@ def html_refusals(html: str) -> Iterator[str]:
     found = Resources(html)
     yield from (f"loads from another host: {url[:80]}" for url in found.remote)
     if found.embedded_audio:
-        yield "carries audio as base64; write a file (sepriors.listen does)"
+        yield "carries audio as base64; write a file (sepriors.lab.players does)"
     yield from (f"image without alt text: {src}" for src in found.mute)
 
 

@@ -6,24 +6,22 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
 from sepriors import weights
-from sepriors.stft import STFT
-
-from .bsse import BSSE
-from .codec import Codec
-from .descript import Descript
-from .maf import MAF
-from .npe import NPE
-from .rvae import RVAE
-from .score import ScoreNet
-from .ssl import SSL
-from .vae import VAE, Drawn
-from .waveglow import Image, WaveGlow
+from sepriors.priors.bsse import BSSE
+from sepriors.priors.codec import Codec
+from sepriors.priors.descript import Descript
+from sepriors.priors.maf import MAF
+from sepriors.priors.npe import NPE
+from sepriors.priors.rvae import RVAE
+from sepriors.priors.score import ScoreNet
+from sepriors.priors.ssl import SSL
+from sepriors.priors.vae import VAE
+from sepriors.priors.waveglow import WaveGlow
 
 __all__ = [
     "BSSE",
@@ -34,96 +32,10 @@ __all__ = [
     "VAE",
     "Codec",
     "Descript",
-    "EncodedPrior",
-    "InvertiblePrior",
-    "NoisyPrior",
     "ScoreNet",
-    "SignalPrior",
-    "VariancePrior",
     "WaveGlow",
     "load",
 ]
-
-
-class VariancePrior(Protocol):
-    """A prior of the variances of a local complex Gaussian, with latent variables z (..., L, T)."""
-
-    stft: STFT
-
-    def encode(self, P: torch.Tensor) -> torch.Tensor:
-        """A first guess of z (..., L, T) from the power spectrogram P (..., F, T) of a mixture."""
-        ...
-
-    def log_variance(self, z: torch.Tensor) -> torch.Tensor:
-        """log V_s (..., F, T)."""
-        ...
-
-    def log_prior(self, z: torch.Tensor) -> torch.Tensor:
-        """log p(z), nats; its shape says what moves as one: frames (..., T) or utterances (...,)."""
-        ...
-
-
-class Drawable(Protocol):
-    """A posterior of the latent variables that can be drawn from."""
-
-    mean: torch.Tensor
-
-    def draw(self, noise: torch.Tensor) -> Drawn:
-        """A draw for standard normal noise (..., L, T), differentiable, and each frame's divergence from the prior."""
-        ...
-
-
-class EncodedPrior(VariancePrior, Protocol):
-    """A variance prior whose encoder is a distribution, and can be tuned: each utterance its own parameters."""
-
-    def tunable(self) -> dict[str, torch.Tensor]:
-        """The encoder's parameters that may differ from utterance to utterance."""
-        ...
-
-    def posterior(self, P: torch.Tensor, parameters: dict[str, torch.Tensor] | None = None) -> Drawable:
-        """q(z | s), by the encoder's own parameters or by these, (B, ...) each."""
-        ...
-
-
-class SignalPrior(Protocol):
-    """A density of waveforms, whose lengths are multiples of `window` and whose level is about `rms`."""
-
-    @property
-    def window(self) -> int: ...
-
-    @property
-    def rms(self) -> float: ...
-
-    def log_prob(self, s: torch.Tensor) -> torch.Tensor:
-        """log p(s), nats: (B, N) -> (B,)."""
-        ...
-
-
-@runtime_checkable
-class InvertiblePrior(Protocol):
-    """A flow: a density that is the image of a standard normal."""
-
-    def __call__(self, s: torch.Tensor) -> Image:
-        """Latent variables (B, N) of signals (B, N), and log |det| (B,)."""
-        ...
-
-    def inverse(self, z: torch.Tensor) -> torch.Tensor:
-        """The signals of latent variables."""
-        ...
-
-
-class NoisyPrior(Protocol):
-    """A family of densities: of speech in white noise of a known level, a standard deviation an utterance."""
-
-    @property
-    def window(self) -> int: ...
-
-    @property
-    def rms(self) -> float: ...
-
-    def log_prob(self, s: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """log p_σ(s), nats: (B, N), (B,) -> (B,)."""
-        ...
 
 
 FAMILIES: dict[str, Any] = {

@@ -11,9 +11,8 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import nn
 
+from sepriors.priors.ssl import SSL
 from sepriors.weights import Weights
-
-from .ssl import SSL
 
 Inputs = Literal["spectrum", "embeddings", "both"]
 

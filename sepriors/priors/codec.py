@@ -1,7 +1,7 @@
 r"""Two waveforms from one: a codec's encoder, a branch for speech and one for noise, and one decoder for both.
 
 USE-DDP (Klement et al., 2025): nothing in the network says which branch is speech; that is what the corpora say which
-its discriminators have heard (`sepriors.adversarial`). The mixture is rebuilt as $\alpha s + \beta n$.
+its discriminators have heard (`sepriors.lab.training.adversarial`). The mixture is rebuilt as $\alpha s + \beta n$.
 """
 
 from __future__ import annotations

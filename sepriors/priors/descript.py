@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from sepriors.priors.codec import RATE, Branch, Codec
 from sepriors.weights import Weights, WeightsError
-
-from .codec import RATE, Branch, Codec
 
 
 class Descript(Codec):

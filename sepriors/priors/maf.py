@@ -14,10 +14,9 @@ import torch
 from nflows.transforms import CompositeTransform, MaskedAffineAutoregressiveTransform, ReversePermutation
 from torch import nn
 
-from sepriors.rng import Generators, randn
+from sepriors.protocols import Image
+from sepriors.signal.rng import Generators, randn
 from sepriors.weights import Weights
-
-from .waveglow import Image
 
 
 class MAF(nn.Module):

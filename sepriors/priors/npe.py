@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from sepriors.stft import STFT
+from sepriors.signal.stft import STFT
 from sepriors.weights import Weights
 
 DECADE = 2.302585  # log 10: 10 dB of power, what features are counted in

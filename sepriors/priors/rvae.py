@@ -16,12 +16,12 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from sepriors.gaussian import FLOOR
 from sepriors.precision import autocast, lstm_precision
-from sepriors.rng import Generators, generators, rand, randn
-from sepriors.stft import STFT, griffin_lim
-
-from .vae import Autoencoder, Drawn, affine
+from sepriors.priors.vae import Autoencoder, affine
+from sepriors.protocols import Drawn
+from sepriors.signal.gaussian import FLOOR
+from sepriors.signal.rng import Generators, generators, rand, randn
+from sepriors.signal.stft import STFT, griffin_lim
 
 
 def lstm(x: torch.Tensor, weights: Sequence[torch.Tensor], lengths: torch.Tensor | None = None) -> torch.Tensor:

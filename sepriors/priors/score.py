@@ -14,9 +14,9 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from sepriors.diffusion import Denoised
 from sepriors.precision import autocast
-from sepriors.stft import STFT, Compression
+from sepriors.protocols import Denoised
+from sepriors.signal.stft import STFT, Compression
 from sepriors.weights import Weights
 
 

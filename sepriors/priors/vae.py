@@ -13,17 +13,11 @@ from typing import ClassVar, NamedTuple, Self
 import torch
 from torch import nn
 
-from sepriors.gaussian import FLOOR, log_likelihood
-from sepriors.rng import Generators, generators, rand, randn
-from sepriors.stft import STFT, griffin_lim
+from sepriors.protocols import Drawn
+from sepriors.signal.gaussian import FLOOR, log_likelihood
+from sepriors.signal.rng import Generators, generators, rand, randn
+from sepriors.signal.stft import STFT, griffin_lim
 from sepriors.weights import Weights
-
-
-class Drawn(NamedTuple):
-    """A draw z (..., L, T) from a posterior, and the divergence of each frame from the prior, nats, (..., T)."""
-
-    z: torch.Tensor
-    kl: torch.Tensor
 
 
 class Posterior(NamedTuple):

@@ -8,23 +8,16 @@ the samples of a window and columns are windows: (..., C, T), as spectra are (..
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from nflows.transforms.lu import LULinear
 from torch import nn
 
-from sepriors.rng import Generators, randn
+from sepriors.priors.vae import affine
+from sepriors.protocols import Image
+from sepriors.signal.rng import Generators, randn
 from sepriors.weights import Weights
-
-from .vae import affine
-
-
-class Image(NamedTuple):
-    """Where a flow takes a signal: latent variables z (..., N), and log |det dz/ds| (...), nats."""
-
-    z: torch.Tensor
-    log_det: torch.Tensor
 
 
 class Coupling(nn.Module):

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sepriors.claims import read_claims
+from sepriors.lab.claims import read_claims
 from tools import chapters, repository
 from tools.pages import api, equations, faults, leaderboard, ledger, records, run, trust, weights
 

@@ -64,10 +64,10 @@ def read_map(source: Path = ROOT) -> dict[str, dict[str, list[str]]]:
 def find(name: str) -> Place:
     """The place of a name of the map; raises ValueError where there is no such thing.
 
-    A name is that of something in the package, `sepriors.gaussian.wiener`; a test, `tests/test_gaussian.py::test_...`;
-    or something that a chapter itself defines, `book/07-use-ddp.ipynb::play`.
+    A name is that of something in the package, `sepriors.signal.gaussian.wiener`; a test,
+    `tests/test_gaussian.py::test_...`; or something that a chapter itself defines, `book/07-use-ddp.ipynb::play`.
 
-    >>> find("sepriors.gaussian.wiener").path.name
+    >>> find("sepriors.signal.gaussian.wiener").path.name
     'gaussian.py'
     """
     file, _, inner = name.partition("::")

@@ -12,9 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from sepriors import plots
-from sepriors.bench import NOISY, difference, mean_of, paired
-from sepriors.claims import Estimate
+from sepriors.lab import plots
+from sepriors.lab.bench import NOISY, difference, mean_of, paired
+from sepriors.lab.claims import Estimate
 from sepriors.methods import METHODS
 from sepriors.weights import cards, load
 from tools import ROOT

@@ -6,7 +6,7 @@ from collections import Counter
 from html import escape
 from typing import Any
 
-from sepriors.claims import NO_REASON
+from sepriors.lab.claims import NO_REASON
 from tools.pages.text import WIDE, list_table, measurement
 
 HEAD = ["Claim", "The paper says", "We measured", "Verdict", "Where"]

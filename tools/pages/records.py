@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from sepriors.bench import complete, estimate, mean_of
-from sepriors.claims import Estimate, bootstrap
+from sepriors.lab.bench import complete, estimate, mean_of
+from sepriors.lab.claims import Estimate, bootstrap
 
 COLUMNS = [
     "chapter",

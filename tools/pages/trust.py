@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from sepriors.bench import difference, mean_of, paired
+from sepriors.lab.bench import difference, mean_of, paired
 from tools.pages.leaderboard import CHAPTER, FEWEST, TOLD, facts, interval, made_of, methods_in, rank_of, ranks, read
 from tools.pages.text import measurement, number
 

@@ -9,8 +9,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from sepriors.lab.recipes import RECIPES
 from sepriors.methods import METHODS
-from sepriors.recipes import RECIPES
 from sepriors.weights import cards, folder, load
 from tools import ROOT, chapters
 from tools.pages.equations import code_of

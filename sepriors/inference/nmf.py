@@ -1,0 +1,131 @@
+"""Non-negative matrix factorisation under the Itakura-Saito divergence: the one M-step of the book."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+
+from sepriors.signal.gaussian import FLOOR
+from sepriors.signal.rng import Generators, rand
+
+
+class NMF(NamedTuple):
+    """A low-rank variance: bases W (..., F, K) times activations H (..., K, T)."""
+
+    W: torch.Tensor
+    H: torch.Tensor
+
+    @property
+    def variance(self) -> torch.Tensor:
+        """V = W H, (..., F, T)."""
+        return self.W @ self.H
+
+
+def init(P: torch.Tensor, rank: int, generators: Generators, W: torch.Tensor | None = None) -> NMF:
+    """A random factorisation at the level of the power P (B, F, T): columns of W sum to 1, WH is about the mean of P.
+
+    Given bases W (F, K) or (B, F, K) they are kept, and only H is drawn (`rank` is then their K).
+
+    >>> from .rng import generators
+    >>> init(torch.rand(2, 5, 7), rank=3, generators=generators(0, 2)).variance.shape
+    torch.Size([2, 5, 7])
+    """
+    B, F, T = P.shape
+    if W is None:
+        W = rand((F, rank), generators, P) + 0.1  # away from zero, where a multiplicative update would stay
+    if W.shape[-2] != F:
+        raise ValueError(f"power has F={F} but W has F={W.shape[-2]}; were they made with the same STFT?")
+    W = (W / W.sum(-2, keepdim=True)).expand(B, -1, -1)
+    K = W.shape[-1]
+    level = P.mean((-2, -1), keepdim=True).clamp_min(FLOOR) * (F / K)
+    return NMF(W, level * (rand((K, T), generators, P) + 0.5))
+
+
+def update(
+    model: NMF, power: torch.Tensor, offset: torch.Tensor | None = None, *, bases: bool = True, floor: float = FLOOR
+) -> NMF:
+    r"""One multiplicative update of W, then of H, that never raises $\sum_r d_{IS}(P_r \mid O_r + WH)$.
+
+    Majorise-minimise for the Itakura-Saito divergence (Févotte & Idier, 2011, § 4.1; with several draws r: Leglaive,
+    Girin & Horaud, 2018, eqs. 25-26), with $V_r = O_r + WH$:
+
+    $$ W \leftarrow W \circ \Big( \tfrac{\sum_r (P_r V_r^{-2}) H^\top}{\sum_r V_r^{-1} H^\top} \Big)^{1/2}, \qquad
+       H \leftarrow H \circ \Big( \tfrac{W^\top \sum_r P_r V_r^{-2}}{W^\top \sum_r V_r^{-1}} \Big)^{1/2} $$
+
+    power and offset (R, ..., F, T), R draws from a posterior; `bases=False` keeps W. Returns a fresh model; the columns
+    of W sum to 1. Raises ValueError where power and W differ in F.
+
+    >>> from .gaussian import is_divergence
+    >>> from .rng import generators
+    >>> P = torch.rand(1, 5, 7)
+    >>> old = init(P, rank=2, generators=generators(0, 1))
+    >>> new = update(old, P[None])
+    >>> bool(is_divergence(P, new.variance) <= is_divergence(P, old.variance))
+    True
+    """
+    if power.shape[-2] != model.W.shape[-2]:
+        F, F_W = power.shape[-2], model.W.shape[-2]
+        raise ValueError(f"power has F={F} but W has F={F_W}; were they made with the same STFT?")
+    if bases:
+        model = update_bases(model, power, _totals(model, power, offset), floor=floor)
+    return update_activations(model, power, _totals(model, power, offset), floor=floor)
+
+
+def update_bases(model: NMF, power: torch.Tensor, V: Iterable[torch.Tensor], *, floor: float = FLOOR) -> NMF:
+    """The update of W alone, given the variance V = O + WH (R, ..., F, T), which is overwritten; columns sum to 1."""
+    W, H = model
+    A, B = _ratios(power, V, floor)
+    # not A @ H.mT: there the last bit depends on how memory is aligned, hence on an utterance's place in the batch
+    W = (W * ((H @ A.mT) / (H @ B.mT)).sqrt().mT).clamp_min(floor)
+    scale = W.sum(-2, keepdim=True)
+    return NMF(W / scale, H * scale.mT)
+
+
+def update_activations(model: NMF, power: torch.Tensor, V: Iterable[torch.Tensor], *, floor: float = FLOOR) -> NMF:
+    """The update of H alone, given the variance V = O + WH (R, ..., F, T), which is overwritten."""
+    W, H = model
+    A, B = _ratios(power, V, floor)
+    return NMF(W, (H * ((W.mT @ A) / (W.mT @ B)).sqrt()).clamp_min(floor))
+
+
+def _totals(model: NMF, power: torch.Tensor, offset: torch.Tensor | None) -> Iterator[torch.Tensor]:
+    """O_r + WH (..., F, T) for each draw in turn, in memory of its own."""
+    WH = model.variance
+    for r in range(len(power)):
+        yield WH.clone() if offset is None else WH + offset[r]
+
+
+def _ratios(power: torch.Tensor, V: Iterable[torch.Tensor], floor: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sums over draws of P / V² and 1 / V: memory-bound, the largest cost of the book's NMF.
+
+    So V gives its memory, and one draw follows the other: its arrays stay in cache.
+    """
+    total: list[torch.Tensor] = []
+    for P_r, V_r in zip(power, V, strict=True):
+        B = V_r.reciprocal_().clamp_max_(1 / floor)
+        A = torch.mul(B, B).mul_(P_r)
+        total = [total[0].add_(A), total[1].add_(B)] if total else [A, B]
+    A, B = total
+    return A, B
+
+
+def shorter(model: NMF, ratio: int, frames: int) -> NMF:
+    """The same spectra by windows and hops that are shorter by a whole ratio, so many frames of them.
+
+    Every ratio-th bin, each frame ratio times; a window of white noise that is so much shorter has as much less power.
+
+    >>> model = shorter(NMF(torch.rand(513, 8), torch.rand(8, 10)), ratio=2, frames=19)
+    >>> model.variance.shape
+    torch.Size([257, 19])
+    """
+    return NMF(model.W[..., ::ratio, :], model.H.repeat_interleave(ratio, -1)[..., :frames] / ratio)
+
+
+def fit(P: torch.Tensor, rank: int, *, iterations: int, generators: Generators) -> NMF:
+    """The factorisation of a power spectrogram P (B, F, T) after so many updates of both factors."""
+    model = init(P, rank, generators)
+    for _ in range(iterations):
+        model = update(model, P[None])
+    return model

@@ -1,0 +1,574 @@
+"""Getting corpora onto the disk: downloads that resume, safe unpacking, folders of the user, the choice among them.
+
+Under the cache ($SEPRIORS_CACHE, else the system's cache folder) each corpus has one folder with its own manifest:
+corpora/NAME/manifest.csv. It appears there whole, by a rename, so a corpus is either complete or absent.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import lzma
+import os
+import shutil
+import stat
+import struct
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+import tomllib
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, BinaryIO, Literal, NamedTuple
+
+import pandas as pd
+import requests
+import soundfile
+from filelock import FileLock
+from tqdm import tqdm
+
+from sepriors.lab.corpora import synthetic
+from sepriors.lab.corpora.manifest import (
+    NAME,
+    OWNER,
+    SAMPLE_RATE,
+    Corpora,
+    CorpusError,
+    check_disjoint,
+    gather,
+    read_manifest,
+    unknown,
+    write_manifest,
+)
+from sepriors.lab.corpora.readers import READERS, add_babble
+from sepriors.lab.corpora.store import cache_dir
+from sepriors.signal import audio
+
+with warnings.catch_warnings():
+    # as it is imported in a notebook, pooch warns that it finds no widgets; our progress bars are plain text
+    warnings.filterwarnings("ignore", message="IProgress not found")
+    import pooch
+
+WAITS = (1.0, 2.0, 4.0)  # seconds before each further attempt of a download
+TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two pieces
+PIECE = 1 << 13  # bytes; what a broken connection may lose
+BABBLE = {"mini-librispeech"}  # corpora with enough talkers in each split to make babble of
+BABBLE_FILES, BABBLE_SECONDS = {"train": 3, "valid": 1, "test": 2}, 60.0
+EXPANSION = 100  # of an archive that is unpacked; recordings shrink a few times, a bomb up to a thousand times a layer
+# What reading a damaged archive may raise, and the error numbers that are its fault rather than the disk's
+DAMAGE = (
+    zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError,
+    ValueError, RuntimeError, OSError,
+)  # fmt: skip
+UNREADABLE = (None, errno.EINVAL, errno.ENAMETOOLONG)
+NOTICES = ("LICENSE*", "LICENCE*", "README*", "SPEAKERS*")  # kept beside the audio, since licences ask for attribution
+
+
+class FetchError(CorpusError):
+    """A corpus that could not be downloaded or unpacked; the message says what to do."""
+
+
+def registry(path: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+    """What can be downloaded: registry.toml of this package, or another file of the same form.
+
+    >>> list(registry())
+    ['mini-librispeech', 'emodb', 'esc-50', 'voicebank-demand', 'librispeech', 'speechocean762', 'grid']
+    """
+    source = Path(path) if path else Path(__file__).with_name("registry.toml")
+    try:
+        return tomllib.loads(source.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise FetchError(f"{source}: expected a registry of downloads in TOML, got {error}") from error
+
+
+# ---------------------------------------------------------------------- the choice
+
+
+def open_corpora(
+    corpus: str | os.PathLike[str] = "auto", *, registry_path: str | os.PathLike[str] | None = None
+) -> Corpora:
+    """The corpora to work with.
+
+    'auto' takes the folder that $SEPRIORS_DATA names; where it names none, what the cache holds, if that has speech and
+    noise; a download of what the registry marks `auto`, if the network answers within 5 s; else synthetic speech.
+    'synthetic' takes that at once, and a path takes that folder (with a manifest.csv, with folders that have one, or
+    with both).
+
+    Raises CorpusError for a folder without a manifest, also where $SEPRIORS_DATA names it, for one that is damaged, and
+    for a cache that cannot be written to.
+    """
+    if corpus == "synthetic":
+        return _synthetic("asked for")
+    if corpus != "auto":
+        return _folder(Path(corpus).expanduser())
+    if data := os.environ.get("SEPRIORS_DATA"):
+        named = Path(data).expanduser()
+        if not _manifests(named):  # no fall-back: whoever names a folder would take what follows for its recordings
+            raise CorpusError(
+                f"{named}: expected a folder with a {NAME}, or with folders that have one, as SEPRIORS_DATA names it; "
+                f"got {'one without' if named.is_dir() else 'no folder'}"
+            )
+        return _folder(named)
+    root = cache_dir() / "corpora"
+    reasons = [] if _enough(gather(root)) else _download_auto(registry(registry_path), root, registry_path)
+    found = gather(root)
+    if _enough(found):
+        return Corpora(root, found, "fetched", f"Incomplete: {'; '.join(reasons)}." if reasons else "")
+    return _synthetic("; ".join([*reasons, f"the cache ({root}) has no corpora with speech and noise"]))
+
+
+def _download_auto(known: dict[str, Any], root: Path, registry_path: str | os.PathLike[str] | None) -> list[str]:
+    """Download what is marked `auto` as far as it goes; the reasons why it did not."""
+    names = [name for name, entry in known.items() if entry.get("auto")]
+    url = known[names[0]]["archives"][0]["urls"][0]
+    if not _answers(url, seconds=5.0):
+        return [f"the network did not answer within 5 s ({url})"]
+    reasons = []
+    for name in names:
+        try:
+            fetch(name, root=root, registry_path=registry_path)
+        except CorpusError as error:
+            reasons.append(str(error))
+    return reasons
+
+
+def _answers(url: str, seconds: float) -> bool:
+    """Whether a server answers; in a thread, since looking up a name has no time limit of its own."""
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            if requests.head(url, timeout=seconds, allow_redirects=True).status_code < 400:
+                answered.set()
+        except requests.RequestException as error:
+            logging.getLogger(__name__).debug("no answer from %s: %s", url, error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return answered.is_set()
+
+
+def _manifests(root: Path) -> bool:
+    return (root / NAME).is_file() or any(not p.parent.name.startswith(".") for p in root.glob(f"*/{NAME}"))
+
+
+def _folder(root: Path) -> Corpora:
+    if not _manifests(root):
+        read_manifest(root)  # raises what says how a corpus folder looks
+    return Corpora(root, gather(root), "folder")
+
+
+def _enough(table: pd.DataFrame) -> bool:
+    return bool((table["kind"] == "speech").any() and (table["kind"] == "noise").any())
+
+
+def _synthetic(why: str) -> Corpora:
+    cache = cache_dir()
+    try:
+        root = synthetic.build(cache)
+    except OSError as error:
+        raise _unwritable(error, cache) from error
+    note = f"Synthetic speech and noise ({why}): these figures show that the code runs, and say nothing of real speech."
+    return Corpora(root, read_manifest(root), "synthetic", note)
+
+
+# ------------------------------------------------------------------------ fetching
+
+
+def fetch(
+    name: str,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    base_url: str | None = None,
+    registry_path: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
+) -> Corpora:
+    """Download a corpus, unless it is there, and return it.
+
+    It goes to root/NAME (root: the cache's `corpora`), as 16-kHz mono audio with a manifest; the archives are deleted
+    once it is complete. base_url is another folder to take the archives from (a mirror), registry_path another
+    registry.toml; progress shows a bar, by default on a terminal. An interrupted download goes on where it stopped,
+    also in a later run.
+
+    Raises FetchError, which names the address or file and says what to do.
+    """
+    known = registry(registry_path)
+    if name in READERS and name not in known:
+        raise FetchError(f"{name} cannot be downloaded, its licence forbids it: `sepriors fetch {name} --from FOLDER`")
+    if name not in known:
+        raise FetchError(unknown("corpus", name, known))
+    root = _root(root)
+    home = root / name
+    with _lock(root, name):
+        if not (home / NAME).is_file():
+            _absent(home)
+            show = sys.stderr.isatty() if progress is None else progress
+            _install(name, known[name]["archives"], root, base_url, show)
+    return Corpora(root, gather(root, [name]), "fetched")
+
+
+def import_folder(name: str, folder: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> Corpora:
+    """Take a corpus that the user owns (TIMIT, WSJ0, CHiME-3, or any of READERS, as published) where it lies.
+
+    Nothing is copied: root/NAME gets a manifest, and beside it the one-line file audio-folder.txt with the folder that
+    the paths start from. An earlier import is replaced. Raises CorpusError when the folder does not have the layout of
+    that corpus.
+    """
+    if name not in READERS:
+        raise CorpusError(unknown("corpus", name, READERS))
+    folder = Path(folder).expanduser().absolute()
+    if not folder.is_dir():
+        raise CorpusError(
+            f"{folder}: expected the folder that holds {name}, got {'a file' if folder.exists() else 'nothing'}"
+        )
+    table = READERS[name](folder)
+    check_disjoint(table)
+    root = _root(root)
+    home = root / name
+    with _lock(root, name):
+        if not (home / OWNER).is_file():
+            _absent(home)
+        with _staging(root, name) as stage:
+            write_manifest(stage, table)
+            (stage / OWNER).write_text(f"{folder}\n", encoding="utf-8")
+            home.mkdir(exist_ok=True)
+            for file in (OWNER, NAME):
+                os.replace(stage / file, home / file)
+    return Corpora(root, gather(root, [name]), "folder")
+
+
+def _root(root: str | os.PathLike[str] | None) -> Path:
+    return _made(Path(root).expanduser().absolute() if root else cache_dir() / "corpora")
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(error, folder) from error
+    return folder
+
+
+def _unwritable(error: OSError, folder: Path) -> Exception:
+    """A clear error for a folder that cannot be made or written to, or whose disk is full."""
+    full = _disk_full(error, folder)
+    if full is not error:
+        return full
+    return FetchError(f"{folder}: expected a folder to write to ({error.strerror}); set SEPRIORS_CACHE to one")
+
+
+def _lock(root: Path, name: str) -> FileLock:
+    """Chapters run in parallel: one downloads, the others wait for it."""
+    return FileLock(root / f".{name}.lock")
+
+
+def _absent(home: Path) -> None:
+    if home.exists():
+        raise FetchError(f"{home} exists but is not a corpus that was fetched; move it away, then fetch again")
+
+
+@contextmanager
+def _staging(root: Path, name: str) -> Iterator[Path]:
+    """A folder beside the final one, gone at the end whatever happens; those that a killed run left behind go too."""
+    for left in root.glob(f".staging-{name}~*"):
+        shutil.rmtree(left)
+    stage = Path(tempfile.mkdtemp(dir=root, prefix=f".staging-{name}~"))
+    try:
+        yield stage
+    except OSError as error:
+        raise _disk_full(error, root) from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _install(name: str, archives: list[dict[str, Any]], root: Path, base_url: str | None, progress: bool) -> None:
+    downloads = root / ".downloads" / name
+    files = [download(archive, downloads, base_url=base_url, progress=progress) for archive in archives]
+    with _staging(root, name) as stage:
+        raw, done = stage / "raw", stage / "done"
+        for file in files:
+            unpack(file, raw)
+        table = _settle(READERS[name](raw), raw, done, progress)
+        if name in BABBLE:
+            table = add_babble(done, table, BABBLE_FILES, BABBLE_SECONDS)
+        check_disjoint(table)
+        _keep_notices(raw, done)
+        write_manifest(done, table)
+        os.rename(done, root / name)
+    shutil.rmtree(downloads)
+
+
+def _settle(table: pd.DataFrame, raw: Path, done: Path, progress: bool) -> pd.DataFrame:
+    """Move 16-kHz mono files from raw to done as they are, and write the others there as 16-kHz mono FLAC.
+
+    Videos are moved as they are.
+    """
+    rows = []
+    for row in tqdm(table.to_dict("records"), desc="16 kHz", unit="file", disable=not progress):
+        source, target = raw / row["path"], done / row["path"]
+        info = soundfile.info(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if row["video"]:
+            (done / row["video"]).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(raw / row["video"], done / row["video"])
+        if (info.samplerate, info.channels) == (SAMPLE_RATE, 1):
+            os.replace(source, target)
+        else:
+            x, rate = audio.read(source)
+            target = target.with_suffix(".flac")
+            # Resampling may overshoot full scale by a little. A pair must keep its gain, so the peak is cut, and the
+            # level is not lowered.
+            audio.write(target, audio.resample(x.mean(0), rate, SAMPLE_RATE).clamp(-1, 1), SAMPLE_RATE)
+            source.unlink()
+        rows.append({**row, "path": target.relative_to(done).as_posix()})
+    return pd.DataFrame(rows, columns=table.columns)
+
+
+def _keep_notices(raw: Path, done: Path) -> None:
+    for pattern in NOTICES:
+        for depth in ("", "*/"):
+            for notice in raw.glob(depth + pattern):
+                if notice.is_file():
+                    target = done / notice.relative_to(raw)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(notice, target)
+
+
+# ----------------------------------------------------------------------- downloads
+
+
+def download(
+    archive: dict[str, Any], folder: str | os.PathLike[str], *, base_url: str | None = None, progress: bool = False
+) -> Path:
+    """The archive in `folder`: the one there if its hash is right, else downloaded from the first address with it.
+
+    archive: name, urls and, where known, bytes and sha256 or md5, as in registry.toml. A file of the right name that
+    the user put there counts as downloaded; one with a wrong hash is replaced only by one with the right hash. Raises
+    FetchError.
+    """
+    name, folder = archive["name"], _made(Path(folder))
+    algorithm = next((a for a in ("sha256", "md5") if a in archive), None)
+    known_hash = f"{algorithm}:{archive[algorithm]}" if algorithm else None
+    pooch.get_logger().setLevel("WARNING")  # the progress bar says what there is to say
+    store = pooch.create(path=folder, base_url="", registry={name: known_hash})
+    failures = []
+    for url in [f"{base_url.rstrip('/')}/{name}"] if base_url else archive["urls"]:
+        store.urls[name] = url
+        try:
+            path = Path(store.fetch(name, downloader=Resume(folder / f"{name}.part", progress)))
+            _check_size(path, archive)
+            return path
+        except FetchError as error:
+            failures.append(str(error))
+        except ValueError as error:  # pooch's own: the hash, expected and got
+            failures.append(f"{url}: {error}")
+        except OSError as error:
+            raise _disk_full(error, folder) from error
+    by_hand = f"Or download {name} by hand into {folder} and run this again."
+    raise FetchError(f"could not download {name}. {' '.join(failures)} {by_hand}")
+
+
+def _check_size(path: Path, archive: dict[str, Any]) -> None:
+    """Where nobody published a hash, the size is what there is to check; a wrong file is set aside, not deleted."""
+    size, expected = path.stat().st_size, archive.get("bytes")
+    if expected is not None and size != expected:
+        aside = path.replace(path.with_name(path.name + ".wrong"))
+        raise FetchError(f"{path.name}: expected {expected} bytes, got {size}; it is set aside as {aside}.")
+
+
+class Resume:
+    """A downloader for pooch that keeps what has come in a .part file and goes on from there, now or in a later run.
+
+    pooch's own downloaders start again from nothing.
+    """
+
+    def __init__(self, part: Path, progress: bool = False):
+        self.part = part
+        self.progress = progress
+
+    def __call__(self, url: str, output_file: str, pooch: object) -> None:
+        """Download `url` and move it to output_file once it is complete; FetchError when it cannot be had."""
+        for wait in (*WAITS, None):
+            try:
+                self._go_on(url)
+                break
+            except (requests.RequestException, ConnectionError) as error:
+                if wait is None:
+                    raise FetchError(
+                        f"{url}: could not be reached, or broke off, {len(WAITS) + 1} times ({_reason(error)}). "
+                        f"Check the network and run this again: what has come is kept ({_size(self.part)} bytes)."
+                    ) from error
+                time.sleep(wait)
+        os.replace(self.part, output_file)
+
+    def _go_on(self, url: str) -> None:
+        """One request, for what is still missing."""
+        have = _size(self.part)
+        # identity: a compressed answer would have other byte positions than the file
+        headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
+        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
+            start, total = _extent(answer, url)
+            if answer.status_code == 416 and total == have:
+                return  # all of it was there
+            if answer.status_code == 416 or start > have:
+                self.part.unlink()  # our own part, of another file than the server now has
+                raise ConnectionError(f"the server has {total} bytes, the part had {have}")
+            with self.part.open("r+b" if start else "wb") as file, self._bar(start, total) as bar:
+                file.truncate(start)  # 0 where the server does not resume and sends the whole again
+                file.seek(start)
+                for piece in answer.iter_content(PIECE):
+                    _append(file, piece)
+                    bar.update(len(piece))
+        if total is not None and _size(self.part) != total:
+            raise ConnectionError(f"expected {total} bytes, got {_size(self.part)}")
+
+    def _bar(self, start: int, total: int | None) -> tqdm:
+        label = self.part.name.removesuffix(".part")
+        return tqdm(desc=label, initial=start, total=total, unit="B", unit_scale=True, disable=not self.progress)
+
+
+def _extent(answer: requests.Response, url: str) -> tuple[int, int | None]:
+    """Where an answer starts in the file, and the file's size if the server tells."""
+    if answer.status_code >= 500:
+        raise ConnectionError(f"the server answered {answer.status_code} {answer.reason}")
+    if answer.status_code not in (200, 206, 416):
+        raise FetchError(f"{url}: expected the file, the server answered {answer.status_code} {answer.reason}.")
+    if answer.status_code == 200:
+        length = answer.headers.get("Content-Length")
+        return 0, int(length) if length else None
+    span, _, total = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
+    start = span.split("-")[0]
+    if answer.status_code == 206 and not start.isdecimal():
+        raise FetchError(f"{url}: expected a Content-Range of bytes, got {answer.headers.get('Content-Range')!r}.")
+    return int(start) if start.isdecimal() else 0, int(total) if total.isdecimal() else None
+
+
+def _append(file: BinaryIO, piece: bytes) -> None:
+    file.write(piece)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _reason(error: Exception) -> str:
+    """The innermost cause: requests wraps it three times."""
+    cause: Any = error
+    while getattr(cause, "args", None) and isinstance(cause.args[0], Exception):
+        cause = cause.args[0]
+    reason = getattr(cause, "reason", None) or cause
+    first = reason.args[0] if getattr(reason, "args", None) else reason
+    return first if isinstance(first, str) else str(reason)
+
+
+def _disk_full(error: OSError, folder: Path) -> Exception:
+    """A clear error for a full disk, a used-up quota or a limit on a file's size, the same error for anything else."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return error
+    return FetchError(
+        f"the disk with {folder} is full; what has come is kept. Free some space, or set SEPRIORS_CACHE, and run again."
+    )
+
+
+# ----------------------------------------------------------------------- unpacking
+
+
+class Member(NamedTuple):
+    """What an archive says of one of its members: its name, its size unpacked in bytes, and what it is."""
+
+    name: str
+    size: int
+    kind: Literal["file", "folder", "other"]
+
+    @property
+    def path(self) -> PurePosixPath:
+        return PurePosixPath(self.name.replace("\\", "/"))
+
+
+def unpack(archive: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Unpack a .zip or .tar(.gz, ...) below `target`.
+
+    Only plain files and folders whose names stay below it, each file once, and no more than EXPANSION times the size of
+    the archive or than the disk has room for: with anything else (.., an absolute path, a drive, a link, a device)
+    nothing at all is unpacked. Raises FetchError, also for a damaged archive, which is set aside.
+    """
+    archive, target = Path(archive), Path(target)
+    target.mkdir(parents=True, exist_ok=True)
+    try:
+        if archive.suffix == ".zip" or zipfile.is_zipfile(archive):
+            _unzip(archive, target)
+        else:
+            _untar(archive, target)
+    except DAMAGE as error:
+        if isinstance(error, FetchError) or (isinstance(error, OSError) and error.errno not in UNREADABLE):
+            raise
+        aside = archive.replace(archive.with_name(archive.name + ".wrong"))
+        why = (str(error).splitlines() or ["no data"])[0].rstrip(":")  # tarfile goes on with a line a compression
+        raise FetchError(
+            f"{archive}: damaged or cut off ({why}). It is set aside as {aside.name}; run this again."
+        ) from error
+
+
+def _unzip(archive: Path, target: Path) -> None:
+    with zipfile.ZipFile(archive) as file:
+        _check_members(archive, target, [_zipped(member) for member in file.infolist()])
+        file.extractall(target)
+
+
+def _zipped(member: zipfile.ZipInfo) -> Member:
+    plain = stat.S_IFMT(member.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)
+    return Member(member.filename, member.file_size, ("folder" if member.is_dir() else "file") if plain else "other")
+
+
+def _untar(archive: Path, target: Path) -> None:
+    with tarfile.open(archive) as file:
+        members = file.getmembers()
+        _check_members(archive, target, [_tarred(member) for member in members])
+        if hasattr(tarfile, "data_filter"):
+            file.extractall(target, members, filter="data")
+        else:  # before Python 3.11.4; what the filter would refuse has been refused already
+            file.extractall(target, members)
+
+
+def _tarred(member: tarfile.TarInfo) -> Member:
+    return Member(member.name, member.size, "file" if member.isreg() else "folder" if member.isdir() else "other")
+
+
+def _check_members(archive: Path, target: Path, members: Sequence[Member]) -> None:
+    """Raise FetchError unless all may be unpacked."""
+    files: set[PurePosixPath] = set()
+    for member in members:
+        if member.path.is_absolute() or ".." in member.path.parts or PureWindowsPath(member.name).drive:
+            raise _refused(archive, member, "would land outside the target folder")
+        if member.kind == "other":
+            raise _refused(archive, member, "is a link or a device")
+        if member.path in files:
+            raise _refused(archive, member, "is there twice")
+        if member.kind == "file":
+            files.add(member.path)
+    for member in members:
+        if not files.isdisjoint(member.path.parents):
+            raise _refused(archive, member, "lies in another one that is a file")
+    size, grown = archive.stat().st_size, sum(member.size for member in members)
+    if grown > EXPANSION * size:
+        raise FetchError(
+            f"{archive}: refused, its {size} bytes would grow to {grown}, more than {EXPANSION} times as many; "
+            "nothing was unpacked"
+        )
+    room = shutil.disk_usage(target).free
+    if grown > room:
+        raise FetchError(
+            f"the disk with {target} has room for {room} bytes, {archive} unpacked has {grown}; nothing was unpacked. "
+            "Free some space, or set SEPRIORS_CACHE, and run again."
+        )
+
+
+def _refused(archive: Path, member: Member, why: str) -> FetchError:
+    return FetchError(f"{archive}: refused, its member {member.name!r} {why}; nothing was unpacked")

@@ -1,0 +1,136 @@
+"""Work over any Executor: this process, a process for each core, or a Dask cluster; results come as they are done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
+from contextlib import contextmanager
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+
+from sepriors import methods
+from sepriors.metrics import pool
+from sepriors.signal.audio import resample
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class JobError(ValueError):
+    """Work that could not be done, by a process that died or a cluster that cannot be reached."""
+
+
+class Crew(NamedTuple):
+    """Who works: an executor (None: this process), and how many jobs at once, which on a cluster may change."""
+
+    executor: Executor | None
+    size: Callable[[], int]
+
+
+@contextmanager
+def crew(workers: int = 1, dask: str | None = None) -> Iterator[Crew]:
+    """So many processes, which share the cores (1: none beside this one), or the workers of the Dask cluster there.
+
+    Raises JobError where there is no such cluster, where it has no worker, or where Dask is not installed.
+
+    >>> with crew() as alone:
+    ...     [squared for _, squared in completed(alone, lambda x: x * x, [1, 2, 3])]
+    [1, 4, 9]
+    """
+    if workers < 1:
+        raise JobError(f"expected one worker at least, got {workers}")
+    if dask is not None:
+        with _cluster(dask) as made:
+            yield made
+    elif workers == 1:
+        yield Crew(None, lambda: 1)
+    else:
+        with pool(workers) as executor:
+            yield Crew(executor, lambda: workers)
+
+
+@contextmanager
+def _cluster(address: str) -> Iterator[Crew]:
+    try:
+        from distributed import Client, KilledWorker
+    except ImportError as error:
+        raise JobError("a cluster needs Dask, which is not installed: pip install 'sepriors[cluster]'") from error
+    try:
+        client = Client(address, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise JobError(f"{address}: expected the address of a Dask scheduler, tcp://HOST:PORT; {error}") from error
+    with client:
+        if not client.nthreads():
+            raise JobError(f"{address}: this cluster has no worker yet; start one: dask worker {address} --nthreads 1")
+        try:
+            yield Crew(client.get_executor(), lambda: sum(client.nthreads().values()))
+        except KilledWorker as error:
+            raise JobError(f"{address}: one job ended several workers, the last of them {error.last_worker}") from error
+
+
+def completed(crew: Crew, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
+    """Yield (item, function(item)), as soon as each is done; the next items are asked for only as workers come free.
+
+    Raises JobError where a process of the executor dies, besides what `function` raises.
+    """
+    if crew.executor is None:
+        for item in items:
+            yield item, function(item)
+        return
+    rest, waiting = iter(items), dict[Future[Result], Item]()
+    try:
+        while True:
+            free = max(1, 2 * crew.size()) - len(waiting)  # as many wait as are at work: nobody is idle
+            for item in islice(rest, max(0, free)):
+                waiting[crew.executor.submit(function, item)] = item
+            if not waiting:
+                return
+            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                item = waiting.pop(future)
+                yield item, future.result()
+    except BrokenExecutor as error:
+        raise JobError(
+            f"a process that worked died ({error}); is the memory full, or does a script of yours start its work "
+            'without `if __name__ == "__main__":`?'
+        ) from error
+    except CancelledError as error:
+        raise JobError("the cluster was lost, or gave a job up") from error
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+@lru_cache(maxsize=2)
+def held(name: str) -> methods.Method:
+    """`methods.make`, once a process: a worker has one method after the other."""
+    return methods.make(name)
+
+
+class Recordings(NamedTuple):
+    """Files of one sample rate, their samples (channels, N) as arrays: tensors would need a shared-memory file each."""
+
+    paths: Sequence[Path]
+    samples: list[np.ndarray]
+    rate: int
+
+
+def enhanced(files: Recordings, method: methods.Method | str, seed: int, device: str) -> list[np.ndarray]:
+    """The speech in each file, with its channels, its length and its rate; a method that has a name is made here."""
+    made = held(method) if isinstance(method, str) else method
+    read = [torch.from_numpy(x) for x in files.samples]
+    noisy = [channel.to(device) for x in read for channel in resample(x, files.rate, methods.RATE)]
+    each = iter(methods.enhance(noisy, made, seed))
+    return [_as_long(torch.stack([next(each) for _ in x]), x, files.rate) for x in read]
+
+
+def _as_long(speech: torch.Tensor, x: torch.Tensor, rate: int) -> np.ndarray:
+    """Speech at the methods' rate, as many samples at the file's as the file has."""
+    back = resample(speech.cpu(), methods.RATE, rate)
+    back = torch.nn.functional.pad(back, (0, max(0, x.shape[-1] - back.shape[-1])))
+    made: Any = back[:, : x.shape[-1]].numpy()
+    return made

@@ -1,0 +1,1 @@
+"""What the weights of a card are learned with: simulators, losses, one training loop."""

@@ -1,0 +1,115 @@
+"""What priors offer and inference asks for: neither of them knows the other, both know these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+
+from sepriors.signal.stft import STFT
+
+
+class Drawn(NamedTuple):
+    """A draw z (..., L, T) from a posterior, and the divergence of each frame from the prior, nats, (..., T)."""
+
+    z: torch.Tensor
+    kl: torch.Tensor
+
+
+class Image(NamedTuple):
+    """Where a flow takes a signal: latent variables z (..., N), and log |det dz/ds| (...), nats."""
+
+    z: torch.Tensor
+    log_det: torch.Tensor
+
+
+class VariancePrior(Protocol):
+    """A prior of the variances of a local complex Gaussian, with latent variables z (..., L, T)."""
+
+    stft: STFT
+
+    def encode(self, P: torch.Tensor) -> torch.Tensor:
+        """A first guess of z (..., L, T) from the power spectrogram P (..., F, T) of a mixture."""
+        ...
+
+    def log_variance(self, z: torch.Tensor) -> torch.Tensor:
+        """log V_s (..., F, T)."""
+        ...
+
+    def log_prior(self, z: torch.Tensor) -> torch.Tensor:
+        """log p(z), nats; its shape says what moves as one: frames (..., T) or utterances (...,)."""
+        ...
+
+
+class Drawable(Protocol):
+    """A posterior of the latent variables that can be drawn from."""
+
+    mean: torch.Tensor
+
+    def draw(self, noise: torch.Tensor) -> Drawn:
+        """A draw for standard normal noise (..., L, T), differentiable, and each frame's divergence from the prior."""
+        ...
+
+
+class EncodedPrior(VariancePrior, Protocol):
+    """A variance prior whose encoder is a distribution, and can be tuned: each utterance its own parameters."""
+
+    def tunable(self) -> dict[str, torch.Tensor]:
+        """The encoder's parameters that may differ from utterance to utterance."""
+        ...
+
+    def posterior(self, P: torch.Tensor, parameters: dict[str, torch.Tensor] | None = None) -> Drawable:
+        """q(z | s), by the encoder's own parameters or by these, (B, ...) each."""
+        ...
+
+
+class SignalPrior(Protocol):
+    """A density of waveforms, whose lengths are multiples of `window` and whose level is about `rms`."""
+
+    @property
+    def window(self) -> int: ...
+
+    @property
+    def rms(self) -> float: ...
+
+    def log_prob(self, s: torch.Tensor) -> torch.Tensor:
+        """log p(s), nats: (B, N) -> (B,)."""
+        ...
+
+
+@runtime_checkable
+class InvertiblePrior(Protocol):
+    """A flow: a density that is the image of a standard normal."""
+
+    def __call__(self, s: torch.Tensor) -> Image:
+        """Latent variables (B, N) of signals (B, N), and log |det| (B,)."""
+        ...
+
+    def inverse(self, z: torch.Tensor) -> torch.Tensor:
+        """The signals of latent variables."""
+        ...
+
+
+class NoisyPrior(Protocol):
+    """A family of densities: of speech in white noise of a known level, a standard deviation an utterance."""
+
+    @property
+    def window(self) -> int: ...
+
+    @property
+    def rms(self) -> float: ...
+
+    def log_prob(self, s: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """log p_σ(s), nats: (B, N), (B,) -> (B,)."""
+        ...
+
+
+class Denoised(NamedTuple):
+    r"""What is known of $s_0$: its mean, and its variance in each bin, $\mathbb{E} |s_0 - \mathrm{mean}|^2$."""
+
+    mean: torch.Tensor
+    variance: torch.Tensor
+
+
+Denoise = Callable[[torch.Tensor, float], Denoised]  # of s_0 + σ z, and σ

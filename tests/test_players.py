@@ -1,0 +1,402 @@
+"""Listening panels: what is heard is what was given, and the figures beside it are right."""
+
+import base64
+import hashlib
+import http.client
+import importlib.util
+import io
+import math
+import re
+import socket
+import subprocess
+import sys
+import threading
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from sepriors.lab.players import abx, k_weighting, loudness, player
+from sepriors.signal.audio import AudioError
+
+RATE = 16000
+SERVE = Path(__file__).parents[1] / "tools" / "serve.py"
+
+
+def noise(seconds=1.0, peak=0.5, seed=0):
+    x = torch.randn(round(seconds * RATE), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return peak * x / x.abs().max()
+
+
+def tone(level, seconds=2.0, frequency=997.0, rate=RATE):
+    """A sine whose peak is `level` dBFS."""
+    n = torch.arange(round(seconds * rate), dtype=torch.float64)
+    return 10 ** (level / 20) * torch.sin(2 * math.pi * frequency / rate * n)
+
+
+def decoded(version):
+    """The samples (N,) that a browser would play."""
+    flac = base64.b64decode(version.src.removeprefix("data:audio/flac;base64,"))
+    samples, rate = soundfile.read(io.BytesIO(flac))
+    assert rate == RATE
+    return torch.from_numpy(samples)
+
+
+@pytest.fixture
+def build(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEPRIORS_BUILD", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def _no_build(monkeypatch):
+    monkeypatch.delenv("SEPRIORS_BUILD", raising=False)
+
+
+# ---- the audio ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("peak", [1.0, 0.5, 0.01, 3e-4])
+def test_audio_is_the_signal_to_half_a_bit(peak):
+    x = noise(peak=peak)
+    panel = player({"x": x}, title="t")
+    error = (decoded(panel.versions[0]) - x).abs().max() * 32768
+    # +1 itself has no 16-bit code, so full scale may be one bit off
+    assert error <= (1.0 if peak == 1.0 else 0.5) + 1e-6
+    assert panel.attenuation == 0
+
+
+def test_one_attenuation_for_all_when_one_would_clip():
+    loud, soft = noise(peak=1.3, seed=1), noise(peak=0.2, seed=2)
+    panel = player({"loud": loud, "soft": soft}, title="t")
+    assert panel.attenuation == 2.3  # 20 log10 1.3 = 2.28, rounded up to what the panel says
+    for version, x in zip(panel.versions, (loud, soft), strict=True):
+        torch.testing.assert_close(decoded(version), x * 10 ** (-2.3 / 20), atol=0.5001 / 32768, rtol=0)
+    assert decoded(panel.versions[0]).abs().max() < 1
+    assert "All versions −2.3 dB so that none clips." in panel._repr_html_()
+    assert "All versions −2.3 dB so that none clips." in str(panel)
+    assert panel.versions[0].peak == pytest.approx(20 * math.log10(1.3) - 2.3)
+
+
+def test_peak_of_exactly_full_scale_is_left_alone():
+    x = torch.tensor([1.0, -1.0, 0.5] * 3000)
+    panel = player({"x": x}, title="t")
+    assert panel.attenuation == 0
+    assert "clips" not in panel._repr_html_()
+    assert decoded(panel.versions[0])[:3].tolist() == [32767 / 32768, -1.0, 0.5]
+
+
+def test_file_is_named_by_its_content_and_written_once(build):
+    first = player({"a": noise(), "same": noise(), "other": noise(seed=3)}, title="t")
+    again = player({"b": noise()}, title="u")
+    a, same, other = (v.src for v in first.versions)
+    assert a == same == again.versions[0].src != other
+    folder = build / "book" / "_static" / "audio"
+    assert sorted(p.name for p in folder.iterdir()) == sorted(Path(src).name for src in (a, other))
+    assert a.startswith("../_static/audio/")
+    assert hashlib.sha256((folder / Path(a).name).read_bytes()).hexdigest().startswith(Path(a).stem)
+    assert soundfile.info(folder / Path(a).name).subtype == "PCM_16"
+
+
+def test_book_panel_carries_no_script_no_audio_and_few_bytes(build):
+    html = player({"noisy": noise(), "clean": noise(seed=1), "IS-NMF": noise(seed=2)}, title="t")._repr_html_()
+    assert "<script" not in html
+    assert "base64" not in html
+    assert len(html) < 2000
+
+
+def test_embedded_panel_needs_no_other_file():
+    html = player({"x": noise(0.1)}, title="t")._repr_html_()
+    assert html.count("<script>") == html.count("</script>") == 1
+    assert html.count("<style>") == html.count("</style>") == 1
+    assert not re.search(r"(src|href)=[\"'](?!data:)", html)
+    assert "base64" not in repr(player({"x": noise(0.1)}, title="t"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_any_float_and_a_gradient(dtype):
+    x = (torch.arange(-64, 64) / 128).to(dtype).requires_grad_()
+    torch.testing.assert_close(decoded(player({"x": x}, title="t").versions[0]), x.detach().double(), atol=0, rtol=0)
+
+
+# ---- the text -------------------------------------------------------------------------------------------------------
+
+
+class Text(HTMLParser):
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.attributes, self.text = [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_text_is_escaped(build):
+    evil = "<img src=x onerror='alert(1)'>\" & co"
+    page = Text(player({evil: noise(0.1)}, title=evil, caption=evil)._repr_html_())
+    assert page.tags == ["div", "p", "ol", "li", "span", "span", "audio", "p"]
+    assert page.text.count(evil) == 3
+    assert [value for name, value in page.attributes if name == "aria-label"] == [evil, evil]
+
+
+def test_repr_is_one_line_a_version():
+    panel = player({"noisy": tone(-20), "nothing": torch.zeros(2 * RATE)}, title="Two")
+    assert str(panel) == "Two, 2.0 s\n  noisy: −23.0 LUFS, peak −20.0 dBFS\n  nothing: silent"
+
+
+@pytest.mark.parametrize(
+    ("x", "level"),
+    [
+        (torch.zeros(RATE), "silent"),
+        (torch.zeros(10), "silent"),
+        (tone(-80), "−∞ LUFS, peak −80.0 dBFS"),  # below the gate, yet not digital silence
+        (tone(-20, seconds=0.3), "loudness –, peak −20.0 dBFS"),
+        (tone(-20), "−23.0 LUFS, peak −20.0 dBFS"),
+        (torch.ones(10), "loudness –, peak 0.0 dBFS"),
+    ],
+)
+def test_level(x, level):
+    assert player({"x": x}, title="t").versions[0].level == level
+
+
+def test_a_blind_panel_plays_what_was_given_and_says_what_gives_it_away():
+    a, b = noise(peak=1.3, seed=1), noise(peak=0.2, seed=2)
+    panel = abx(a, b, title="t")
+    assert [version.name for version in panel.versions] == ["A", "B"]
+    for version, x in zip(panel.versions, (a, b), strict=True):
+        torch.testing.assert_close(decoded(version), x * 10 ** (-2.3 / 20), atol=0.5001 / 32768, rtol=0)
+    louder = panel.versions[0].loudness - panel.versions[1].loudness
+    assert f"none clips. A is {louder:.1f} LU louder than B: that alone" in str(panel)
+    assert "B is 20.0 LU louder than A" in str(abx(tone(-40), tone(-20), title="t"))
+    assert "louder" not in str(abx(tone(-20), -tone(-20), title="t"))
+    assert "louder" not in str(abx(tone(-20), torch.zeros(2 * RATE), title="t"))
+
+
+def test_a_blind_panel_holds_two_versions_its_trials_and_a_word_without_script(build):
+    html = abx(noise(), noise(seed=1), names=("noisy", "<b>"), title="t", trials=16)._repr_html_()
+    page = Text(html)
+    assert page.tags.count("audio") == 2
+    assert ("data-trials", "16") in page.attributes
+    assert {"A: noisy", "B: <b>"} < set(page.text)
+    assert any("Without JavaScript" in text for text in page.text)
+    assert len(html) < 2000
+
+
+@pytest.mark.parametrize("trials", [0, -1, 101])
+def test_a_blind_panel_has_a_number_of_trials(trials):
+    with pytest.raises(ValueError, match=f"expected 1 to 100 trials, got {trials}"):
+        abx(noise(), noise(), title="t", trials=trials)
+
+
+def test_a_blind_panel_names_the_version_that_is_wrong():
+    with pytest.raises(AudioError, match="B: less: expected 16000 samples, as many as A: more, got 8000"):
+        abx(noise(1), noise(0.5), names=("more", "less"), title="t")
+
+
+# ---- errors ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("signals", "message"),
+    [
+        ({}, "at least one version to play, got none"),
+        ({"a": noise(1), "b": noise(0.5)}, "b: expected 16000 samples, as many as a, got 8000"),
+        ({"a": torch.tensor([0.0, float("nan"), float("inf")])}, "a: expected finite samples, got 2"),
+        ({"a": torch.zeros(2, 100)}, r"a: expected a mono waveform \(N,\), got shape \(2, 100\)"),
+        ({"a": torch.zeros(0)}, r"a: expected at least one sample, got shape \(0,\)"),
+        ({"a": torch.zeros(100, dtype=torch.int16)}, "a: expected floating-point samples .* got torch.int16"),
+        ({"a": torch.zeros(100, dtype=torch.complex64)}, "a: expected real samples, got torch.complex64"),
+        ({"a": np.zeros(100)}, "a: expected a torch.Tensor of samples, got ndarray"),
+    ],
+)
+def test_bad_signals_name_the_version_and_what_was_expected(signals, message, build):
+    with pytest.raises(AudioError, match=message):
+        player(signals, title="t")
+    assert not (build / "book").exists()
+
+
+def test_bad_sample_rate():
+    with pytest.raises(AudioError, match="expected a sample rate in Hz, got 0"):
+        player({"a": noise()}, 0, title="t")
+
+
+# ---- loudness -------------------------------------------------------------------------------------------------------
+
+
+def test_filters_are_those_of_the_recommendation():
+    """ITU-R BS.1770-4, tables 1 and 2, for 48 kHz."""
+    (b1, a1), (b2, a2) = k_weighting(48000)
+    np.testing.assert_allclose(b1, [1.53512485958697, -2.69169618940638, 1.19839281085285], rtol=1e-10)
+    np.testing.assert_allclose(a1, [1, -1.69065929318241, 0.73248077421585], rtol=1e-10)
+    np.testing.assert_allclose(b2, [1, -2, 1], rtol=0)
+    np.testing.assert_allclose(a2, [1, -1.99004745483398, 0.99007225036621], rtol=1e-10)
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100, 48000])
+@pytest.mark.parametrize("level", [0, -20, -50])
+def test_997_hz_at_full_scale_is_3_lu_down(rate, level):
+    """The recommendation's own calibration: a 997-Hz sine with a peak of 0 dBFS reads -3.01 LKFS."""
+    assert loudness(tone(level, rate=rate).numpy(), rate) == pytest.approx(level - 3.01, abs=0.05)
+
+
+def test_loudness_follows_a_gain_exactly():
+    x = noise(3.0).numpy()
+    assert loudness(x, RATE) - loudness(x / 10, RATE) == pytest.approx(20)
+
+
+def test_gates_leave_out_silence_and_quiet_parts():
+    speech = tone(-20, seconds=5)
+    alone = loudness(speech.numpy(), RATE)
+    silence, quiet = torch.zeros(5 * RATE), tone(-45, seconds=5)
+    # .4-s blocks that straddle the change still count, hence .2 LU
+    assert loudness(torch.cat([speech, silence]).numpy(), RATE) == pytest.approx(alone, abs=0.2)
+    assert loudness(torch.cat([speech, quiet]).numpy(), RATE) == pytest.approx(alone, abs=0.2)
+    assert loudness(torch.cat([speech, tone(-26, seconds=5)]).numpy(), RATE) < alone - 1.5  # loud enough to count
+
+
+def test_loudness_of_silence_and_of_less_than_a_block():
+    assert loudness(np.zeros(RATE), RATE) == -math.inf
+    assert math.isnan(loudness(np.zeros(RATE // 10), RATE))
+
+
+# ---- the server -----------------------------------------------------------------------------------------------------
+
+
+def serve_module():
+    spec = importlib.util.spec_from_file_location("serve", SERVE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+serve = serve_module()
+CONTENT = bytes(range(256)) * 400  # longer than one chunk of the server
+
+
+@pytest.fixture
+def server(tmp_path):
+    root = tmp_path / "site"
+    root.mkdir()
+    (root / "x.flac").write_bytes(CONTENT)
+    (root / "player.js").write_text("0")
+    (root / "empty.flac").write_bytes(b"")
+    (tmp_path / "secret.txt").write_text("outside")
+    (root / "link.txt").symlink_to(tmp_path / "secret.txt")
+    with serve.make_server(root) as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def ask(server, path, method="GET", **headers):
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+    connection.request(method, path, headers=headers)
+    response = connection.getresponse()
+    body = response.read()
+    connection.close()
+    return response, body
+
+
+@pytest.mark.parametrize(
+    ("asked", "first", "last"),
+    [
+        ("bytes=0-0", 0, 0),
+        ("bytes=10-19", 10, 19),
+        ("bytes=10-", 10, 102399),
+        ("bytes=-100", 102300, 102399),
+        ("bytes=-999999", 0, 102399),
+        ("bytes=102390-999999", 102390, 102399),
+        ("bytes=0-99999", 0, 99999),
+    ],
+)
+def test_server_sends_a_range(server, asked, first, last):
+    response, body = ask(server, "/x.flac", Range=asked)
+    assert response.status == 206
+    assert body == CONTENT[first : last + 1]
+    assert response.headers["Content-Range"] == f"bytes {first}-{last}/102400"
+    assert response.headers["Content-Type"] == "audio/flac"
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "size"),
+    [("/x.flac", "bytes=102400-", 102400), ("/x.flac", "bytes=-0", 102400), ("/empty.flac", "bytes=0-", 0)],
+)
+def test_server_refuses_a_range_outside_the_file(server, path, asked, size):
+    response, body = ask(server, path, Range=asked)
+    assert (response.status, body) == (416, b"")
+    assert response.headers["Content-Range"] == f"bytes */{size}"
+
+
+@pytest.mark.parametrize("asked", ["lines=1-2", "bytes=5-2", "bytes=-", "bytes=0-1,5-6", "bytes=x-"])
+def test_server_ignores_a_range_it_does_not_know(server, asked):
+    response, body = ask(server, "/x.flac", Range=asked)
+    assert (response.status, body) == (200, CONTENT)
+
+
+def test_server_sends_the_whole_file_when_it_has_changed(server):
+    modified = ask(server, "/x.flac")[0].headers["Last-Modified"]
+    assert ask(server, "/x.flac", **{"Range": "bytes=0-3", "If-Range": modified})[0].status == 206
+    old = "Mon, 01 Jan 2001 00:00:00 GMT"
+    assert ask(server, "/x.flac", **{"Range": "bytes=0-3", "If-Range": old})[0].status == 200
+
+
+def test_server_head_and_types(server):
+    response, body = ask(server, "/x.flac", "HEAD")
+    assert (response.status, body) == (200, b"")
+    assert response.headers["Content-Length"] == "102400"
+    assert response.headers["Accept-Ranges"] == "bytes"
+    assert ask(server, "/x.flac", "HEAD", Range="bytes=0-3")[0].status == 200  # a range is defined for GET alone
+    assert ask(server, "/player.js")[0].headers["Content-Type"] == "text/javascript"
+
+
+@pytest.mark.parametrize(
+    "path", ["/../secret.txt", "/%2e%2e/secret.txt", "/..%2fsecret.txt", "/link.txt", "/x%00.flac", "/none.flac"]
+)
+@pytest.mark.parametrize("headers", [{}, {"Range": "bytes=0-3"}])
+def test_server_gives_nothing_outside_the_folder(server, path, headers):
+    response, body = ask(server, path, **headers)
+    assert response.status == 404
+    assert b"outside" not in body
+
+
+def test_server_command_says_what_is_wrong(tmp_path):
+    def run(*arguments):
+        return subprocess.run([sys.executable, SERVE, *arguments], capture_output=True, text=True, timeout=20)
+
+    missing = run(str(tmp_path / "none"))
+    assert missing.returncode == 2
+    assert missing.stderr == f"serve: no directory {tmp_path / 'none'}; `make book` builds it\n"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        busy = run(str(tmp_path), "--port", str(taken.getsockname()[1]))
+    assert busy.returncode == 2
+    assert "Address already in use" in busy.stderr
+    assert busy.stderr.count("\n") == 1
+
+
+def test_server_command_prints_the_address(tmp_path):
+    (tmp_path / "index.html").write_text("<p>hello")
+    with subprocess.Popen(
+        [sys.executable, SERVE, str(tmp_path), "--port", "0"], stdout=subprocess.PIPE, text=True
+    ) as run:
+        try:
+            assert run.stdout is not None
+            match = re.search(r"http://127\.0\.0\.1:(\d+)/", run.stdout.readline())
+            assert match
+            connection = http.client.HTTPConnection("127.0.0.1", int(match.group(1)), timeout=10)
+            connection.request("GET", "/")
+            assert connection.getresponse().read() == b"<p>hello"
+            connection.close()
+        finally:
+            run.terminate()
