@@ -2,7 +2,8 @@
 
     python benchmarks/gpu.py [-o benchmarks/gpu.json] [--methods nmf,bsse] [--device cuda]
 
-A batch is cut into parts (`at_once`) and a long file into pieces (`longest`), so neither needs more than its row says.
+A batch is cut into parts (`batch_size`) and a long file into segments (`max_seconds`), so neither needs more than its
+row says.
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ def main() -> None:
     for name, goal in ((f"rvae-{use}", goal) for use, goal in recurrent.items()):
         for batch in (1, 16):
             row(name, batch, lambda b=batch, n=name: sp.enhance(x[:b], sp.make(n)), goal if batch == 16 else None)
-    scored = {"udiffse": 5.0, "udiffse-plus": 1.0, "depse": None, "udiffse-fast": 0.5, "sgmse": None}
+    scored = {"udiffse": 5.0, "udiffse-plus": 1.0, "depse": None, "udiffse-fast": 0.5, "diffusion-supervised": None}
     for name, goal in scored.items():
         row(name, 4, lambda n=name: sp.enhance(x[:4], sp.make(n)), goal)
     for name in ("use-ddp", "bsse"):

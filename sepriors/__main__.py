@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from sepriors import __version__, methods, metrics, weights
+from sepriors.files import atomic_write
 from sepriors.lab import bench, corpora, jobs, peers, plots, recipes
 from sepriors.lab.corpora import sets
 from sepriors.lab.training import fitting, train
@@ -175,10 +176,10 @@ def _workers(c: argparse.ArgumentParser, default: str) -> None:
     who.add_argument("--dask", metavar="ADDRESS", help="work on this Dask cluster, tcp://HOST:PORT")
 
 
-def _crew(a: argparse.Namespace, device: str, default: int) -> AbstractContextManager[jobs.Crew]:
+def _crew(a: argparse.Namespace, device: str, default: int) -> AbstractContextManager[jobs.WorkerPool]:
     """Who does the work of a command; on a GPU one process, unless more are asked for."""
     workers = default if device == "cpu" else 1
-    return jobs.crew(workers if a.workers is None else a.workers, a.dask)
+    return jobs.worker_pool(workers if a.workers is None else a.workers, a.dask)
 
 
 def _bench_options(c: argparse.ArgumentParser) -> None:
@@ -359,7 +360,7 @@ def _mix(a: argparse.Namespace) -> None:
 
 
 def _enhance(a: argparse.Namespace) -> None:
-    if a.method in peers.OTHERS:
+    if a.method in peers.PEERS:
         raise ValueError(
             f"{a.method} is a package of others, which the chapters compare with (sepriors.lab.peers); expected one of "
             f"the methods here: {', '.join(methods.METHODS)}"
@@ -383,11 +384,11 @@ def _enhance(a: argparse.Namespace) -> None:
     for folder in {target.parent for target in targets.values()}:
         folder.mkdir(parents=True, exist_ok=True)
     default = metrics.workers() if left > bench.BATCH else 1
-    with _crew(a, device, default) as crew, tqdm(total=left, unit="file", disable=None) as bar:
-        alone = crew.executor is None
+    with _crew(a, device, default) as worker_pool, tqdm(total=left, unit="file", disable=None) as bar:
+        alone = worker_pool.executor is None
         enhanced = partial(jobs.enhanced, method=method if alone else a.method, seed=a.seed, device=device)
         read = _read(by_rate, bench.BATCH if alone else 1)
-        for batch, speech in jobs.completed(crew, enhanced, read):
+        for batch, speech in jobs.as_completed(worker_pool, enhanced, read):
             for path, estimate in zip(batch.paths, speech, strict=True):
                 _write_like(path, targets[path], torch.from_numpy(estimate), batch.rate, a.force or a.resume)
                 bar.update()
@@ -500,7 +501,7 @@ def _score(a: argparse.Namespace) -> None:
     index = pd.Index([_plain(file.name) for file in files], name="file")
     table = pd.DataFrame([s.values for s in rows], index=index)
     if a.out:
-        with audio.whole(a.out) as part:
+        with atomic_write(a.out) as part:
             table.to_csv(part)
     print(table.round(3).to_string())
     for name in names:
@@ -572,9 +573,9 @@ def _bench(a: argparse.Namespace) -> None:
     opened = corpora.open_corpora(a.corpus)
     made = _bench_set(opened, a)
     parts = a.out and a.out.with_name(f"{a.out.name}.parts")
-    with _crew(a, device, metrics.workers()) as crew, _measuring(crew) as executor:
-        rows = bench.spread(
-            crew, chosen, made, metrics=names, seed=a.seed, device=device, folder=parts, executor=executor
+    with _crew(a, device, metrics.workers()) as worker_pool, _measuring(worker_pool) as executor:
+        rows = bench.run_parallel(
+            worker_pool, chosen, made, metrics=names, seed=a.seed, device=device, folder=parts, executor=executor
         )
         total = len(made) * (len(chosen) + 1) * a.files
         table = bench.ordered(tqdm(rows, total=total, unit="file", disable=None))
@@ -588,15 +589,15 @@ def _bench(a: argparse.Namespace) -> None:
     print(bench.overview(table, names).T.to_string())
 
 
-def _measuring(crew: jobs.Crew) -> AbstractContextManager[Executor | None]:
+def _measuring(worker_pool: jobs.WorkerPool) -> AbstractContextManager[Executor | None]:
     """Processes that measure while this one has the methods; workers measure what they have made."""
-    return metrics.pool() if crew.executor is None else nullcontext()
+    return metrics.pool() if worker_pool.executor is None else nullcontext()
 
 
 def _train(a: argparse.Namespace) -> None:
     recipes.recipe(a.name)
     _free([a.out / f"{a.name}.safetensors"], a.force)
-    fabric = fitting.launch(a.devices, a.nodes, a.accelerator)
+    fabric = fitting.init_distributed(a.devices, a.nodes, a.accelerator)
     first = fabric is None or fabric.is_global_zero
     try:
         path = train.write_card(a.name, corpora.open_corpora(a.corpus), seed=a.seed, folder=a.out, fabric=fabric)

@@ -24,7 +24,7 @@ from sepriors.protocols import Denoise
 from sepriors.signal import gaussian, spp
 from sepriors.signal.audio import AudioError, check, dc_offset
 from sepriors.signal.mixing import Mixture
-from sepriors.signal.rng import Generators, Seed, fork, generators
+from sepriors.signal.rng import Generators, Seed, clone, generators
 from sepriors.signal.stft import STFT
 from sepriors.weights import load
 
@@ -74,7 +74,7 @@ class ISNMF:
     rank: int = 8
     iterations: int = 100
     speech_level: float = NMFE._field_defaults["level"]  # where the speech's activations start, see `em.NMFE`
-    at_once: int = 4  # utterances that `enhance` takes at once on a CPU: more fall out of its cache, a third slower
+    batch_size: int = 4  # utterances that `enhance` takes at once on a CPU: more fall out of its cache, a third slower
 
     def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
         X = self.stft(x)
@@ -101,9 +101,9 @@ class VarianceEM:
     noise_bases: torch.Tensor | None = None  # (F, K) or None
     gain: bool = True  # a gain for each frame, learned
     level: float = VarianceE._field_defaults["level"]  # where it starts, see `em.VarianceE`
-    at_once: int = 2  # utterances that `enhance` takes at once on a CPU: more fall out of its cache
-    longest: float = 30.0  # seconds of a file at once: memory is bounded, and so is what a backward LSTM waits for
-    beside: bool = False  # whether it takes as many parts side by side as there are cores, rather than share each
+    batch_size: int = 2  # utterances that `enhance` takes at once on a CPU: more fall out of its cache
+    max_seconds: float = 30.0  # seconds of a file at once: memory is bounded, and so is what a backward LSTM waits for
+    parallel: bool = False  # whether it takes as many parts side by side as there are cores, rather than share each
 
     @classmethod
     def mcem(cls, prior: Any, **choices: Any) -> VarianceEM:
@@ -118,7 +118,7 @@ class VarianceEM:
         # Deviation: steps in the shape of a clean frame's posterior, stable wherever; a gain a frame; two of the states
         # serve the rounds, where more change little, and all ten the estimate.
         walk = Langevin(0.5, prior.posterior_shape(share=1.0))
-        return cls(prior, MCMC(walk, steps=1, chains=2, spread=0.01, final_steps=10, final_times=5), **choices)
+        return cls(prior, MCMC(walk, steps=1, chains=2, start_variance=0.01, final_steps=10, final_times=5), **choices)
 
     def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
         prior = _like(self.prior, x)
@@ -167,7 +167,7 @@ class KnownVariance:
 
     variance: torch.Tensor | None
 
-    def part(self, pieces: Sequence[Piece], files: int) -> Self:
+    def part(self, pieces: Sequence[Segment], files: int) -> Self:
         """The method for these pieces of so many files."""
         if self.variance is None:
             return self
@@ -195,7 +195,7 @@ class FlowMAP(KnownVariance):
     learning_rate: float = 5e-4
     stop: flows.Stop | None = None
     fast: bool | None = None  # couplings in half precision, see `signals.SignalPosterior`
-    at_once: int = 16
+    batch_size: int = 16
 
     PAPER: ClassVar[dict[float, float]] = {-6: 100, 0: 200, 6: 2000, 9: 4000}
 
@@ -233,7 +233,7 @@ class FlowTweedie(KnownVariance):
     variance: torch.Tensor | None = None
     iterations: int = 8  # places of the first window over which it averages
     fast: bool | None = None
-    at_once: int = 16
+    batch_size: int = 16
 
     def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
         prior = _like(self.prior, x)
@@ -261,7 +261,7 @@ class FlowLangevin(KnownVariance):
     descend: bool = True
     steps: int = 0  # of plain Langevin dynamics at each level
     fast: bool | None = None
-    at_once: int = 4
+    batch_size: int = 4
 
     def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
         prior = _like(self.prior, x)
@@ -280,18 +280,18 @@ class FlowLangevin(KnownVariance):
         return back(total / len(signal))
 
 
-class Compressed(NamedTuple):
+class CompressedDomain(NamedTuple):
     """The transform of a score network, of waveforms scaled so that the mixture's greatest amplitude is 1 in it.
 
     Where the mixture is digital silence, so is every signal on its way back.
     """
 
-    prior: Any  # a `ScoreNet`
+    prior: Any  # a `Denoiser`
     scale: torch.Tensor  # (B, 1)
     silent: torch.Tensor  # (B, 1, T)
 
     @classmethod
-    def like(cls, x: torch.Tensor, prior: Any) -> Compressed:
+    def like(cls, x: torch.Tensor, prior: Any) -> CompressedDomain:
         """The transform that suits mixtures (B, N)."""
         frames = prior.stft(x).abs().amax(-2, keepdim=True)
         peak = frames.amax(-1)
@@ -320,14 +320,14 @@ class ScoreEM:
     the chord of the compression; then only its activations are learned on.
     """
 
-    prior: Any  # a `ScoreNet`
+    prior: Any  # a `Denoiser`
     estep: Callable[[Denoise], EStep]
     iterations: int = 5
     rank: int = 4
     first: ISNMF | None = None
-    at_once: int = 1  # its draws are a batch already
-    longest: float = 30.0
-    beside: bool = True
+    batch_size: int = 1  # its draws are a batch already
+    max_seconds: float = 30.0
+    parallel: bool = True
 
     def __post_init__(self) -> None:
         if self.first is not None:
@@ -342,13 +342,13 @@ class ScoreEM:
 
     def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
         prior = _like(self.prior, x)
-        transform = Compressed.like(x, prior)
+        transform = CompressedDomain.like(x, prior)
         X, estep = transform(x), self.estep(prior.denoise)
         if self.first is None:
             noise = nmf.init(X.abs().square(), self.rank, generators)
         else:
-            estep = Linearised(estep, prior.compression.chord(X))
-            (begun,) = deque(self.first(transform.scaled(x), generators=fork(generators)), maxlen=1)
+            estep = Linearised(estep, prior.compression.secant_gain(X))
+            (begun,) = deque(self.first(transform.scaled(x), generators=clone(generators)), maxlen=1)
             assert begun.noise is not None
             noise = nmf.shorter(begun.noise, self._ratio, X.shape[-1])
         rounds = em(X, estep, noise, iterations=self.iterations, generators=generators, bases=self.first is None)
@@ -357,22 +357,22 @@ class ScoreEM:
 
 @dataclass(frozen=True, eq=False)
 class Supervised:
-    """Speech drawn given the mixture by a network that was trained on pairs of the two (`sgmse`).
+    """Speech drawn given the mixture by a network that was trained on pairs of the two (`diffusion-supervised`).
 
     Richter et al. (2023), whose process drifts to the mixture; ours to zero, the mixture being told to the network.
     """
 
-    prior: Any  # a `ScoreNet` that is told
+    prior: Any  # a `Denoiser` that is told
     schedule: diffusion.Schedule = diffusion.OUVE()  # noqa: RUF009
     iterations: int = 30
     draws: int = 1
-    at_once: int = 4
-    longest: float = 30.0
-    beside: bool = True
+    batch_size: int = 4
+    max_seconds: float = 30.0
+    parallel: bool = True
 
     def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
         prior = _like(self.prior, x)
-        transform = Compressed.like(x, prior)
+        transform = CompressedDomain.like(x, prior)
         X = transform(x)
         denoise = partial(prior.denoise, noisy=X)
         s = diffusion.start(X, self.schedule, self.draws, generators)
@@ -391,9 +391,9 @@ class Separator:
 
     prior: Any  # a `Codec` or a `BSSE`: what has `enhance`
     iterations: int = 1
-    at_once: int = 1
-    longest: float = 30.0
-    beside: bool = True
+    batch_size: int = 1
+    max_seconds: float = 30.0
+    parallel: bool = True
 
     def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
         prior = _like(self.prior, x)
@@ -423,7 +423,7 @@ class OracleWiener:
         """The oracle of one mixture; the bench asks for it, since no user could."""
         return cls(mixture.clean, mixture.noise)
 
-    def part(self, pieces: Sequence[Piece], files: int) -> OracleWiener:
+    def part(self, pieces: Sequence[Segment], files: int) -> OracleWiener:
         """The oracle of these pieces of so many files."""
         rows = [x.reshape(-1, x.shape[-1]) for x in (self.clean, self.noise)]
         if {len(x) for x in rows} != {files}:
@@ -439,13 +439,13 @@ class OracleWiener:
         yield Step(0, None, lambda: self.stft.inverse(gaussian.wiener(self.stft(x), V_s, V_n), x.shape[-1]))
 
 
-def _in_time(rounds: Iterator[Step], stft: STFT | Compressed, length: int) -> Iterator[Step]:
+def _in_time(rounds: Iterator[Step], stft: STFT | CompressedDomain, length: int) -> Iterator[Step]:
     """Steps whose estimate is a waveform in place of a spectrum."""
     for step in rounds:
         yield step._replace(estimate=partial(_waveform, step.estimate, stft, length))
 
 
-def _waveform(spectrum: Callable[[], torch.Tensor], stft: STFT | Compressed, length: int) -> torch.Tensor:
+def _waveform(spectrum: Callable[[], torch.Tensor], stft: STFT | CompressedDomain, length: int) -> torch.Tensor:
     return stft.inverse(spectrum(), length)
 
 
@@ -459,7 +459,7 @@ def scored(estep: Callable[..., EStep], iterations: int) -> ScoreEM:
     return ScoreEM(priors.load("score"), estep, iterations, first=ISNMF(_bases("nmf-speech")))
 
 
-class Entry(NamedTuple):
+class MethodSpec(NamedTuple):
     """What `sepriors methods` lists: what the method is, which cards it needs, and how to make it."""
 
     about: str
@@ -474,7 +474,7 @@ def _bases(card: str) -> torch.Tensor:
 def recurrent(latent: Latent, prior: Any = None, **choices: Any) -> VarianceEM:
     """`VarianceEM` with the recurrent prior and the settings of Sadeghi & Serizel (2024): rank 8, 100 rounds."""
     prior = prior or priors.load("rvae")
-    return VarianceEM(prior, latent, level=1.0, at_once=8, beside=True, **choices)
+    return VarianceEM(prior, latent, level=1.0, batch_size=8, parallel=True, **choices)
 
 
 def recurrent_ldem(chains: int, final_times: int, **choices: Any) -> VarianceEM:
@@ -483,122 +483,122 @@ def recurrent_ldem(chains: int, final_times: int, **choices: Any) -> VarianceEM:
     # noise; `chains` states serve the rounds, `final_times` as many the estimate; no perturbation between rounds.
     prior = priors.load("rvae")
     walk = Langevin(0.5, prior.posterior_shape(share=1.0), averaged=True)
-    latent = MCMC(walk, steps=1, chains=chains, spread=0.01, final_steps=5, final_times=final_times)
+    latent = MCMC(walk, steps=1, chains=chains, start_variance=0.01, final_steps=5, final_times=final_times)
     return recurrent(latent, prior, **choices)
 
 
 SCORED = ("score", "nmf-speech")  # the cards of the methods with a score prior
 
-METHODS: dict[str, Entry] = {
-    "spp-wiener": Entry("noise by speech presence probability, Wiener gain; no speech prior", (), SPPWiener),
-    "nmf-supervised": Entry(
+METHODS: dict[str, MethodSpec] = {
+    "spp-wiener": MethodSpec("noise by speech presence probability, Wiener gain; no speech prior", (), SPPWiener),
+    "nmf-supervised": MethodSpec(
         "IS-NMF, 40 trained bases of speech and 40 of real noise",
         ("nmf-speech-257", "nmf-noise-257"),
         lambda: ISNMF(_bases("nmf-speech-257"), _bases("nmf-noise-257"), STFT(512, 128)),
     ),
-    "nmf": Entry(
+    "nmf": MethodSpec(
         "IS-NMF, 64 trained bases of speech, 8 of noise learned from the mixture",
         ("nmf-speech",),
         lambda: ISNMF(_bases("nmf-speech")),
     ),
-    "vae-mcem": Entry(
+    "vae-mcem": MethodSpec(
         "VAE, posterior of its latent variables by Metropolis-Hastings, a gain a frame",
         ("vae",),
         lambda: VarianceEM.mcem(priors.load("vae")),
     ),
-    "vae-ldem": Entry(
+    "vae-ldem": MethodSpec(
         "VAE, posterior by Langevin dynamics, 10 parallel states",
         ("vae",),
         lambda: VarianceEM.ldem(priors.load("vae")),
     ),
-    "vae-peem": Entry(
+    "vae-peem": MethodSpec(
         "VAE, posterior's mode by gradient ascent",
         ("vae",),
         lambda: VarianceEM(priors.load("vae"), PointEstimate(steps=3, learning_rate=0.01)),
     ),
-    "vae-vem": Entry(
+    "vae-vem": MethodSpec(
         "VAE, posterior by tuning the encoder on each file",
         ("vae",),
         lambda: VarianceEM(priors.load("vae"), Variational(steps=2, learning_rate=0.002)),
     ),
-    "rvae-vem": Entry(
+    "rvae-vem": MethodSpec(
         "recurrent VAE, posterior by tuning the encoder on each file",
         ("rvae",),
         lambda: recurrent(Variational(steps=1, learning_rate=0.001)),
     ),
-    "rvae-peem": Entry(
+    "rvae-peem": MethodSpec(
         "recurrent VAE, posterior's mode by gradient ascent",
         ("rvae",),
         lambda: recurrent(PointEstimate(steps=1, learning_rate=0.03)),
     ),
-    "rvae-mhem": Entry(
+    "rvae-mhem": MethodSpec(
         "recurrent VAE, posterior by Metropolis-Hastings",
         ("rvae",),
         lambda: recurrent(MCMC(RandomWalk(0.01), steps=10, final_steps=10, final_keep=5)),
     ),
-    "rvae-malaem": Entry(
+    "rvae-malaem": MethodSpec(
         "recurrent VAE, posterior by the Metropolis-adjusted Langevin algorithm",
         ("rvae",),
         lambda: recurrent(MCMC(MALA(0.01, tamed=True), steps=10, final_steps=10, final_keep=5)),
     ),
-    "rvae-ldem": Entry(
+    "rvae-ldem": MethodSpec(
         "recurrent VAE, posterior by Langevin dynamics, 10 parallel states",
         ("rvae",),
         lambda: recurrent_ldem(chains=2, final_times=5),
     ),
-    "rvae-fast": Entry(
+    "rvae-fast": MethodSpec(
         "recurrent VAE, posterior by Langevin dynamics, one state, 45 rounds",
         ("rvae",),
         lambda: recurrent_ldem(chains=1, final_times=4, iterations=45),
     ),
-    "udiffse": Entry(
+    "udiffse": MethodSpec(
         "diffusion, five rounds of a guided reverse process, the last of them with four draws",
         SCORED,
         # Deviation: two draws for four in the rounds that only teach the noise; two thirds of the time
         lambda: scored(partial(ReverseE, unguided=0, draws=(2, 2, 2, 2, 4)), iterations=5),
     ),
-    "udiffse-plus": Entry(
+    "udiffse-plus": MethodSpec(
         "diffusion, one guided reverse process that learns the noise on its way, four draws",
         SCORED,
         lambda: scored(partial(StepE, guide=diffusion.pseudo_likelihood, every=2), iterations=15),
     ),
-    "depse": Entry(
+    "depse": MethodSpec(
         "diffusion, one reverse process of posterior transitions, which need no weight, four draws",
         SCORED,
         lambda: scored(partial(StepE, guide=diffusion.posterior_transition, every=1), iterations=30),
     ),
-    "udiffse-fast": Entry(
+    "udiffse-fast": MethodSpec(
         "diffusion, ten rounds of a Gibbs sampler between speech and noisier speech, one draw",
         SCORED,
         lambda: scored(GibbsE, iterations=10),
     ),
-    "sgmse": Entry(
+    "diffusion-supervised": MethodSpec(
         "diffusion told the mixture, four draws; supervised: trained on pairs in noise of home, vehicles and weather",
-        ("sgmse",),
+        ("diffusion-supervised",),
         # Deviation: ten steps for thirty, four draws for one: as good, and judged like the draws of `udiffse`.
-        lambda: Supervised(priors.load("sgmse"), iterations=10, draws=4, at_once=1),
+        lambda: Supervised(priors.load("diffusion-supervised"), iterations=10, draws=4, batch_size=1),
     ),
-    "use-ddp": Entry(
+    "use-ddp": MethodSpec(
         "codec with a branch for speech and one for noise, learned from mixtures and corpora without pairs",
         ("use-ddp",),
         lambda: Separator(priors.load("use-ddp")),
     ),
-    "bsse": Entry(
-        "mask from spectrum and self-supervised embeddings; supervised: trained on pairs, as `sgmse` was",
+    "bsse": MethodSpec(
+        "mask from spectrum and self-supervised embeddings; supervised: trained on pairs",
         ("bsse",),
         lambda: Separator(priors.load("bsse")),
     ),
-    "flow-map": Entry(
+    "flow-map": MethodSpec(
         "WaveGlow, posterior's mode by gradient ascent, stopped at the likelihood of clean speech; white noise only",
         ("waveglow",),
         lambda: FlowMAP(priors.load("waveglow")),
     ),
-    "flow-tweedie": Entry(
+    "flow-tweedie": MethodSpec(
         "WaveGlow of noisy speech, posterior's mean in one step; white noise only",
         ("waveglow-noisy",),
         lambda: FlowTweedie(priors.load("waveglow-noisy")),
     ),
-    "flow-langevin": Entry(
+    "flow-langevin": MethodSpec(
         "WaveGlow of noisy speech, posterior's mean by annealed Langevin dynamics, 5 chains; white noise only",
         ("waveglow-noisy",),
         lambda: FlowLangevin(priors.load("waveglow-noisy")),
@@ -620,8 +620,8 @@ def make(name: str) -> Method:
 
 RATE = 16000  # Hz
 OVERLAP = 1.0  # seconds that two pieces of a long file share
-LONGEST = 120.0  # seconds of a file at once, for a method that asks for no less
-TOGETHER = 64.0  # seconds of audio that are taken at once: 16 files of 4 s, 2 pieces of a long one
+MAX_SECONDS = 120.0  # seconds of a file at once, for a method that asks for no less
+GPU_BATCH_SECONDS = 64.0  # seconds of audio that are taken at once: 16 files of 4 s, 2 pieces of a long one
 
 
 Signals = TypeVar("Signals", torch.Tensor, np.ndarray, list[torch.Tensor], list[np.ndarray])
@@ -632,7 +632,7 @@ def enhance(x: Signals, method: Method, seed: Seed = 0) -> Signals:
 
     Tensors and NumPy arrays come back as they came, half precision computed in single. Utterances of different lengths,
     each (N,), come and go as a list. One seed, one result: an utterance gives the same alone and in a batch, but for
-    rounding. `seed` may be a sequence, one an utterance. A file longer than a method's `longest` is cut into pieces
+    rounding. `seed` may be a sequence, one an utterance. A file longer than a method's `max_seconds` is cut into pieces
     that overlap by a second, and faded from one to the next. A DC offset is taken away before, and put back after.
     Raises AudioError for NaN, integers, an empty signal, or samples where channels should be.
 
@@ -670,7 +670,7 @@ def _as_came(speech: torch.Tensor, came: Any) -> Any:
     return speech.to(came.dtype)
 
 
-class Piece(NamedTuple):
+class Segment(NamedTuple):
     """Samples `start` to `stop` of an utterance, given by its place in the batch."""
 
     row: int
@@ -684,21 +684,21 @@ def _enhance(rows: list[torch.Tensor], method: Method, seed: Seed) -> list[torch
     # no prior has heard an offset: .03 beside speech of .068 costs `bsse` 3 dB of SI-SDR, `flow-tweedie` 6
     offsets = [dc_offset(row, RATE) for row in rows]
     rows = [row - offset for row, offset in zip(rows, offsets, strict=True)]
-    longest = getattr(method, "longest", LONGEST)
-    pieces = [Piece(i, *span) for i, row in enumerate(rows) for span in _spans(len(row), longest)]
+    max_seconds = getattr(method, "longest", MAX_SECONDS)
+    pieces = [Segment(i, *span) for i, row in enumerate(rows) for span in _spans(len(row), max_seconds)]
     on_cpu = all(row.device.type == "cpu" for row in rows)
     threads = torch.get_num_threads() if on_cpu and getattr(method, "beside", False) else 1
-    alike: dict[int, list[Piece]] = defaultdict(list)  # pieces of one length share a batch
+    alike: dict[int, list[Segment]] = defaultdict(list)  # pieces of one length share a batch
     for piece in pieces:
         alike[piece.stop - piece.start].append(piece)
     parts = []
     for length, group in alike.items():
-        most = min(getattr(method, "at_once", len(group)), together(length)) if on_cpu else together(length)
+        most = min(getattr(method, "at_once", len(group)), gpu_batch_size(length)) if on_cpu else gpu_batch_size(length)
         turns = -(-len(group) // (threads * most))
         size = -(-len(group) // (threads * turns))  # as many parts for one core as for another
         parts += [group[i : i + size] for i in range(0, len(group), size)]
 
-    def run(part: list[Piece]) -> torch.Tensor:
+    def run(part: list[Segment]) -> torch.Tensor:
         with torch.inference_mode():
             x = torch.stack([rows[p.row][p.start : p.stop] for p in part])
             known = _known(method, part, len(rows))
@@ -708,27 +708,27 @@ def _enhance(rows: list[torch.Tensor], method: Method, seed: Seed) -> list[torch
     return [s + offset for s, offset in zip(speech, offsets, strict=True)]
 
 
-def together(length: int) -> int:
+def gpu_batch_size(length: int) -> int:
     """How many utterances of so many samples are taken at once: a GPU of 16 GB holds any method, memory is bounded.
 
-    >>> together(4 * RATE), together(30 * RATE), together(600 * RATE)
+    >>> gpu_batch_size(4 * RATE), gpu_batch_size(30 * RATE), gpu_batch_size(600 * RATE)
     (16, 2, 1)
     """
-    return max(1, round(RATE * TOGETHER) // length)
+    return max(1, round(RATE * GPU_BATCH_SECONDS) // length)
 
 
-def _spans(length: int, longest: float) -> list[tuple[int, int]]:
+def _spans(length: int, max_seconds: float) -> list[tuple[int, int]]:
     """(start, stop) of equal pieces that cover a file and overlap by a second at least; one, if it is short enough."""
-    if length <= RATE * longest:
+    if length <= RATE * max_seconds:
         return [(0, length)]
-    size = round(RATE * longest)
-    assert size > RATE * OVERLAP, f"pieces of {longest} s cannot share {OVERLAP} s"
+    size = round(RATE * max_seconds)
+    assert size > RATE * OVERLAP, f"segments of {max_seconds} s cannot share {OVERLAP} s"
     count = 1 + math.ceil((length - size) / (size - round(RATE * OVERLAP)))
     starts = [round(i * (length - size) / (count - 1)) for i in range(count)]
     return [(start, start + size) for start in starts]
 
 
-def _joined(rows: list[torch.Tensor], done: Iterable[tuple[list[Piece], torch.Tensor]]) -> list[torch.Tensor]:
+def _joined(rows: list[torch.Tensor], done: Iterable[tuple[list[Segment], torch.Tensor]]) -> list[torch.Tensor]:
     """Whole utterances from the estimates of their pieces, faded over where two of them overlap."""
     speech, weight = [torch.zeros_like(row) for row in rows], [torch.zeros_like(row) for row in rows]
     for part, estimates in done:
@@ -745,7 +745,7 @@ def _joined(rows: list[torch.Tensor], done: Iterable[tuple[list[Piece], torch.Te
 
 
 def _beside(
-    run: Callable[[list[Piece]], torch.Tensor], parts: list[list[Piece]], threads: int
+    run: Callable[[list[Segment]], torch.Tensor], parts: list[list[Segment]], threads: int
 ) -> Iterator[torch.Tensor]:
     """Results of the parts, as many side by side as there are threads, each then with one of its own.
 
@@ -766,7 +766,7 @@ def _one_thread() -> None:
     threadpool_limits(1, user_api="openmp")
 
 
-def _known(method: Method, part: list[Piece], files: int) -> Method:
+def _known(method: Method, part: list[Segment], files: int) -> Method:
     """The method for some pieces of the files: what it knows of each file is cut as the batch is."""
     cut = getattr(method, "part", None)
     known: Method = method if cut is None else cut(part, files)

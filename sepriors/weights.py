@@ -16,7 +16,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from sepriors.signal.audio import whole
+from sepriors.files import atomic_write
 
 NEEDED = ("file", "sha256", "command")  # on the card of any weights
 
@@ -68,7 +68,7 @@ def save(path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor], conf
     The configuration is one JSON text in the metadata: safetensors writes several entries in random order, which would
     change the sha256 from one training to the next.
     """
-    with whole(path) as part:
+    with atomic_write(path) as part:
         metadata = {"config": json.dumps(dict(config), sort_keys=True)}
         # not save_file, whose errors do not tell a full disk from wrong tensors
         part.write_bytes(safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}, metadata))

@@ -13,7 +13,7 @@ from serving import server  # noqa: F401
 
 from sepriors import STFT, metrics, weights
 from sepriors.lab.corpora import FIELDS, Corpora, open_corpora, write_manifest
-from sepriors.priors import RVAE, VAE, ScoreNet, WaveGlow
+from sepriors.priors import RVAE, VAE, Denoiser, WaveGlow
 from sepriors.signal import audio
 
 torch.set_num_threads(1)
@@ -112,10 +112,10 @@ def drawn_flow(
     return made.to(dtype).requires_grad_(False).eval()
 
 
-def drawn_score(*, seed: int = 0, dtype: torch.dtype = torch.float64, **choices) -> ScoreNet:
+def drawn_score(*, seed: int = 0, dtype: torch.dtype = torch.float64, **choices) -> Denoiser:
     """A small score network, frozen, away from its start, where no block does anything."""
     g = torch.Generator().manual_seed(seed)
-    made = ScoreNet(**{"channels": (8, 8)} | choices)
+    made = Denoiser(**{"channels": (8, 8)} | choices)
     made.start(g)
     for p in made.parameters():
         p.data += 0.1 * torch.randn(p.shape, generator=g)

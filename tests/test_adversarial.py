@@ -6,22 +6,22 @@ import pytest
 import torch
 
 from sepriors.lab.training.adversarial import (
+    AdversarialLoss,
+    DiscriminatorOutput,
     Ensemble,
-    Game,
-    Judged,
-    Objective,
+    LossWeights,
     PeriodDiscriminator,
     SpectralDiscriminator,
-    deceive,
+    discriminator_loss,
     emphasised,
     explained,
-    half_known,
-    least_squares,
-    match,
-    rebuild,
+    feature_matching,
+    frozen_parameters,
+    generator_loss,
+    reconstruction_loss,
+    remix,
     spectral_distance,
     unit,
-    unmoved,
 )
 from sepriors.priors import Codec
 from sepriors.priors.codec import Pair
@@ -38,61 +38,61 @@ def game(**choices):
     for p in net.parameters():
         p.data += 0.1 * torch.randn(p.shape, generator=g)
     torch.manual_seed(0)
-    return Game(net, **{"channels": 2} | choices)
+    return AdversarialLoss(net, **{"channels": 2} | choices)
 
 
 def says(value, shape=(2, 3)):
-    return [Judged(torch.full(shape, value), [])]
+    return [DiscriminatorOutput(torch.full(shape, value), [])]
 
 
 # ------------------------------------------------------------- losses
 
 
 def test_adversaries_pay_least_when_they_know():
-    assert float(least_squares(says(1.0), says(0.0))) == 0
+    assert float(discriminator_loss(says(1.0), says(0.0))) == 0
     for real, fake in ((0.5, 0.5), (0.9, 0.0), (1.0, 0.1), (1.1, 0.0)):
-        assert float(least_squares(says(real), says(fake))) == pytest.approx((1 - real) ** 2 + fake**2, rel=1e-5)
+        assert float(discriminator_loss(says(real), says(fake))) == pytest.approx((1 - real) ** 2 + fake**2, rel=1e-5)
 
 
 def test_a_blind_adversary_says_a_half():
     """Where real and fake are alike: the best single answer (Mao et al., 2017, eq. 5), at a cost of a half."""
     answers = torch.linspace(0, 1, 101).tolist()
-    costs = [float(least_squares(says(a), says(a))) for a in answers]
+    costs = [float(discriminator_loss(says(a), says(a))) for a in answers]
     assert answers[costs.index(min(costs))] == pytest.approx(0.5)
     assert min(costs) == pytest.approx(0.5)
 
 
 def test_a_generator_pays_nothing_when_believed():
-    assert float(deceive(says(1.0))) == 0
-    assert float(deceive(says(0.0))) == 1
-    assert float(deceive(says(0.0) + says(1.0))) == 0.5  # mean over discriminators
+    assert float(generator_loss(says(1.0))) == 0
+    assert float(generator_loss(says(0.0))) == 1
+    assert float(generator_loss(says(0.0) + says(1.0))) == 0.5  # mean over discriminators
 
 
 def test_features_that_match():
     h = [normal(3, 4, 5, 6), normal(3, 2, 7)]
-    same = [Judged(h[0], h)]
-    turned = [Judged(h[0], [x.flip(0).roll(2, -1) for x in h])]  # the same values elsewhere
-    louder = [Judged(h[0], [2 * x for x in h])]
+    same = [DiscriminatorOutput(h[0], h)]
+    time_reversed = [DiscriminatorOutput(h[0], [x.flip(0).roll(2, -1) for x in h])]  # the same values elsewhere
+    louder = [DiscriminatorOutput(h[0], [2 * x for x in h])]
     for paired in (True, False):
-        assert float(match(same, same, paired)) == 0
-        assert float(match(same, louder, paired)) > 0.3
-    assert float(match(same, turned, True)) > 0.5
-    assert float(match(same, turned, False)) < 1e-6
+        assert float(feature_matching(same, same, paired)) == 0
+        assert float(feature_matching(same, louder, paired)) > 0.3
+    assert float(feature_matching(same, time_reversed, True)) > 0.5
+    assert float(feature_matching(same, time_reversed, False)) < 1e-6
 
 
 def test_features_of_the_real_clips_do_not_move():
     real, fake = (normal(2, 3, 4, seed=i).requires_grad_() for i in range(2))
-    match([Judged(real, [real])], [Judged(fake, [fake])], True).backward()
+    feature_matching([DiscriminatorOutput(real, [real])], [DiscriminatorOutput(fake, [fake])], True).backward()
     assert real.grad is None
     assert fake.grad.abs().sum() > 0
 
 
 def test_a_mixture_rebuilt_exactly_costs_least():
     """Nothing but what 30 dB are worth, where the ratio stops counting."""
-    x, noise, objective = normal(2, 8000), normal(2, 8000, seed=1), Objective()
+    x, noise, objective = normal(2, 8000), normal(2, 8000, seed=1), LossWeights()
     assert float(spectral_distance(x, x)) == 0
-    assert float(rebuild(x, x + 1e-3 * noise, objective)) == pytest.approx(-30 * objective.si_sdr, abs=0.1)
-    costs = [float(rebuild(x, x + away * noise, objective)) for away in (1e-3, 0.03, 0.1, 0.3, 1.0)]
+    assert float(reconstruction_loss(x, x + 1e-3 * noise, objective)) == pytest.approx(-30 * objective.si_sdr, abs=0.1)
+    costs = [float(reconstruction_loss(x, x + away * noise, objective)) for away in (1e-3, 0.03, 0.1, 0.3, 1.0)]
     assert costs == sorted(costs)
 
 
@@ -128,11 +128,11 @@ def test_an_ensemble_is_deaf_to_level():
 def test_what_is_computed_unmoved():
     """Gradients reach what goes in, not the parameters; and afterwards they do again."""
     judges, x = Ensemble((256,), (2,), 2), normal(1, 2000).requires_grad_()
-    with unmoved(judges):
-        deceive(judges(x)).backward()
+    with frozen_parameters(judges):
+        generator_loss(judges(x)).backward()
     assert x.grad.abs().sum() > 0
     assert all(p.grad is None for p in judges.parameters())
-    deceive(judges(x)).backward()
+    generator_loss(judges(x)).backward()
     assert all(p.grad is not None for p in judges.parameters())
 
 
@@ -154,15 +154,15 @@ def of(part, found):
 def test_neither_side_pays_for_the_other():
     """Adversaries learn the same whatever the generator pays; the generator learns the same whatever they do."""
     made, corpora = game(), normal(3, 2, 4000)
-    base = gradients(made, corpora, Objective())
-    nothing = dict.fromkeys(set(Objective.__dataclass_fields__) - {"clean", "noise", "mixture", "warm"}, 0.0)
-    kinder = gradients(made, corpora, Objective(**nothing))
+    base = gradients(made, corpora, LossWeights())
+    nothing = dict.fromkeys(set(LossWeights.__dataclass_fields__) - {"clean", "noise", "mixture", "warm"}, 0.0)
+    kinder = gradients(made, corpora, LossWeights(**nothing))
     for part in ("clean", "noise", "mixture"):
         torch.testing.assert_close(of(part, base), of(part, kinder))
         assert of(part, base).abs().max() > 0
     assert not of("generator", kinder).any()
-    alone = gradients(made, corpora, Objective(adversarial=0.0, matching=0.0))
-    without = gradients(made, corpora, Objective(clean=0.0, noise=0.0, mixture=0.0))
+    alone = gradients(made, corpora, LossWeights(adversarial=0.0, matching=0.0))
+    without = gradients(made, corpora, LossWeights(clean=0.0, noise=0.0, mixture=0.0))
     torch.testing.assert_close(of("generator", alone), of("generator", without))
     assert all(without[name] is None for name in without if not name.startswith("generator"))
 
@@ -173,14 +173,14 @@ def test_each_corpus_moves_both_branches(weight):
     none = dict.fromkeys(
         ("matching", "spectra", "si_sdr", "anchor", "cycle", "heard", "energy", "clean", "noise", "mixture"), 0.0
     )
-    found = gradients(game(), normal(3, 2, 4000), Objective(**none | {weight: 1.0}))
+    found = gradients(game(), normal(3, 2, 4000), LossWeights(**none | {weight: 1.0}))
     for part in ("encoder", "speech", "noise", "decoder"):
         assert of(f"generator.{part}", found).abs().max() > 0
 
 
 def test_adversaries_come_in_slowly():
-    made, corpora, objective = game().double(), normal(3, 2, 4000).double(), Objective(warm=0.5)
-    none = of("generator", gradients(made, corpora, Objective(adversarial=0.0, matching=0.0)))
+    made, corpora, objective = game().double(), normal(3, 2, 4000).double(), LossWeights(warm=0.5)
+    none = of("generator", gradients(made, corpora, LossWeights(adversarial=0.0, matching=0.0)))
     early, half, late = (of("generator", gradients(made, corpora, objective, done)) for done in (0.0, 0.25, 1.0))
     torch.testing.assert_close(early, none)
     torch.testing.assert_close(half - none, (late - none) / 2, rtol=1e-3, atol=1e-6)
@@ -200,11 +200,11 @@ def test_what_goes_astray():
     for branch in (made.generator.speech, made.generator.noise):
         branch.last.weight.data.zero_()
         branch.last.bias.data.zero_()
-    assert float(made.astray(x, 0).detach()) == pytest.approx(0.25)  # of energy: half the amplitude
+    assert float(made.leakage(x, 0).detach()) == pytest.approx(0.25)  # of energy: half the amplitude
     made.generator.speech.last.bias.data.fill_(30.0)
-    assert float(made.astray(x, 0).detach()) == pytest.approx(0, abs=1e-6)
-    assert float(made.astray(x, 1).detach()) == pytest.approx(1)
-    assert float(made.astray(0 * x, 1).detach()) <= 1
+    assert float(made.leakage(x, 0).detach()) == pytest.approx(0, abs=1e-6)
+    assert float(made.leakage(x, 1).detach()) == pytest.approx(1)
+    assert float(made.leakage(0 * x, 1).detach()) <= 1
 
 
 class Answers(torch.nn.Module):
@@ -223,12 +223,12 @@ def test_separating_again():
     """-30 dB, where the ratio stops counting, if the speech comes back; 0 dB if it is taken for noise, all of it."""
     s, n = normal(2, 3, 4000).double()
     level = (s + n).square().mean(-1, keepdim=True).sqrt()
-    decibels, spectra = Objective(cycle=1.0, heard=0.0), Objective(cycle=0.0, heard=2.0)
+    decibels, spectra = LossWeights(cycle=1.0, heard=0.0), LossWeights(cycle=0.0, heard=2.0)
     made = game()
 
     def costs(found):
         made.generator = Answers(lambda x: (found, x - found))
-        return [float(made.again(s, n, objective)) for objective in (decibels, spectra)]
+        return [float(made.cycle_loss(s, n, objective)) for objective in (decibels, spectra)]
 
     assert costs(s / level) == pytest.approx([-30, 0], abs=1e-3)
     torch.testing.assert_close(made.generator.asked[0], (s + n) / level)
@@ -239,7 +239,7 @@ def test_separating_again():
 
 def test_separating_again_has_a_gradient():
     made = game()
-    made.again(*normal(2, 2, 4000), Objective()).backward()
+    made.cycle_loss(*normal(2, 2, 4000), LossWeights()).backward()
     assert sum(float(p.grad.abs().sum()) for p in made.generator.parameters() if p.grad is not None) > 0
 
 
@@ -250,7 +250,7 @@ def test_what_is_separated_again_is_never_of_one_recording():
     """
     s, n, clean, noise = normal(4, 6, 4000)
     clean, noise = unit(clean), unit(noise)
-    speech, rest = half_known(3 * s, n, clean, noise)
+    speech, rest = remix(3 * s, n, clean, noise)
     level = 3 * s.square().mean(-1, keepdim=True).sqrt()
     torch.testing.assert_close(speech, torch.cat([(level * clean)[:3], 3 * s[3:]]))
     torch.testing.assert_close(rest[:3], n[[5, 0, 1]])
@@ -270,7 +270,7 @@ def test_high_frequencies_count():
 
 def test_energy_is_a_reward_for_speech_that_explains_the_mixture():
     made, corpora = game(), normal(3, 2, 4000)
-    calm, rewarded = (float(made.cost(corpora, Objective(energy=e), 1.0).detach()) for e in (0.0, 0.1))
+    calm, rewarded = (float(made.cost(corpora, LossWeights(energy=e), 1.0).detach()) for e in (0.0, 0.1))
     speech, _ = made.generator.separate(corpora[0])
     share = torch.cosine_similarity(corpora[0], speech.detach(), -1).square() + 1e-4
     assert rewarded - calm == pytest.approx(-0.1 * float(10 * share.log10().mean()), rel=1e-3)
@@ -280,7 +280,7 @@ def test_energy_is_a_reward_for_speech_that_explains_the_mixture():
 def test_silence_in_a_corpus(silent):
     made, corpora = game(), normal(3, 2, 4000)
     corpora[silent] = 0
-    cost = made.cost(corpora, Objective(energy=0.1), 1.0)
+    cost = made.cost(corpora, LossWeights(energy=0.1), 1.0)
     cost.backward()
     assert cost.isfinite()
     assert all(p.grad.isfinite().all() for p in made.parameters() if p.grad is not None)
@@ -295,7 +295,7 @@ def test_adversaries_learn_to_tell_noise_from_tones():
     for i in range(60):
         noise = normal(4, 4000, seed=i)
         tones = torch.sin(2 * math.pi * (200 + 800 * torch.rand(4, 1, generator=torch.Generator().manual_seed(i))) * t)
-        cost = least_squares(judges(tones), judges(noise))
+        cost = discriminator_loss(judges(tones), judges(noise))
         optimiser.zero_grad()
         cost.backward()
         optimiser.step()

@@ -12,6 +12,7 @@ import pytest
 import soundfile
 import torch
 
+from sepriors.files import atomic_write
 from sepriors.signal import audio
 from sepriors.signal.audio import AudioError
 
@@ -496,14 +497,14 @@ def test_whole_keeps_what_was_there_if_the_block_fails(tmp_path):
     path.write_text("before")
 
     def fails():
-        with audio.whole(path) as part:
+        with atomic_write(path) as part:
             part.write_text("half")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         fails()
     assert contents(tmp_path) == {"x.txt": b"before"}
-    with audio.whole(path) as part:
+    with atomic_write(path) as part:
         part.write_text("after")
         assert path.read_text() == "before"
     assert contents(tmp_path) == {"x.txt": b"after"}

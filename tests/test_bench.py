@@ -300,9 +300,9 @@ def test_the_overview(table):
 def test_cost():
     with bench.measured(0.001) as cost:
         block = np.ones(25_000_000)  # 200 MB
-        held = block.sum()
+        cached_method = block.sum()
     low = cost()
-    assert held == 25_000_000
+    assert cached_method == 25_000_000
     with bench.measured() as cost:
         pass
     assert cost().seconds < 0.5

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from sepriors.lab.claims import ClaimError, Estimate, Ledger, bootstrap, judge, read_claims
+from sepriors.lab.claims import ClaimError, Interval, Ledger, bootstrap, judge, read_claims
 
 CLAIMS = {
     "1a": {"id": "1a", "source": "x", "statement": "up & up", "published": "<2>", "chapter": "01"},
@@ -15,7 +15,7 @@ CLAIMS = {
     "2a": {"id": "2a", "source": "x", "statement": "round", "published": "4", "chapter": "02"},
 }
 REAL = {"profile": "book", "is_real": True, "corpus": "people"}
-UP, DOWN, BOTH = Estimate(2, 1, 3, 9, "si-sdr"), Estimate(-2, -3, -1, 9, "down"), Estimate(0, -1, 1, 9, "both")
+UP, DOWN, BOTH = Interval(2, 1, 3, 9, "si-sdr"), Interval(-2, -3, -1, 9, "down"), Interval(0, -1, 1, 9, "both")
 
 
 # ----------------------------------------------------------------------- intervals
@@ -147,11 +147,11 @@ def test_one_of_a_kind_has_no_interval_and_carries_no_verdict(values, clusters, 
 
 
 def test_how_an_estimate_reads():
-    assert str(Estimate(1.23456, 1, 1.5, 9)) == "1.23 [1, 1.5]"
-    assert f"{Estimate(1.23456, 1, 1.5, 9)}" == "1.23 [1, 1.5]"  # as a reason says it: fifteen digits were on a page
-    assert f"{Estimate(1.23456, 1, 1.5, 9):.1f}" == "1.2 [1.0, 1.5]"
-    assert str(Estimate(1.23456, 1, 1.5, 9, missing=1)) == "1.23 [1, 1.5] (9/10)"
-    assert str(Estimate(1.23456, math.nan, math.nan, 1, missing=1)) == "1.23 (no interval) (1/2)"
+    assert str(Interval(1.23456, 1, 1.5, 9)) == "1.23 [1, 1.5]"
+    assert f"{Interval(1.23456, 1, 1.5, 9)}" == "1.23 [1, 1.5]"  # as a reason says it: fifteen digits were on a page
+    assert f"{Interval(1.23456, 1, 1.5, 9):.1f}" == "1.2 [1.0, 1.5]"
+    assert str(Interval(1.23456, 1, 1.5, 9, missing=1)) == "1.23 [1, 1.5] (9/10)"
+    assert str(Interval(1.23456, math.nan, math.nan, 1, missing=1)) == "1.23 (no interval) (1/2)"
 
 
 # ------------------------------------------------------------------------ verdicts
@@ -177,16 +177,16 @@ def test_how_an_estimate_reads():
         ([UP], {"below": 3.001}, "holds"),
         ([UP], {"above": 3}, "not judged"),
         ([UP], {"above": 3.001}, "fails"),
-        ([Estimate(1, 1, 1, 3)], {"above": 1}, "not judged"),
-        ([Estimate(1, math.nan, math.nan, 3)], {"above": 0}, "not judged"),
-        ([Estimate(1, 0.5, math.nan, 3)], {"above": 0}, "not judged"),
-        ([Estimate(1, math.nan, 0.5, 3)], {"below": 0}, "not judged"),
-        ([Estimate(1, -math.inf, math.inf, 3)], {"above": 0}, "not judged"),
+        ([Interval(1, 1, 1, 3)], {"above": 1}, "not judged"),
+        ([Interval(1, math.nan, math.nan, 3)], {"above": 0}, "not judged"),
+        ([Interval(1, 0.5, math.nan, 3)], {"above": 0}, "not judged"),
+        ([Interval(1, math.nan, 0.5, 3)], {"below": 0}, "not judged"),
+        ([Interval(1, -math.inf, math.inf, 3)], {"above": 0}, "not judged"),
     ],
 )
 def test_the_table_of_verdicts(evidence, bound, verdict):
     assert judge(evidence, **bound) == verdict
-    mirrored = [Estimate(-e.value, -e.high, -e.low, e.n) for e in evidence]
+    mirrored = [Interval(-e.value, -e.high, -e.low, e.n) for e in evidence]
     other = {"below" if side == "above" else "above": -b for side, b in bound.items()}
     assert judge(mirrored, **other) == verdict
 
@@ -264,7 +264,7 @@ def test_the_record(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setenv("SEPRIORS_BUILD", str(tmp_path))
     ledger = Ledger("01", CLAIMS, REAL)
-    odd = Estimate(np.float32(2), torch.tensor(1.0), np.float64(3), np.int64(9))  # as a notebook may have them
+    odd = Interval(np.float32(2), torch.tensor(1.0), np.float64(3), np.int64(9))  # as a notebook may have them
     ledger.judge("1a", [odd], above=0)
     ledger.judge("1b", [DOWN], below=0)
     folder = tmp_path / "records" / "01"

@@ -166,14 +166,14 @@ def test_a_long_file_among_short_ones(run, tmp_path, monkeypatch):
 
     @dataclass(frozen=True)
     class Pieces:
-        longest: float = 1.5
+        max_seconds: float = 1.5
         iterations: int = 1
 
         def __call__(self, x, *, generators):
             assert x.shape[-1] <= 24000
             yield Step(0, None, lambda: 0.5 * x)
 
-    monkeypatch.setitem(methods.METHODS, "pieces", methods.Entry("", (), Pieces))
+    monkeypatch.setitem(methods.METHODS, "pieces", methods.MethodSpec("", (), Pieces))
     speech = {f"{n}.wav": speechlike(1, n, seed=n)[0] for n in (100, 60000, 24000, 24001)}
     for name, x in speech.items():
         audio.write(tmp_path / name, x, 16000, subtype="FLOAT")

@@ -10,9 +10,9 @@ import torch
 
 from sepriors.inference import diffusion
 from sepriors.inference.diffusion import (
+    EDM,
     OUVE,
     Denoised,
-    Exploding,
     Transition,
     condition,
     correct,
@@ -27,8 +27,8 @@ from sepriors.inference.diffusion import (
 )
 from sepriors.signal.rng import generators
 
-SCHEDULES = [OUVE(), OUVE(0.7, 0.1, 0.9, 0.01), Exploding(), Exploding(3.0, 0.1, 3.0)]
-FINE = [OUVE(least=1e-3), Exploding(least=1e-3)]  # they all but arrive before the last step
+SCHEDULES = [OUVE(), OUVE(0.7, 0.1, 0.9, 0.01), EDM(), EDM(3.0, 0.1, 3.0)]
+FINE = [OUVE(least=1e-3), EDM(least=1e-3)]  # they all but arrive before the last step
 DTYPES = [torch.float64, torch.complex128]
 
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
@@ -122,9 +122,9 @@ def test_times_fall_to_zero(schedule, steps):
 def test_where_the_times_begin_and_how_they_crowd():
     assert OUVE().times(1) == [1, 0]
     assert OUVE(least=0.2).times(5) == pytest.approx([1, 0.8, 0.6, 0.4, 0.2, 0])
-    assert Exploding().times(1) == pytest.approx([1.75, 0], rel=1e-6)
-    assert Exploding(9.0, 1.0, rho=2.0).times(3) == pytest.approx([9, 4, 1, 0])
-    assert Exploding(9.0, 1.0, rho=1.0).times(3) == pytest.approx([9, 5, 1, 0])
+    assert EDM().times(1) == pytest.approx([1.75, 0], rel=1e-6)
+    assert EDM(9.0, 1.0, rho=2.0).times(3) == pytest.approx([9, 4, 1, 0])
+    assert EDM(9.0, 1.0, rho=1.0).times(3) == pytest.approx([9, 5, 1, 0])
 
 
 @every_schedule
@@ -268,7 +268,7 @@ def test_a_step_is_a_corrector_then_a_predictor(schedule):
     here = correct(schedule, s, t, denoised(prior, schedule, s, t).mean, g := generators([1, 2], 2), snr=0.3)
     known = denoised(prior, schedule, here, t)
     to = predict(schedule, here, t, after, known.mean)
-    guide = lambda seen: seen._replace(mean=2 * seen.mean, spread=0.1)  # noqa: E731
+    guide = lambda seen: seen._replace(mean=2 * seen.mean, std=0.1)  # noqa: E731
     for made in (None, guide):
         got = step(prior, schedule, s, t, after, generators=generators([1, 2], 2), snr=0.3, guide=made)
         expected = (made(to) if made else to).draw([h.clone_state() for h in g])
@@ -334,15 +334,15 @@ def test_a_pseudo_likelihood_of_no_weight_changes_nothing(dtype):
 @real_and_complex
 def test_the_transition_of_the_posterior_is_a_product_of_gaussians(dtype):
     to, x, V_n = some_transition(dtype)
-    mean, spread, *_ = posterior_transition(to, x, V_n)
-    variance = spread**2
+    mean, std, *_ = posterior_transition(to, x, V_n)
+    variance = std**2
     seen = to.sigma**2 + to.scale**2 * V_n  # s_t given x
     torch.testing.assert_close(1 / variance, 1 / to.variance + 1 / seen)
     torch.testing.assert_close(mean / variance, to.mean / to.variance + to.scale * x / seen)
     got = posterior_transition(to, x, 1e100 + 0 * V_n)
     torch.testing.assert_close(got.mean, to.mean)
     torch.testing.assert_close(got.variance, to.variance.expand(1, 4))
-    one, same = (posterior_transition(to._replace(spread=v), x, V_n) for v in (0.3, torch.full_like(V_n, 0.3)))
+    one, same = (posterior_transition(to._replace(std=v), x, V_n) for v in (0.3, torch.full_like(V_n, 0.3)))
     torch.testing.assert_close(one.mean, same.mean)  # a number, as an unguided transition has it
 
 
@@ -414,7 +414,7 @@ def test_an_approximate_guide_does_not(schedule, dtype, guide):
     assert ((end.mean(0) - mean).abs() / (V / len(end)).sqrt()).min() > 5
 
 
-@pytest.mark.parametrize("schedule", [OUVE(), Exploding()], ids=str)
+@pytest.mark.parametrize("schedule", [OUVE(), EDM()], ids=str)
 @real_and_complex
 @pytest.mark.parametrize(("heun", "order"), [(False, 1), (True, 2)])
 def test_the_order_of_the_flow(schedule, dtype, heun, order):
@@ -466,7 +466,7 @@ WALKS = {
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.cfloat, *DTYPES], ids=str)
 @pytest.mark.parametrize("frames", [1, 7])
-@pytest.mark.parametrize("schedule", [OUVE(), Exploding()], ids=str)
+@pytest.mark.parametrize("schedule", [OUVE(), EDM()], ids=str)
 @pytest.mark.parametrize("name", WALKS)
 def test_an_utterance_is_alike_alone_and_in_company(name, schedule, frames, dtype):
     """To the last bit, with a generator of its own; another seed goes elsewhere, and the dtype stays."""

@@ -9,7 +9,7 @@ import torch
 from conftest import alike, drawn_score, drawn_vae
 
 from sepriors.inference import diffusion, nmf
-from sepriors.inference.diffusion import OUVE, Exploding, condition, posterior_transition, pseudo_likelihood
+from sepriors.inference.diffusion import EDM, OUVE, condition, posterior_transition, pseudo_likelihood
 from sepriors.inference.em import (
     NMFE,
     Decoder,
@@ -29,7 +29,7 @@ from sepriors.inference.mcmc import Langevin, RandomWalk
 from sepriors.protocols import Denoised
 from sepriors.signal import gaussian
 from sepriors.signal.gaussian import is_divergence, log_likelihood
-from sepriors.signal.rng import fork, generators, randn_like
+from sepriors.signal.rng import clone, generators, randn_like
 from sepriors.signal.stft import Compression
 
 B, F, T = 2, 20, 30
@@ -118,11 +118,11 @@ def test_an_estimate_is_of_its_round_whenever_it_is_asked_for():
         noise = nmf.init(X.abs().square(), 2, generators(0, B))
         return em(X, NMFE(W_s), noise, iterations=6, generators=generators(1, B))
 
-    at_once = [step.estimate() for step in rounds()]
+    batch_size = [step.estimate() for step in rounds()]
     later = [step.estimate() for step in list(rounds())]
-    for a, b in zip(at_once, later, strict=True):
+    for a, b in zip(batch_size, later, strict=True):
         assert a.equal(b)
-    assert not at_once[0].equal(at_once[-1])
+    assert not batch_size[0].equal(batch_size[-1])
 
 
 def test_nobody_pays_for_estimates_that_nobody_asks_for():
@@ -333,7 +333,7 @@ def test_what_a_variance_prior_tells_the_loop(gain):
     state = estep.start(X, g)
     assert state.gain.equal(torch.full((B, 1, 12), 0.5).double())
     before = VariancePosterior(Decoder(made), X.abs().square(), V_n, state.gain)
-    draws, _ = use(before, state.latent, fork(g))
+    draws, _ = use(before, state.latent, clone(g))
     V = made.log_variance(draws).exp()
     expected = 0.5 * (update_gain(X.abs().square(), 0.5 * V, V_n) if gain else torch.ones(B, 1, 12).double())
     new, e = estep(X, V_n, state)
@@ -343,7 +343,7 @@ def test_what_a_variance_prior_tells_the_loop(gain):
     torch.testing.assert_close(e.offset, expected * V)
     assert state.gain.equal(torch.full((B, 1, 12), 0.5).double())  # the old state is left as it was
     after = VariancePosterior(Decoder(made), X.abs().square(), V_n, expected)
-    final = use.final(after, new.latent, fork(g))
+    final = use.final(after, new.latent, clone(g))
     assert len(final) == 2
     wanted = sum(gaussian.wiener(X, expected * made.log_variance(z).exp(), V_n) for z in final) / 2
     torch.testing.assert_close(e.estimate(), wanted)
@@ -358,7 +358,7 @@ def test_a_prior_that_is_right_beats_the_wiener_filter_that_has_none():
     V_s = made.log_variance(z).exp()
     V_n = V_s.mean() * torch.ones(B, made.stft.bins, 200).double()
     S, N = (V.sqrt() * torch.randn(V.shape, generator=g, dtype=torch.complex128) for V in (V_s, V_n))
-    estep = VarianceE(made, MCMC(Langevin(0.05), steps=20, chains=20, spread=1.0), gain=False, level=1.0)
+    estep = VarianceE(made, MCMC(Langevin(0.05), steps=20, chains=20, std=1.0), gain=False, level=1.0)
     state = estep.start(S + N, generators(0, B))
     for _ in range(4):
         state, e = estep(S + N, V_n, state)
@@ -478,14 +478,14 @@ def test_the_draws_of_a_round_of_gibbs(sigma, count):
     left, conditional = way(known, sigma)
     *_, (state, e) = rounds(GibbsE(known.denoise, sigma, draws=20_000), known.X, known.V_n, count)
     there = mean + left**count * (known.X - mean)
-    spread = (left * sigma) ** 2 * (1 - left ** (2 * count)) / (1 - left**2)
+    std = (left * sigma) ** 2 * (1 - left ** (2 * count)) / (1 - left**2)
     assert state.position.shape == e.power.shape == (20_000, 2, 3, 2)
-    assert far(state.position, there, spread) < 4
-    expected = (known.X - there).abs().square() + spread + conditional
+    assert far(state.position, there, std) < 4
+    expected = (known.X - there).abs().square() + std + conditional
     torch.testing.assert_close(e.power.mean(0), expected, rtol=0.05, atol=0)
-    spread = (left * sigma) ** 2 / (1 - left**2)  # where it ends
-    assert (spread + conditional < V).all()  # a mean is kept, not a draw: less than the posterior's
-    assert (spread + conditional > V / 2).all()
+    std = (left * sigma) ** 2 / (1 - left**2)  # where it ends
+    assert (std + conditional < V).all()  # a mean is kept, not a draw: less than the posterior's
+    assert (std + conditional > V / 2).all()
 
 
 @pytest.mark.parametrize("sigma", LEVELS)
@@ -555,11 +555,11 @@ ids = ["reverse", "step", "gibbs"]
 @pytest.mark.parametrize("make", SCORE_ESTEPS, ids=ids)
 def test_utterances_of_a_score_prior_have_each_their_own_generator(make):
     known, estep = bins(), make(bins().denoise, draws=3)
-    together = [e for _, e in rounds(estep, known.X, known.V_n, 3)]
+    gpu_batch_size = [e for _, e in rounds(estep, known.X, known.V_n, 3)]
     for b in range(2):
         X, V_n = known.X[b : b + 1], known.V_n[b : b + 1]
         alone = [e for _, e in rounds(estep, X, V_n, 3, seed=[3 + b])]
-        for one, both in zip(alone, together, strict=True):
+        for one, both in zip(alone, gpu_batch_size, strict=True):
             torch.testing.assert_close(one.power[:, 0], both.power[:, b])
             torch.testing.assert_close(one.estimate()[0], both.estimate()[b])
 
@@ -569,12 +569,12 @@ def test_what_a_score_prior_is_given_stays_and_its_rounds_stay_apart(make):
     """Neither mixture, noise nor an old state is written to, and an estimate is of its round when asked for late."""
     known = bins()
     kept = known.X.clone(), known.V_n.clone()
-    at_once = [(state.position.clone(), e.estimate().clone()) for state, e in rounds(make(known.denoise), *kept, 3)]
+    batch_size = [(state.position.clone(), e.estimate().clone()) for state, e in rounds(make(known.denoise), *kept, 3)]
     later = list(rounds(make(known.denoise), known.X, known.V_n, 3))
-    for (state, e), (position, estimate) in zip(later, at_once, strict=True):
+    for (state, e), (position, estimate) in zip(later, batch_size, strict=True):
         assert state.position.equal(position)
         assert e.estimate().equal(estimate)
-    assert not at_once[0][1].equal(at_once[1][1])
+    assert not batch_size[0][1].equal(batch_size[1][1])
     assert known.X.equal(kept[0])
     assert known.V_n.equal(kept[1])
 
@@ -608,7 +608,7 @@ def test_a_score_network_in_the_loop_on_one_frame(make):
 # ------------------------------------------------------------- the reverse process as an E-step
 
 
-@pytest.mark.parametrize("schedule", [OUVE(), Exploding()], ids=str)
+@pytest.mark.parametrize("schedule", [OUVE(), EDM()], ids=str)
 @pytest.mark.parametrize(("weight", "every", "unguided"), [(1.5, 2, 1), (0.7, 1, 0), (1.0, 3, 2)])
 def test_a_round_of_reverse_e_is_a_whole_reverse_process(schedule, weight, every, unguided):
     """From the mixture, with the generators where the last round has left them."""
@@ -677,7 +677,7 @@ def test_one_draw_and_one_step_will_do(make):
 # ------------------------------------------------------------- the noise learned on the way
 
 
-@pytest.mark.parametrize("schedule", [OUVE(), Exploding()], ids=str)
+@pytest.mark.parametrize("schedule", [OUVE(), EDM()], ids=str)
 @pytest.mark.parametrize(
     "guide", [posterior_transition, partial(pseudo_likelihood, weight=0.7)], ids=["IL", "weighted"]
 )
@@ -748,7 +748,7 @@ COMPRESSIONS = [Compression(), Compression(0.3, 2.0), Compression(1.0, 0.5)]
 @pytest.mark.parametrize("compress", COMPRESSIONS, ids=str)
 def test_told_the_noise_a_linearised_e_step_sees_what_it_moves_behind_the_compression(compress):
     C, X, V_n, N = loud(compress)
-    estep = Linearised(wiener := Wiener(1e-9 * X.abs().square(), []), compress.chord(X, floor=1e-12))
+    estep = Linearised(wiener := Wiener(1e-9 * X.abs().square(), []), compress.secant_gain(X, floor=1e-12))
     estep(X, V_n, estep.start(X, None))
     moved = (X - compress(C - N)).abs().square().mean(0)
     torch.testing.assert_close(wiener.told[0], moved, rtol=1e-3, atol=0)
@@ -764,7 +764,7 @@ def test_a_linearised_e_step_that_is_right_tells_the_power_of_the_noise(compress
             S = compress(C - N)
             return state + 1, Expectation((X - S).abs().square(), None, lambda: S.mean(0))
 
-    estep = Linearised(Right(V_n), compress.chord(X, floor=1e-12))
+    estep = Linearised(Right(V_n), compress.secant_gain(X, floor=1e-12))
     state, e = estep(X, V_n, estep.start(X, None))
     assert state == 1
     torch.testing.assert_close(e.power.mean(0), V_n, rtol=1e-3, atol=0)
@@ -777,14 +777,14 @@ def test_the_noise_of_a_linearised_e_step_is_learned_in_linear_units(bases, spee
     """As in a loop where bins are as they are: a chord is a unit. Without speech all is the noise's."""
     X, W_s = spectrum()
     V_s = speech * (W_s @ torch.ones(B, 4, T, dtype=W_s.dtype))
-    chord = drawn(5, B, F, T)
+    secant_gain = drawn(5, B, F, T)
     start = nmf.init(X.abs().square(), 3, generators(0, B))
     plain = em(X, Wiener(V_s, []), start, iterations=5, generators=None, bases=bases)
-    there = Linearised(Wiener(chord * V_s, []), chord)
-    for one, two in zip(plain, em(chord.sqrt() * X, there, start, iterations=5, generators=None, bases=bases)):
+    there = Linearised(Wiener(secant_gain * V_s, []), secant_gain)
+    for one, two in zip(plain, em(secant_gain.sqrt() * X, there, start, iterations=5, generators=None, bases=bases)):
         torch.testing.assert_close(two.noise.W, one.noise.W)
         torch.testing.assert_close(two.noise.H, one.noise.H)
-        torch.testing.assert_close(two.estimate(), chord.sqrt() * one.estimate())
+        torch.testing.assert_close(two.estimate(), secant_gain.sqrt() * one.estimate())
 
 
 @pytest.mark.parametrize("make", SCORE_ESTEPS, ids=ids)
@@ -801,11 +801,11 @@ def test_a_chord_of_one_changes_nothing(make):
 
 def test_a_linearised_e_step_takes_its_offset_to_linear_units_too():
     X, W_s = spectrum()
-    V_s, chord = W_s @ torch.ones(B, 4, T, dtype=W_s.dtype), drawn(5, B, F, T)
+    V_s, secant_gain = W_s @ torch.ones(B, 4, T, dtype=W_s.dtype), drawn(5, B, F, T)
     start = nmf.init(X.abs().square(), 3, generators(0, B))
     plain = em(X, Truth(V_s), start, iterations=4, generators=None)
-    there = Linearised(Truth(chord * V_s), chord)
-    for one, two in zip(plain, em(chord.sqrt() * X, there, start, iterations=4, generators=None), strict=True):
+    there = Linearised(Truth(secant_gain * V_s), secant_gain)
+    for one, two in zip(plain, em(secant_gain.sqrt() * X, there, start, iterations=4, generators=None), strict=True):
         torch.testing.assert_close(two.noise.variance, one.noise.variance)
 
 

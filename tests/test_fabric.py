@@ -167,15 +167,15 @@ def iter_draw(batches):
 
 def test_one_device_needs_no_fabric(monkeypatch):
     monkeypatch.setitem(sys.modules, "lightning_fabric", None)
-    assert fitting.launch() is None
+    assert fitting.init_distributed() is None
     with pytest.raises(fitting.FabricError, match=r"pip install 'sepriors\[fabric\]'"):
-        fitting.launch(devices=2)
+        fitting.init_distributed(devices=2)
 
 
 def test_devices_that_are_not_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(fitting.FabricError, match="2 devices, None nodes, accelerator cuda: "):
-        fitting.launch(devices=2, accelerator="cuda")
+        fitting.init_distributed(devices=2, accelerator="cuda")
     with pytest.raises(fitting.FabricError, match="accelerator abacus: "):
-        fitting.launch(devices=2, accelerator="abacus")
+        fitting.init_distributed(devices=2, accelerator="abacus")

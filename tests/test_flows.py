@@ -149,7 +149,7 @@ def test_each_stops_by_itself(rule, ascend):
 def test_the_rules():
     target = gaussian(normal(3, 8), variance=torch.tensor([1.0, 1.0, 1.0]))
     residual = torch.tensor([0.99, 1.01, 0.0])[:, None].to(V)
-    now = flows.Climb(target.x - residual, torch.tensor([-7.9, -8.1, 0.0]), torch.zeros(3))
+    now = flows.MAPStep(target.x - residual, torch.tensor([-7.9, -8.1, 0.0]), torch.zeros(3))
     assert flows.discrepancy(target, now).tolist() == [False, True, False]
     assert flows.clean_likelihood(-1.0)(target, now).tolist() == [True, False, True]
     assert flows.never(target, now).tolist() == [False] * 3
@@ -269,12 +269,12 @@ def test_one_seed_one_walk_alone_and_in_company():
         *_, last = anneal(prior, x[rows], variance[rows], **WALK, generators=each)
         return last.signal
 
-    together = ends([0, 1, 2], [5, 6, 7])
-    assert together.equal(ends([0, 1, 2], [5, 6, 7]))
-    assert not together.equal(ends([0, 1, 2], [5, 6, 8]))
+    gpu_batch_size = ends([0, 1, 2], [5, 6, 7])
+    assert gpu_batch_size.equal(ends([0, 1, 2], [5, 6, 7]))
+    assert not gpu_batch_size.equal(ends([0, 1, 2], [5, 6, 8]))
     for b in range(3):
-        assert ends([b], [5 + b])[:, 0].equal(together[:, b])
-    assert not together[0].equal(together[1])
+        assert ends([b], [5 + b])[:, 0].equal(gpu_batch_size[:, b])
+    assert not gpu_batch_size[0].equal(gpu_batch_size[1])
 
 
 def test_all_of_it_in_inference_mode():

@@ -23,7 +23,7 @@ from sepriors import SPPWiener, methods, metrics, mix
 from sepriors.__main__ import main
 from sepriors.inference.em import Step
 from sepriors.lab import bench, jobs
-from sepriors.lab.jobs import Crew, JobError, completed
+from sepriors.lab.jobs import JobError, WorkerPool, as_completed
 from sepriors.signal import audio
 
 ROOT = Path(__file__).parents[1]
@@ -71,9 +71,9 @@ def mixtures():
 
 def test_one_process_does_one_thing_after_the_other():
     seen = []
-    with jobs.crew() as alone:
+    with jobs.worker_pool() as alone:
         assert alone.executor is None
-        for item, result in completed(alone, square, iter([1, 2, 3])):
+        for item, result in as_completed(alone, square, iter([1, 2, 3])):
             seen.append(item)
             assert result == item**2
     assert seen == [1, 2, 3]
@@ -89,7 +89,7 @@ def test_items_are_asked_for_as_workers_come_free():
             yield i
 
     with ThreadPoolExecutor(2) as executor:
-        for done, (item, result) in enumerate(completed(Crew(executor, lambda: 2), square, items())):
+        for done, (item, result) in enumerate(as_completed(WorkerPool(executor, lambda: 2), square, items())):
             assert result == item**2
             assert len(asked) <= done + 1 + 4
     assert asked == list(range(100))
@@ -100,17 +100,17 @@ def test_an_error_is_raised_and_the_rest_is_left():
         return 1 / x
 
     with ThreadPoolExecutor(1) as executor, pytest.raises(ZeroDivisionError):
-        list(completed(Crew(executor, lambda: 1), reciprocal, [1, 0, 1, 1]))
-    with pytest.raises(JobError, match="expected one worker at least, got 0"), jobs.crew(0):
+        list(as_completed(WorkerPool(executor, lambda: 1), reciprocal, [1, 0, 1, 1]))
+    with pytest.raises(JobError, match="expected one worker at least, got 0"), jobs.worker_pool(0):
         pass
 
 
 def test_processes_share_the_cores_and_one_of_them_dies():
     """No more threads than cores, NumPy's and SciPy's included."""
-    with jobs.crew(2) as two:
-        found = [result for _, result in completed(two, threads, range(8))]
+    with jobs.worker_pool(2) as two:
+        found = [result for _, result in as_completed(two, threads, range(8))]
         with pytest.raises(JobError, match=r"a process that worked died .* is the memory full"):
-            list(completed(two, die, range(3)))
+            list(as_completed(two, die, range(3)))
     assert os.getpid() not in {process for process, *_ in found}
     share = max(1, metrics.workers() // 2)
     assert {torch_threads for _, torch_threads, _ in found} == {share}
@@ -166,9 +166,9 @@ def test_workers_end_with_the_process_that_made_them(tmp_path):
 
 
 def test_a_worker_that_is_killed_costs_nothing(cluster, tmp_path):
-    with jobs.crew(dask=cluster.scheduler_address) as made:
+    with jobs.worker_pool(dask=cluster.scheduler_address) as made:
         assert made.size() == 2
-        got = dict(completed(made, partial(die_once, str(tmp_path / "died")), range(10)))
+        got = dict(as_completed(made, partial(die_once, str(tmp_path / "died")), range(10)))
     assert (tmp_path / "died").exists()
     assert got == {x: x * x for x in range(10)}
 
@@ -176,13 +176,13 @@ def test_a_worker_that_is_killed_costs_nothing(cluster, tmp_path):
 def test_a_job_that_kills_every_worker_is_given_up(cluster, monkeypatch):
     monkeypatch.setattr(cluster.scheduler, "allowed_failures", 0)
     given_up = pytest.raises(JobError, match=r"tcp://.*: one job ended several workers")
-    with given_up, jobs.crew(dask=cluster.scheduler_address) as made:
-        list(completed(made, die, [0]))
+    with given_up, jobs.worker_pool(dask=cluster.scheduler_address) as made:
+        list(as_completed(made, die, [0]))
 
 
 def test_a_cluster_that_is_not_there(monkeypatch):
     def refused(address):
-        with pytest.raises(JobError) as caught, jobs.crew(dask=address):
+        with pytest.raises(JobError) as caught, jobs.worker_pool(dask=address):
             pass
         return str(caught.value)
 
@@ -250,8 +250,8 @@ def sequential(mixtures):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_numbers_are_those_of_the_bench(sequential, mixtures, workers):
     """To the last bit, in its order, however many work and whichever way a method comes to them."""
-    with jobs.crew(workers) as crew:
-        rows = list(bench.spread(crew, METHODS, mixtures, metrics=["si_sdr", "stoi"], seed=5))
+    with jobs.worker_pool(workers) as worker_pool:
+        rows = list(bench.run_parallel(worker_pool, METHODS, mixtures, metrics=["si_sdr", "stoi"], seed=5))
     table = bench.ordered(rows)
     same = ["method", "snr_db", "file", "seed", "si_sdr", "stoi", "why"]
     pd.testing.assert_frame_equal(table[same], sequential[same], check_exact=True)
@@ -264,9 +264,9 @@ def test_a_second_call_goes_on(mixtures, tmp_path):
     options = {"metrics": ["si_sdr"], "folder": tmp_path / "parts"}
     counted = Counted()
     with ThreadPoolExecutor(1) as executor:
-        crew = Crew(executor, lambda: 1)
-        whole = bench.ordered(bench.spread(crew, {"half": Counted()}, mixtures, metrics=["si_sdr"]))
-        rows = bench.spread(crew, {"half": counted}, mixtures, **options)
+        worker_pool = WorkerPool(executor, lambda: 1)
+        whole = bench.ordered(bench.run_parallel(worker_pool, {"half": Counted()}, mixtures, metrics=["si_sdr"]))
+        rows = bench.run_parallel(worker_pool, {"half": counted}, mixtures, **options)
         for _ in range(9):
             next(rows)
         rows.close()
@@ -275,10 +275,10 @@ def test_a_second_call_goes_on(mixtures, tmp_path):
         assert len(kept) == 9
         kept[0].write_text(kept[0].read_text()[:20])
         counted.files = 0
-        table = bench.ordered(bench.spread(crew, {"half": counted}, mixtures, **options))
+        table = bench.ordered(bench.run_parallel(worker_pool, {"half": counted}, mixtures, **options))
         assert counted.files in (3, 4)  # the spoiled record may be one of the noisy input
         counted.files = 0
-        again = bench.ordered(bench.spread(crew, {"half": counted}, mixtures, **options))
+        again = bench.ordered(bench.run_parallel(worker_pool, {"half": counted}, mixtures, **options))
     assert counted.files == 0
     same = table.columns.difference(COST)
     pd.testing.assert_frame_equal(table[same], whole[same])
@@ -290,7 +290,7 @@ def test_a_record_of_something_else_is_not_taken(mixtures, tmp_path, monkeypatch
 
     def made(mixtures=mixtures, **changed):
         counted = Counted()
-        list(bench.spread(Crew(None, lambda: 1), {"half": counted}, mixtures, **{**options, **changed}))
+        list(bench.run_parallel(WorkerPool(None, lambda: 1), {"half": counted}, mixtures, **{**options, **changed}))
         return counted.files
 
     assert (made(), made()) == (6, 0)
@@ -308,7 +308,8 @@ def test_a_value_that_is_missing_stays_missing(mixtures, tmp_path):
     loud = mixtures[0]._replace(noisy=mixtures[0].noisy / mixtures[0].noisy.abs().amax(-1, keepdim=True))
     tables = []
     for _ in range(2):
-        rows = bench.spread(Crew(None, lambda: 1), {"half": Counted()}, [loud], metrics=["si_sdr"], folder=tmp_path)
+        alone = WorkerPool(None, lambda: 1)
+        rows = bench.run_parallel(alone, {"half": Counted()}, [loud], metrics=["si_sdr"], folder=tmp_path)
         tables.append(bench.ordered(rows))
     pd.testing.assert_frame_equal(*tables)
     assert tables[0].query("method == 'half'")["si_sdr"].isna().all()

@@ -13,12 +13,12 @@ from sepriors.inference.latent import MCMC, PointEstimate, Variational
 from sepriors.inference.mcmc import MALA, Chain, Density, Joint, Langevin, RandomWalk
 from sepriors.priors import load
 from sepriors.signal.gaussian import log_likelihood
-from sepriors.signal.rng import fork, generators
+from sepriors.signal.rng import clone, generators
 
 B, F, L = 2, 9, 3
 USES = {
     "random walk": MCMC(RandomWalk(0.1), steps=3, final_steps=8, final_keep=5),
-    "langevin": MCMC(Langevin(0.02), steps=1, chains=4, spread=0.01),
+    "langevin": MCMC(Langevin(0.02), steps=1, chains=4, start_variance=0.01),
     "averaged": MCMC(Langevin(0.02, averaged=True), steps=2, chains=2, final_steps=3, final_keep=2, final_times=2),
     "mala": MCMC(MALA(0.1, tamed=True), steps=2, chains=2, perturb=0.01),
     "joint": MCMC(MALA(0.01), steps=2, final_steps=4, joint=True),
@@ -115,7 +115,8 @@ def test_chains_start_about_the_encoders_mean_and_go_on():
     mean = made.encode(target.P)
     at = MCMC(RandomWalk(), 1, chains=2).start(made, target.P, generators(0, B)).position
     assert at.equal(mean.expand(2, -1, -1, -1))
-    spread = MCMC(RandomWalk(), 1, chains=20, spread=0.25).start(made, target.P, generators(0, B)).position - mean
+    start = MCMC(RandomWalk(), 1, chains=20, start_variance=0.25).start(made, target.P, generators(0, B))
+    spread = start.position - mean
     torch.testing.assert_close(spread.std(), torch.tensor(0.5).double(), atol=0.01, rtol=0)
     use, g = MCMC(RandomWalk(0.1), steps=4, keep=3, chains=2), generators(0, B)
     start = use.start(made, target.P, g)
@@ -393,7 +394,7 @@ def test_draws_of_the_fitted_gaussian():
     before, _ = use._replace(steps=2)(target, use.start(made, target.P, g), g)  # and g is where the third step finds it
     _, state = use._replace(steps=2)(target, state, generators(0, B))
     q = made.posterior(target.P, {name: p.detach().clone() for name, p in state.parameters.items()})
-    noise = torch.stack([torch.randn(L, 5, generator=h, dtype=torch.float64) for h in fork(g)])
+    noise = torch.stack([torch.randn(L, 5, generator=h, dtype=torch.float64) for h in clone(g)])
     draws, state = use._replace(steps=1)(target, state, g)
     assert draws.shape == (1, B, L, 5)
     assert draws[0].equal(q.sample(noise))
@@ -442,10 +443,10 @@ def test_an_estimate_is_of_its_round_whenever_it_is_asked_for(use):
         return em(X, VarianceE(made, use), noise, iterations=4, generators=g)
 
     with torch.inference_mode():
-        at_once = [step.estimate() for step in run()]
+        batch_size = [step.estimate() for step in run()]
         later = [step.estimate() for step in list(run())]
-    assert not at_once[0].equal(at_once[-1])
-    for a, b in zip(at_once, later, strict=True):
+    assert not batch_size[0].equal(batch_size[-1])
+    for a, b in zip(batch_size, later, strict=True):
         assert a.equal(b)
 
 

@@ -88,7 +88,7 @@ def test_ranks_are_as_wide_as_the_intervals_leave_them():
 
 
 def test_who_was_told_by_pairs():
-    assert sorted(leaderboard.TOLD) == ["bsse", "rnnoise", "sgmse"]
+    assert sorted(leaderboard.TOLD) == ["bsse", "rnnoise", "diffusion-supervised"]
 
 
 def test_the_front_is_drawn(tmp_path):

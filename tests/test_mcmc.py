@@ -431,14 +431,14 @@ def test_a_chain_goes_on_where_it_was(kernel):
     whole = list(sample(target, kernel, z, steps=6, generators=generators(1, 1)))
     g = generators(1, 1)
     first = list(sample(target, kernel, z, steps=3, generators=g))
-    fork = [x.clone_state() for x in g]
+    clone = [x.clone_state() for x in g]
     second = list(sample(target, kernel, first[-1], steps=3, generators=g))
     assert z.equal(kept)
     assert len(whole) == 6
     for a, b in zip(whole, first + second, strict=True):
         assert a.position.equal(b.position)
     assert not whole[0].position.equal(whole[1].position)
-    from_place = list(sample(target, kernel, first[-1].position, steps=3, generators=fork))
+    from_place = list(sample(target, kernel, first[-1].position, steps=3, generators=clone))
     remembers = isinstance(kernel, Langevin) and kernel.averaged  # the last step's noise is no part of a place
     assert from_place[-1].position.equal(whole[-1].position) != remembers
 

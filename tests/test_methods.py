@@ -23,7 +23,7 @@ from sepriors.inference.mcmc import MALA, RandomWalk
 from sepriors.lab import bench
 from sepriors.lab.corpora import bench_set, open_corpora
 from sepriors.methods import (
-    Compressed,
+    CompressedDomain,
     FlowLangevin,
     FlowMAP,
     FlowTweedie,
@@ -58,7 +58,7 @@ def made():
     made = {name: replace(m, iterations=min(m.iterations, rounds[name])) for name, m in few.items()}
     for name, steps in (("udiffse", 10), ("udiffse-plus", 8), ("depse", 4)):  # whole reverse processes, but short ones
         made[name] = replace(made[name], estep=partial(made[name].estep, steps=steps, draws=1))
-    made["sgmse"] = replace(made["sgmse"], iterations=6, draws=1)
+    made["diffusion-supervised"] = replace(made["diffusion-supervised"], iterations=6, draws=1)
     for name, m in made.items():
         if isinstance(latent := getattr(m, "latent", None), MCMC):  # and short chains
             short = {"steps": min(latent.steps, 2), "final_steps": min(latent.final_steps, 2)}
@@ -83,13 +83,13 @@ def for_company(method, x):
 def test_alone_or_in_company(method):
     """The same call gives the same bits; alone and in company differ by rounding at most."""
     x = for_company(method, noisy(5, 5000).noisy)  # more than a method takes at once
-    together = enhance(x, method, seed=3)
+    gpu_batch_size = enhance(x, method, seed=3)
     for i in (0, 4):
         alone = enhance(x[i], method, seed=3)
-        assert alike(alone, together[i])
+        assert alike(alone, gpu_batch_size[i])
         assert enhance(x[i : i + 1], method, seed=3)[0].equal(alone)
-    assert alike(enhance(x[1:3], method, seed=3), together[1:3])
-    assert enhance(x.reshape(5, 1, -1), method, seed=3).equal(together.reshape(5, 1, -1))
+    assert alike(enhance(x[1:3], method, seed=3), gpu_batch_size[1:3])
+    assert enhance(x.reshape(5, 1, -1), method, seed=3).equal(gpu_batch_size.reshape(5, 1, -1))
 
 
 def test_utterances_of_different_lengths(method):
@@ -346,12 +346,12 @@ def test_a_method_made_in_inference_mode_still_has_its_gradients(name):
 
 
 @pytest.mark.parametrize("longest", [1.5, 2.0, 30.0])
-def test_pieces_of_a_long_file(longest):
+def test_pieces_of_a_long_file(max_seconds):
     """They cover it, are as long as may be, share a second or more, and are no more than that takes."""
-    size = round(16000 * longest)
+    size = round(16000 * max_seconds)
     edges = [1, size - 1, size, size + 1, size + 2, 2 * size - 16000, 2 * size - 15999, 10 * size]
     for length in [*edges, *range(size, 4 * size, 997)]:
-        spans = _spans(length, longest)
+        spans = _spans(length, max_seconds)
         if length <= size:
             assert spans == [(0, length)]
             continue
@@ -369,9 +369,9 @@ class Filter:
     """A fixed filter, linear and short: what becomes of it in pieces is known."""
 
     taps: tuple[float, ...]
-    longest: float = 2.0
-    at_once: int = 2
-    beside: bool = False
+    max_seconds: float = 2.0
+    batch_size: int = 2
+    parallel: bool = False
     iterations: int = 1
 
     def __call__(self, x, *, generators):
@@ -394,7 +394,7 @@ def test_pieces_of_what_is_linear_make_the_whole(seconds):
     gain = Filter((0.3,))
     torch.testing.assert_close(enhance(x, gain), 0.3 * x)
     smooth = Filter((0.25, 0.5, 0.25))  # at a piece's ends a sample sees a zero in place of its neighbour, unheard
-    whole = enhance(x, replace(smooth, longest=math.inf))
+    whole = enhance(x, replace(smooth, max_seconds=math.inf))
     assert not enhance(x, smooth).equal(whole)
     torch.testing.assert_close(enhance(x, smooth), whole, rtol=0, atol=1.01 * 0.25 * float(x.abs().max()) / 16000)
 
@@ -416,7 +416,7 @@ def test_pieces_that_disagree_are_faded_over(seconds):
 def test_a_long_file_by_a_prior():
     """Far from the seams it is the piece's own estimate; near them no sample jumps more than elsewhere."""
     x = noisy(1, 56000).noisy[0]
-    method = VarianceEM(priors.load("vae-257"), MCMC(RandomWalk(), steps=2), iterations=8, longest=2.0)
+    method = VarianceEM(priors.load("vae-257"), MCMC(RandomWalk(), steps=2), iterations=8, max_seconds=2.0)
     got, spans = enhance(x, method), _spans(56000, 2.0)
     assert spans == [(0, 32000), (12000, 44000), (24000, 56000)]
     pieces = [enhance(x[a:b], method) for a, b in spans]
@@ -425,7 +425,7 @@ def test_a_long_file_by_a_prior():
     jumps = got.diff().abs()
     seams = [slice(at - 20, at + 20) for at in (12000, 24000, 32000, 44000)]
     assert max(jumps[seam].max() for seam in seams) < jumps.quantile(0.999)
-    whole = enhance(x, replace(method, longest=100.0))
+    whole = enhance(x, replace(method, max_seconds=100.0))
     assert not whole.equal(got)
     assert metrics.si_sdr(whole, got) > 10
 
@@ -433,7 +433,7 @@ def test_a_long_file_by_a_prior():
 def test_a_long_file_is_alike_alone_and_in_company():
     x = noisy(2, 40000).noisy
     rows = [x[0], x[1, :5000], x[1], x[0, :32000]]
-    method = VarianceEM(drawn_vae(dtype=torch.float32), MCMC(RandomWalk(), steps=1), iterations=2, longest=2.0)
+    method = VarianceEM(drawn_vae(dtype=torch.float32), MCMC(RandomWalk(), steps=1), iterations=2, max_seconds=2.0)
     got = enhance(rows, method, seed=range(4))
     for i, row in enumerate(rows):
         assert got[i].equal(enhance(row, method, seed=i))
@@ -454,19 +454,19 @@ def test_parts_side_by_side_change_nothing(prior, request):
     method = VarianceEM(prior(), MCMC(RandomWalk(), steps=1), iterations=2)
     expected = enhance(rows, method, seed=range(7))
     request.getfixturevalue("two_threads")
-    beside = replace(method, beside=True)
-    first, again = (enhance(rows, beside, seed=range(7)) for _ in range(2))
+    parallel = replace(method, parallel=True)
+    first, again = (enhance(rows, parallel, seed=range(7)) for _ in range(2))
     for a, b, c in zip(first, again, expected, strict=True):
         assert a.equal(b)
         assert alike(a, c)
-    assert enhance([], beside) == []
+    assert enhance([], parallel) == []
     assert torch.get_num_threads() == 2
 
 
 @pytest.mark.usefixtures("two_threads")
 def test_alone_and_in_company_with_two_threads_and_parts_side_by_side():
     x = noisy(5, 5000).noisy.double()
-    method = VarianceEM(drawn_vae(), MCMC(RandomWalk(), steps=1), iterations=2, beside=True)
+    method = VarianceEM(drawn_vae(), MCMC(RandomWalk(), steps=1), iterations=2, parallel=True)
     for row, expected in zip(x, enhance(x, method), strict=True):
         assert alike(enhance(row, method), expected)
 
@@ -479,7 +479,7 @@ def test_what_fails_beside_fails():
             raise RuntimeError("as it must")
 
     with pytest.raises(RuntimeError, match="as it must"):
-        enhance(torch.zeros(6, 100), Failing((), beside=True))
+        enhance(torch.zeros(6, 100), Failing((), parallel=True))
 
 
 # ------------------------------------------------------------- flows, in white noise
@@ -526,9 +526,9 @@ def test_with_a_gaussian_prior_a_flow_method_is_wieners(length):
 
 @pytest.mark.parametrize("length", [1000, 79])
 def test_with_a_gaussian_prior_the_mean_of_many_chains_is_wieners(length):
-    x, variance, expected, spread = hiss(length)
+    x, variance, expected, start_variance = hiss(length)
     method = FlowLangevin(Hiss(), variance, chains=40, iterations=60)
-    ratio = (enhance(x, method) - expected).square().mean(-1) / (spread / 40)
+    ratio = (enhance(x, method) - expected).square().mean(-1) / (start_variance / 40)
     assert ((ratio - 1).abs() < 0.1 + 4 * (2 / length) ** 0.5).all()
 
 
@@ -559,11 +559,11 @@ def test_a_flow_method_leaves_silence_alone(name):
 def test_a_flow_method_alone_and_in_company(name):
     x = noisy(6, 2000).noisy  # more than it takes at once
     method = flow_method(name)
-    together = enhance(x, method, seed=3)
-    assert together.equal(enhance(x, method, seed=3))
-    for row, expected in zip(x, together):
+    gpu_batch_size = enhance(x, method, seed=3)
+    assert gpu_batch_size.equal(enhance(x, method, seed=3))
+    for row, expected in zip(x, gpu_batch_size):
         assert alike(enhance(row, method, seed=3), expected)
-    assert alike(enhance(x[:1], method, seed=4), together[:1]) == (name != "langevin")
+    assert alike(enhance(x[:1], method, seed=4), gpu_batch_size[:1]) == (name != "langevin")
 
 
 @pytest.mark.parametrize("name", FLOWS)
@@ -691,7 +691,7 @@ def uneven(length, seed=0):
 @pytest.mark.parametrize("compression", [Compression(), Compression(0.3, 2.0), Compression(1.0, 0.5)], ids=str)
 def test_compressed_mixtures_have_a_greatest_amplitude_of_one_and_come_back(compression, length):
     x, prior = uneven(4000)[:, -length:], drawn_score(compression=compression)
-    transform = Compressed.like(x, prior)
+    transform = CompressedDomain.like(x, prior)
     X = transform(x)
     assert X.shape == (4, 257, 1 + math.ceil(length / 128))
     torch.testing.assert_close(X.abs().amax((-2, -1)), torch.ones(4).double())
@@ -704,7 +704,7 @@ def test_what_is_compressed_is_the_spectrum_of_the_scaled_waveform():
     C = prior.stft(x)
     unit = (1 / prior.compression.beta) ** (1 / prior.compression.alpha)  # the amplitude that is compressed to 1
     scale = C.abs().amax((-2, -1)) / unit
-    transform = Compressed.like(x, prior)
+    transform = CompressedDomain.like(x, prior)
     torch.testing.assert_close(transform.scale, scale[:, None])
     torch.testing.assert_close(transform(x), prior.compression(C / scale[:, None, None]))
     S = 0.5 * C  # its compressed amplitudes are not half as great
@@ -716,7 +716,7 @@ def test_compressed_silence_is_silence(dtype):
     x = noisy(3, 4000).noisy.to(dtype)
     x[1] = 0
     x[2] = 1e-30 * x[0]
-    transform = Compressed.like(x, drawn_score())
+    transform = CompressedDomain.like(x, drawn_score())
     X = transform(x)
     back = transform.inverse(X, 4000)
     assert not X[1].any()
@@ -731,19 +731,19 @@ def test_compressed_silence_is_silence(dtype):
 def test_compressed_rows_do_not_feel_each_other(dtype):
     x, prior = uneven(4000).to(dtype), drawn_score()
     x[2] = 0
-    together = Compressed.like(x, prior)
+    gpu_batch_size = CompressedDomain.like(x, prior)
     for b in range(4):
-        alone = Compressed.like(x[b : b + 1], prior)
+        alone = CompressedDomain.like(x[b : b + 1], prior)
         X = alone(x[b : b + 1])
-        assert alone.scale.equal(together.scale[b : b + 1])
-        assert X[0].equal(together(x)[b])
-        assert alone.inverse(X, 4000)[0].equal(together.inverse(together(x), 4000)[b])
+        assert alone.scale.equal(gpu_batch_size.scale[b : b + 1])
+        assert X[0].equal(gpu_batch_size(x)[b])
+        assert alone.inverse(X, 4000)[0].equal(gpu_batch_size.inverse(gpu_batch_size(x), 4000)[b])
 
 
 def score_method(name, prior=None, **choices):
     """With an untrained network, and few rounds."""
-    prior = prior or drawn_score(told=name == "sgmse", dtype=torch.float32)
-    if name == "sgmse":
+    prior = prior or drawn_score(told=name == "diffusion-supervised", dtype=torch.float32)
+    if name == "diffusion-supervised":
         return Supervised(prior, **{"iterations": 3, "draws": 2} | choices)
     esteps = {
         "reverse": partial(ReverseE, steps=3, draws=2),
@@ -761,7 +761,7 @@ def speech_and_noise(noise_bases=None):
     return ISNMF(W, noise_bases, STFT(512, 128), rank=3, iterations=4)
 
 
-SCORES = ["reverse", "step", "gibbs", "first", "sgmse"]
+SCORES = ["reverse", "step", "gibbs", "first", "diffusion-supervised"]
 every_score = pytest.mark.parametrize("name", SCORES)
 
 
@@ -783,9 +783,9 @@ def test_a_score_method_keeps_any_length(name, length):
 @every_score
 @pytest.mark.parametrize("length", [1, 2000])
 def test_a_score_method_in_another_transform(name, length):
-    prior = drawn_score(told=name == "sgmse", stft=STFT(64, 32), dtype=torch.float32)
+    prior = drawn_score(told=name == "diffusion-supervised", stft=STFT(64, 32), dtype=torch.float32)
     first = replace(speech_and_noise(), stft=STFT(64, 32), speech_bases=torch.ones(33, 2)) if name == "first" else None
-    method = score_method(name, prior, **({} if name == "sgmse" else {"first": first}))
+    method = score_method(name, prior, **({} if name == "diffusion-supervised" else {"first": first}))
     got = enhance(noisy(2, 4000).noisy[:, -length:], method)
     assert got.shape == (2, length)
     assert got.isfinite().all()
@@ -795,12 +795,12 @@ def test_a_score_method_in_another_transform(name, length):
 def test_a_score_method_alone_and_in_company(name):
     """To the last bit; one seed, one result, and another seed, another."""
     x, method = noisy(6, 3000).noisy, score_method(name)  # more than it takes at once
-    together = enhance(x, method, seed=3)
-    assert together.equal(enhance(x, method, seed=3))
-    assert together.reshape(2, 3, -1).equal(enhance(x.reshape(2, 3, -1), method, seed=3))
-    for row, expected in zip(x, together, strict=True):
+    gpu_batch_size = enhance(x, method, seed=3)
+    assert gpu_batch_size.equal(enhance(x, method, seed=3))
+    assert gpu_batch_size.reshape(2, 3, -1).equal(enhance(x.reshape(2, 3, -1), method, seed=3))
+    for row, expected in zip(x, gpu_batch_size, strict=True):
         assert alike(enhance(row, method, seed=3), expected)
-    assert not enhance(x[:1], method, seed=4).equal(together[:1])
+    assert not enhance(x[:1], method, seed=4).equal(gpu_batch_size[:1])
 
 
 @every_score
@@ -816,8 +816,8 @@ def test_files_of_different_lengths_by_a_score_method(name):
 @every_score
 def test_files_side_by_side_by_a_score_method(name, request):
     x, method = noisy(3, 2000).noisy, score_method(name)
-    assert method.beside
-    expected = enhance(x, replace(method, beside=False))
+    assert method.parallel
+    expected = enhance(x, replace(method, parallel=False))
     request.getfixturevalue("two_threads")
     assert alike(enhance(x, method), expected)
 
@@ -853,7 +853,7 @@ def test_a_score_method_on_a_long_file(name):
     And two pieces of 2.5 s, of which one fades into the other.
     """
     x = noisy(1, 64000).noisy[0] * 100 ** torch.linspace(-1, 0, 64000)
-    method = score_method(name, longest=1.5)
+    method = score_method(name, max_seconds=1.5)
     got, spans = enhance(x, method), _spans(64000, 1.5)
     assert got.shape == x.shape
     assert spans == [(8000 * i, 8000 * i + 24000) for i in range(6)]
@@ -865,8 +865,8 @@ def test_a_score_method_on_a_long_file(name):
         seam = torch.zeros(7999, dtype=torch.bool)
         seam[3980:4020] = True
         assert jumps[seam].max() < 1.2 * jumps[~seam].max()
-    got = enhance(x, replace(method, longest=2.5))
-    a, b = enhance(x[:40000], replace(method, longest=2.5)), enhance(x[24000:], replace(method, longest=2.5))
+    got = enhance(x, replace(method, max_seconds=2.5))
+    a, b = enhance(x[:40000], replace(method, max_seconds=2.5)), enhance(x[24000:], replace(method, max_seconds=2.5))
     fade = torch.arange(1, 16001) / 16001
     expected = torch.cat([a[:24000], (1 - fade) * a[24000:] + fade * b[:16000], b[16000:]])
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5 * float(got.abs().max()))
@@ -875,27 +875,27 @@ def test_a_score_method_on_a_long_file(name):
 @every_score
 def test_rounds_of_a_score_method_can_be_looked_at_late(name):
     """Each estimate is of its round; asked for or not, in inference mode or not, the last is what `enhance` gives."""
-    x, method = noisy(2, 3000).noisy, score_method(name, at_once=2)
-    at_once = [step.estimate() for step in method(x, generators=generators(0, 2))]
+    x, method = noisy(2, 3000).noisy, score_method(name, batch_size=2)
+    batch_size = [step.estimate() for step in method(x, generators=generators(0, 2))]
     steps = list(method(x, generators=generators(0, 2)))
     assert [step.iteration for step in steps] == list(range(method.iterations))
-    for step, expected in zip(reversed(steps), reversed(at_once), strict=True):
+    for step, expected in zip(reversed(steps), reversed(batch_size), strict=True):
         assert step.estimate().equal(expected)
         assert step.estimate().shape == x.shape
         assert not step.estimate().requires_grad
-    for a, b in pairwise(at_once):
+    for a, b in pairwise(batch_size):
         assert not a.equal(b)
-    assert enhance(x, method).equal(at_once[-1])
+    assert enhance(x, method).equal(batch_size[-1])
     with torch.inference_mode():
-        assert enhance(x, score_method(name, at_once=2)).equal(at_once[-1])
+        assert enhance(x, score_method(name, batch_size=2)).equal(batch_size[-1])
         *_, last = score_method(name)(x.clone(), generators=generators(0, 2))
-        assert last.estimate().equal(at_once[-1])
+        assert last.estimate().equal(batch_size[-1])
 
 
 @every_score
 def test_a_score_network_that_could_learn_leaves_no_gradient(name):
     """And stays as it was, like the signal: in double precision it is a copy that is used."""
-    x, prior = noisy(2, 2000).noisy, drawn_score(told=name == "sgmse", dtype=torch.float32)
+    x, prior = noisy(2, 2000).noisy, drawn_score(told=name == "diffusion-supervised", dtype=torch.float32)
     expected, kept = enhance(x, score_method(name, prior)), x.clone()
     before = {key: p.clone() for key, p in prior.state_dict().items()}
     prior.requires_grad_(True)
@@ -917,7 +917,7 @@ def test_what_is_no_speech_to_a_score_method(name):
 def test_a_network_told_the_mixture_where_none_is_and_the_other_way_round():
     x = noisy(1, 2000).noisy
     with pytest.raises(ValueError, match="expected no noisy spectrum beside x, got one"):
-        enhance(x, score_method("sgmse", drawn_score()))
+        enhance(x, score_method("diffusion-supervised", drawn_score()))
     with pytest.raises(ValueError, match="expected a noisy spectrum beside x, got none"):
         enhance(x, score_method("gibbs", drawn_score(told=True)))
 
@@ -930,7 +930,7 @@ def test_a_score_method_is_the_loop_behind_the_compression(name):
     """Bases that are drawn at random and learned, at the mixture's level there."""
     x, prior = noisy(2, 3000).noisy.double(), drawn_score()
     method, g = score_method(name, prior), generators([1, 2], 2)
-    transform = Compressed.like(x, prior)
+    transform = CompressedDomain.like(x, prior)
     X = transform(x)
     noise = nmf.init(X.abs().square(), 2, g)
     by_hand = list(em(X, method.estep(prior.denoise), noise, iterations=3, generators=g))
@@ -949,7 +949,7 @@ def test_a_score_method_after_an_nmf_keeps_the_bases_it_ends_with(known_noise):
     W = torch.rand(257, 5, generator=torch.Generator().manual_seed(2)).double() if known_noise else None
     first = speech_and_noise(W)
     method = score_method("first", prior, first=first)
-    transform = Compressed.like(x, prior)
+    transform = CompressedDomain.like(x, prior)
     (begun,) = deque(first(x / transform.scale, generators=generators([1, 2], 2)), maxlen=1)
     steps = list(method(x, generators=generators([1, 2], 2)))
     torch.testing.assert_close(steps[0].noise.variance, begun.noise.variance)
@@ -961,17 +961,17 @@ def test_a_score_method_after_an_nmf_keeps_the_bases_it_ends_with(known_noise):
     if known_noise:
         torch.testing.assert_close(steps[-1].noise.W[0], W / W.sum(0))
     X = transform(x)
-    estep = Linearised(method.estep(prior.denoise), prior.compression.chord(X))
+    estep = Linearised(method.estep(prior.denoise), prior.compression.secant_gain(X))
     by_hand = em(X, estep, begun.noise, iterations=3, generators=generators([1, 2], 2), bases=False)
     for step, expected in zip(steps, by_hand, strict=True):
         torch.testing.assert_close(step.noise.H, expected.noise.H)
         torch.testing.assert_close(step.estimate(), transform.inverse(expected.estimate(), 3000))
 
 
-@pytest.mark.parametrize("schedule", [diffusion.OUVE(), diffusion.Exploding()], ids=str)
+@pytest.mark.parametrize("schedule", [diffusion.OUVE(), diffusion.EDM()], ids=str)
 def test_the_supervised_method_is_a_reverse_process_told_the_mixture(schedule):
     x, prior, g = noisy(2, 3000).noisy.double(), drawn_score(told=True), generators([1, 2], 2)
-    transform = Compressed.like(x, prior)
+    transform = CompressedDomain.like(x, prior)
     X = transform(x)
     s = diffusion.start(X, schedule, 3, g)
     by_hand = diffusion.reverse(lambda s, sigma: prior.denoise(s, sigma, X), schedule, s, steps=4, generators=g)
@@ -988,7 +988,7 @@ class Sure(torch.nn.Module):
 
     def __init__(self, m):
         super().__init__()
-        self.register_buffer("S", torch.view_as_real(Compressed.like(m.noisy, self)(m.clean)))
+        self.register_buffer("S", torch.view_as_real(CompressedDomain.like(m.noisy, self)(m.clean)))
 
     def denoise(self, x, sigma, noisy=None):
         S = torch.view_as_complex(self.S)
@@ -1012,10 +1012,10 @@ def test_a_reverse_process_by_a_prior_that_knows_the_speech_ends_in_it(schedule)
     m = mix(
         speechlike(2, 3000).double(), torch.randn(2, 3000, generator=torch.Generator().manual_seed(0)).double(), 0.0
     )
-    got = enhance(m.noisy, Supervised(Sure(m), schedule, iterations=30, draws=2, at_once=2))
+    got = enhance(m.noisy, Supervised(Sure(m), schedule, iterations=30, draws=2, batch_size=2))
     assert (metrics.si_sdr(m.clean, got) > 30).all()
     estep = partial(ReverseE, schedule=schedule, draws=2, unguided=9)
-    got = enhance(m.noisy, ScoreEM(Sure(m), estep, iterations=2, at_once=2))
+    got = enhance(m.noisy, ScoreEM(Sure(m), estep, iterations=2, batch_size=2))
     assert (metrics.si_sdr(m.clean, got) > 30).all()
 
 
@@ -1025,7 +1025,7 @@ def test_a_score_method_after_an_nmf_of_longer_windows():
     prior, silent = drawn_score(), torch.full((513, 1), 1e-9)
     first = ISNMF(silent.double(), stft=STFT(1024, 256), rank=1, iterations=30)
     step = next(iter(score_method("first", prior, first=first)(x, generators=generators([1, 2], 2))))
-    P = prior.stft(Compressed.like(x, prior).scaled(x)).abs().square()
+    P = prior.stft(CompressedDomain.like(x, prior).scaled(x)).abs().square()
     assert step.noise.variance.shape == P.shape
     assert (step.noise.variance.mean((-2, -1)) / P.mean((-2, -1)) - 1).abs().max() < 0.1
 
@@ -1078,14 +1078,14 @@ def test_the_process_is_as_before(made, name):
             during.append(elsewhere(torch.get_num_threads))
             yield from made[name](x, generators=generators)
 
-    enhance(noisy(3, 4000).noisy, Looking((), beside=True, at_once=1))
+    enhance(noisy(3, 4000).noisy, Looking((), parallel=True, batch_size=1))
     enhance(noisy(3, 4000).noisy, made[name])
     assert globals_now() == before
     assert set(during) == {2}
 
 
 def test_two_at_once_do_not_take_each_others_threads(two_threads):
-    method = VarianceEM(drawn_rvae(dtype=torch.float32), MCMC(RandomWalk(), steps=1), iterations=2, beside=True)
+    method = VarianceEM(drawn_rvae(dtype=torch.float32), MCMC(RandomWalk(), steps=1), iterations=2, parallel=True)
     x = noisy(3, 5000).noisy
     expected = enhance(x, method)
     got = []
@@ -1138,7 +1138,7 @@ def test_an_offset_is_taken_away_and_put_back(name, offset):
 
 def test_a_mean_that_is_no_offset_stays():
     """A little is there in every recording, and a short one's mean is sound: both come to the method as they are."""
-    level = Level((), longest=math.inf)
+    level = Level((), max_seconds=math.inf)
     slightly = torch.cat([torch.full((4000,), 0.1), torch.full((4000,), -0.09)])
     for x in (slightly, torch.full((7999,), 0.3)):
         torch.testing.assert_close(enhance(x, level), x.mean().expand_as(x))
@@ -1151,11 +1151,11 @@ def test_the_oracle_is_cut_with_the_batch(monkeypatch):
     """By files, of one length or of several pieces; to the last bit what it is of each file by itself."""
     m = noisy(4, 24000, snr=0.0)
     oracle = OracleWiener.from_mixture(m)
-    monkeypatch.setattr("sepriors.methods.TOGETHER", 3.0)  # two files of 1.5 s at once
+    monkeypatch.setattr("sepriors.methods.GPU_BATCH_SECONDS", 3.0)  # two files of 1.5 s at once
     got = enhance(m.noisy, oracle)
     for i in range(4):
         assert got[i].equal(enhance(m.noisy[i], OracleWiener(m.clean[i], m.noise[i])))
-    monkeypatch.setattr("sepriors.methods.LONGEST", 1.1)
+    monkeypatch.setattr("sepriors.methods.MAX_SECONDS", 1.1)
     in_pieces = enhance(m.noisy, oracle)
     assert not in_pieces.equal(got)
     assert (metrics.si_sdr(got, in_pieces) > 20).all()
@@ -1181,8 +1181,8 @@ def test_a_prior_is_copied_only_where_it_must_be():
 
 def test_a_batch_is_bounded_by_seconds(monkeypatch):
     """However many files, and of whatever length, a method is given no more at once, and no longer pieces."""
-    monkeypatch.setattr("sepriors.methods.TOGETHER", 2.0)
-    monkeypatch.setattr("sepriors.methods.LONGEST", 1.5)
+    monkeypatch.setattr("sepriors.methods.GPU_BATCH_SECONDS", 2.0)
+    monkeypatch.setattr("sepriors.methods.MAX_SECONDS", 1.5)
     sizes = []
 
     @dataclass(frozen=True)

@@ -57,8 +57,8 @@ def test_an_update_is_its_two_halves_and_changes_none_of_its_arguments():
     kept = [x.clone() for x in (power, offset, *start)]
     whole = nmf.update(start, power, offset)
     half = nmf.update_bases(start, power, offset + start.variance)
-    halves = nmf.update_activations(half, power, offset + half.variance)
-    for a, b in zip(whole, halves, strict=True):
+    to_float16 = nmf.update_activations(half, power, offset + half.variance)
+    for a, b in zip(whole, to_float16, strict=True):
         torch.testing.assert_close(a, b)
     for one in (1, 2):
         nmf.update(start, power[:one], offset[:one])

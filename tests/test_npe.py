@@ -97,7 +97,7 @@ def test_it_learns_on_noise_of_each_kind(toy, knowledge, monkeypatch, tmp_path):
             read.extend(rows["path"])
             return super().decoded(rows, **kw)
 
-    made = replace(recipes.RECIPES["npe"].quick(), knowledge=knowledge, steps=120, batch=8, hidden=16, width=16)
+    made = replace(recipes.RECIPES["npe"].smoke(), knowledge=knowledge, steps=120, batch=8, hidden=16, width=16)
     learned = made.learn(Watched(toy.root, toy.table, toy.origin), 0, False)
     curve = learned.facts["valid_si_sdr_gain"]
     assert len(curve) == 4
@@ -132,7 +132,7 @@ def test_the_loss_is_least_where_the_posterior_is_true():
 
 def test_one_seed_one_draw(toy, monkeypatch, tmp_path):
     monkeypatch.setenv("SEPRIORS_CACHE", str(tmp_path))
-    made = recipes.RECIPES["npe"].quick()
+    made = recipes.RECIPES["npe"].smoke()
     first, second = (made.learn(toy, 0, False).tensors for _ in range(2))
     assert all(a.equal(b) for a, b in zip(first.values(), second.values(), strict=True))
     (g,) = generators(0, 1)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from sepriors.lab.claims import Estimate, Ledger, bootstrap
+from sepriors.lab.claims import Interval, Ledger, bootstrap
 from sepriors.methods import METHODS
 from sepriors.weights import cards, folder
 from tools import ROOT
@@ -156,7 +156,7 @@ def test_a_claim_that_fails_without_a_reason_is_named_on_the_page(tmp_path, monk
         {"id": id, "source": "x2020", "statement": "It helps.", "published": "", "chapter": "01"} for id in ("1a", "1b")
     ]
     chapter = Ledger("01", {claim["id"]: claim for claim in claims}, {"profile": "book", "is_real": True})
-    below, bare = Estimate(-2, -3, -1, 9, "down"), bootstrap([1.0, 2.0], "alone", speakers=["a", "a"])
+    below, bare = Interval(-2, -3, -1, 9, "down"), bootstrap([1.0, 2.0], "alone", speakers=["a", "a"])
     chapter.judge("1a", [below], above=0)
     chapter.judge("1b", [bare], above=0)
     record = {"01": json.loads((tmp_path / "records" / "01" / "claims.json").read_text())}

@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from sepriors.signal.rng import fork, generators, rand, rand_like, randn, randn_like
+from sepriors.signal.rng import clone, generators, rand, rand_like, randn, randn_like
 
 
 @pytest.mark.parametrize("draw", [rand, randn])
 def test_an_utterance_draws_alike_alone_and_in_company(draw):
     like = torch.zeros(1, dtype=torch.float64)
-    together = draw((3, 5), generators([7, 8, 9], 3), like)
-    assert together.shape == (3, 3, 5)
-    assert together.dtype == torch.float64
-    for seed, row in zip((7, 8, 9), together, strict=True):
+    gpu_batch_size = draw((3, 5), generators([7, 8, 9], 3), like)
+    assert gpu_batch_size.shape == (3, 3, 5)
+    assert gpu_batch_size.dtype == torch.float64
+    for seed, row in zip((7, 8, 9), gpu_batch_size, strict=True):
         assert draw((3, 5), generators(seed, 1), like)[0].equal(row)
-    assert not together[0].equal(together[1])
+    assert not gpu_batch_size[0].equal(gpu_batch_size[1])
 
 
 @pytest.mark.parametrize(("like", "draw"), [(rand_like, rand), (randn_like, randn)])
@@ -34,9 +34,9 @@ def test_a_fork_goes_on_and_leaves_the_original_where_it_is():
     like = torch.zeros(1)
     g = generators([1, 2], 2)
     randn((3,), g, like)
-    twins = fork(g)
+    twins = clone(g)
     first = randn((4,), twins, like)
-    assert randn((4,), fork(g), like).equal(first)
+    assert randn((4,), clone(g), like).equal(first)
     assert randn((4,), g, like).equal(first)
     assert not randn((4,), g, like).equal(first)
 

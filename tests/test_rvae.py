@@ -9,7 +9,7 @@ from torch.distributions import Normal, kl_divergence
 
 from sepriors import STFT, priors, weights
 from sepriors.priors import RVAE
-from sepriors.priors.rvae import Recurrent, lstm, turned, weights_of
+from sepriors.priors.rvae import Recurrent, lstm, time_reversed, weights_of
 from sepriors.signal.gaussian import log_likelihood
 from sepriors.signal.rng import generators
 
@@ -49,11 +49,11 @@ def test_an_lstm_of_sequences_of_different_lengths():
 
 def test_a_sequence_turned_twice_is_itself():
     x, lengths = normal(3, 6, 2), torch.tensor([1, 4, 6])
-    back = turned(x, lengths)
-    assert turned(back, lengths).equal(x)
+    back = time_reversed(x, lengths)
+    assert time_reversed(back, lengths).equal(x)
     for b, n in enumerate(lengths.tolist()):
         assert back[b, :n].equal(x[b, :n].flip(0))
-    assert turned(x).equal(turned(x, torch.tensor([6, 6, 6])))
+    assert time_reversed(x).equal(time_reversed(x, torch.tensor([6, 6, 6])))
 
 
 # ------------------------------------------------------------- the posterior
@@ -319,10 +319,10 @@ def test_an_utterance_is_alike_alone_and_in_company(dtype, fast, frames, tuned):
         log_V = made.log_variance(z)
         return [*q[:2], *q.draw(noise[rows]), log_V.detach(), torch.autograd.grad(log_V, z, log_V.detach())[0]]
 
-    together = everything(slice(None))
-    assert all(x.isfinite().all() for x in together)
+    gpu_batch_size = everything(slice(None))
+    assert all(x.isfinite().all() for x in gpu_batch_size)
     for rows in (slice(0, 1), slice(3, 4), slice(1, 3)):
-        for one, company in zip(everything(rows), together, strict=True):
+        for one, company in zip(everything(rows), gpu_batch_size, strict=True):
             assert one.dtype == company.dtype == dtype
             assert alike(one, company[rows], 1e-2 if fast and dtype == torch.float32 else 1e-5)
 

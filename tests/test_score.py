@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sepriors import STFT, priors, weights
-from sepriors.priors import ScoreNet
+from sepriors.priors import Denoiser
 from sepriors.signal.stft import Compression
 
 F = 257
@@ -17,7 +17,7 @@ def normal(*shape, seed=0, dtype=torch.cfloat):
 
 def fresh(**choices):
     """A small network before training."""
-    made = ScoreNet(**{"channels": (8, 8), **choices})
+    made = Denoiser(**{"channels": (8, 8), **choices})
     made.start(torch.Generator().manual_seed(0))
     return made
 
@@ -128,7 +128,7 @@ def test_before_training_it_is_the_wiener_filter_of_white_speech(channels, told)
     made, x = fresh(channels=channels, told=told), normal(3, F, 9)
     for sigma in (0.01, 0.3, 2.5):
         mean, variance = made.denoise(x, sigma, x if told else None)
-        G = made.spread**2 / (made.spread**2 + sigma**2)
+        G = made.std**2 / (made.std**2 + sigma**2)
         torch.testing.assert_close(mean[:, :-1], G * x[:, :-1])
         assert not mean[:, -1].any()
         torch.testing.assert_close(variance, torch.full_like(variance, G * sigma**2))
@@ -150,7 +150,7 @@ def test_the_last_bin_does_not_matter():
 
 def test_the_weight_is_the_error_that_is_left_of_independent_bins():
     """1 / weight = 1 / σ² + 1 / spread²."""
-    made, sigma = fresh(spread=0.2), torch.tensor([0.01, 0.2, 2.5]).double()
+    made, sigma = fresh(std=0.2), torch.tensor([0.01, 0.2, 2.5]).double()
     torch.testing.assert_close(1 / made.weight(sigma), sigma**-2 + 0.2**-2)
 
 
@@ -174,7 +174,7 @@ def test_what_the_network_sees(sigma):
         return torch.zeros(1, 3, F - 1, 64)
 
     made._network = network
-    made.denoise(made.spread * clean + sigma * z, sigma, made.spread * clean)
+    made.denoise(made.std * clean + sigma * z, sigma, made.std * clean)
     x, noisy = (torch.complex(*planes.unbind(1)) for planes in seen["image"].split(2, 1))
     assert float(x.abs().square().mean()) == pytest.approx(1, abs=4 / x.numel() ** 0.5)
     torch.testing.assert_close(noisy, clean[:, :-1])
@@ -182,7 +182,7 @@ def test_what_the_network_sees(sigma):
 
 
 def test_a_start_is_of_its_generator():
-    one, same, other = (ScoreNet(channels=(8, 8)) for _ in range(3))
+    one, same, other = (Denoiser(channels=(8, 8)) for _ in range(3))
     for made, seed in ((one, 0), (same, 0), (other, 1)):
         made.start(torch.Generator().manual_seed(seed))
     assert all(p.equal(q) for p, q in zip(one.parameters(), same.parameters(), strict=True))
@@ -313,13 +313,13 @@ def test_what_is_given_stays_as_it_was():
 @pytest.mark.parametrize("told", [False, True])
 @pytest.mark.parametrize("channels", SIZES, ids=str)
 def test_a_network_comes_back_from_its_file(tmp_path, told, channels):
-    made = drawn(stft=STFT(64, 16, 8000), compression=Compression(0.4, 0.2), channels=channels, told=told, spread=0.15)
+    made = drawn(stft=STFT(64, 16, 8000), compression=Compression(0.4, 0.2), channels=channels, told=told, std=0.15)
     path = tmp_path / "s.safetensors"
     weights.save(path, made.state_dict(), made.config)
     got = priors.load(path)
-    assert isinstance(got, ScoreNet)
+    assert isinstance(got, Denoiser)
     assert (got.stft, got.compression) == (STFT(64, 16, 8000), Compression(0.4, 0.2))
-    assert (got.channels, got.told, got.spread) == (channels, told, 0.15)
+    assert (got.channels, got.told, got.std) == (channels, told, 0.15)
     assert got.config == made.config
     x, noisy = normal(2, 33, 9), normal(2, 33, 9, seed=1) if told else None
     for one, two in zip(got.denoise(x, 0.3, noisy), made.denoise(x, 0.3, noisy), strict=True):
@@ -358,4 +358,4 @@ def test_a_file_whose_sizes_do_not_fit(tmp_path, spoiled):
 
 def test_its_file_is_small_enough_for_the_repository():
     for told in (False, True):
-        assert 2 * sum(p.numel() for p in ScoreNet(told=told).parameters()) < 0.95 * 2**23
+        assert 2 * sum(p.numel() for p in Denoiser(told=told).parameters()) < 0.95 * 2**23

@@ -12,7 +12,7 @@ from sepriors import priors, weights
 from sepriors.lab.training import pretraining
 from sepriors.priors import SSL
 from sepriors.priors.ssl import BUNDLES, distance, framed, frames
-from sepriors.signal.rng import borrowed, generators
+from sepriors.signal.rng import generators, seeded_global_rng
 from sepriors.weights import WeightsError
 
 SMALL = {"width": 8, "layers": 2, "heads": 2, "inner": 16, "channels": (4, 4, 4, 4, 4, 4, 8)}
@@ -255,12 +255,12 @@ def test_fewer_frames_than_classes():
 
 def test_borrowed_randomness_comes_back():
     (g,), before = generators(3, 1), torch.get_rng_state()
-    with borrowed(g):
+    with seeded_global_rng(g):
         first, second = torch.rand(2), torch.rand(2)
     assert torch.equal(torch.get_rng_state(), before)
     h = generators(3, 1)[0]
     assert torch.equal(torch.cat([first, second]), torch.cat([torch.rand(2, generator=h), torch.rand(2, generator=h)]))
     assert torch.equal(torch.rand(3, generator=g), torch.rand(3, generator=h))
-    with pytest.raises(KeyError), borrowed(g):
+    with pytest.raises(KeyError), seeded_global_rng(g):
         raise KeyError
     assert torch.equal(torch.get_rng_state(), before)

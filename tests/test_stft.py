@@ -154,9 +154,9 @@ def test_a_compression_without_an_inverse(alpha):
 @pytest.mark.parametrize("compress", COMPRESSIONS, ids=str)
 def test_the_chord_of_a_compression_is_what_it_makes_of_a_bin_alone(compress):
     C = spectrum(2, 9, 50)
-    chord = compress.chord(compress(C), floor=1e-30)
-    assert chord.shape == (2, 9, 50)
-    torch.testing.assert_close(chord * C.abs().square(), compress(C).abs().square())
+    secant_gain = compress.secant_gain(compress(C), floor=1e-30)
+    assert secant_gain.shape == (2, 9, 50)
+    torch.testing.assert_close(secant_gain * C.abs().square(), compress(C).abs().square())
 
 
 @pytest.mark.parametrize("compress", COMPRESSIONS, ids=str)
@@ -167,7 +167,7 @@ def test_the_chord_of_a_compression_bounds_what_it_makes_of_small_changes(compre
     change = 1e-6 * C * turn
     moved = (compress(C + change) - compress(C)).abs().square() / change.abs().square()
     share = compress.alpha**2 if share == "alpha" else share
-    torch.testing.assert_close(moved, share * compress.chord(compress(C), floor=1e-30), rtol=1e-5, atol=0)
+    torch.testing.assert_close(moved, share * compress.secant_gain(compress(C), floor=1e-30), rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("compress", COMPRESSIONS, ids=str)
@@ -175,10 +175,10 @@ def test_the_chord_of_a_compression_bounds_what_it_makes_of_small_changes(compre
 def test_the_chord_of_a_compression_has_a_floor(compress, dtype):
     """Silence has that of an amplitude of a thousandth, finite, real, and no phase matters."""
     C = torch.tensor([[0, 1e-9j, -1e-3, 1e-3, 0.5j, -0.5]], dtype=dtype)
-    chord = compress.chord(C)
-    assert chord.dtype == dtype.to_real()
-    assert chord.isfinite().all()
-    assert (chord > 0).all()
-    torch.testing.assert_close(chord[:, :4], chord[:, 2:3].expand(1, 4))
-    torch.testing.assert_close(chord[:, 4], chord[:, 5])
-    assert compress.chord(C, floor=0.5).unique().numel() == 1
+    secant_gain = compress.secant_gain(C)
+    assert secant_gain.dtype == dtype.to_real()
+    assert secant_gain.isfinite().all()
+    assert (secant_gain > 0).all()
+    torch.testing.assert_close(secant_gain[:, :4], secant_gain[:, 2:3].expand(1, 4))
+    torch.testing.assert_close(secant_gain[:, 4], secant_gain[:, 5])
+    assert compress.secant_gain(C, floor=0.5).unique().numel() == 1

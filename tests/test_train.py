@@ -16,10 +16,10 @@ from sepriors.inference import nmf
 from sepriors.lab import bench, recipes
 from sepriors.lab.corpora import Corpora, CorpusError, bench_set
 from sepriors.lab.training import train, unpaired
-from sepriors.lab.training.adversarial import Game
+from sepriors.lab.training.adversarial import AdversarialLoss
 from sepriors.lab.training.simulator import Clips
 from sepriors.methods import Separator
-from sepriors.priors import BSSE, MAF, RVAE, SSL, VAE, Codec, Descript, ScoreNet, WaveGlow
+from sepriors.priors import BSSE, MAF, RVAE, SSL, VAE, Codec, Denoiser, Descript, WaveGlow
 from sepriors.protocols import Denoised
 from sepriors.signal.gaussian import is_divergence
 from sepriors.signal.rng import generators
@@ -32,7 +32,7 @@ VAES = [name for name, made in recipes.RECIPES.items() if isinstance(made, recip
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch, tmp_path_factory):
-    monkeypatch.setattr(recipes, "RECIPES", {name: made.quick() for name, made in SHIPPED.items()})
+    monkeypatch.setattr(recipes, "RECIPES", {name: made.smoke() for name, made in SHIPPED.items()})
     monkeypatch.setattr(unpaired, "ELSEWHERE", ["mini-librispeech"])  # here there is no other speech
     monkeypatch.setenv("SEPRIORS_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     for name, made in recipes.RECIPES.items():
@@ -563,12 +563,12 @@ SCORES = [name for name, made in recipes.RECIPES.items() if isinstance(made, rec
 
 def network(name="score"):
     made = recipes.RECIPES[name]
-    return ScoreNet(channels=made.channels, told=made.told)
+    return Denoiser(channels=made.channels, told=made.told)
 
 
 def drawn_spectra(made, corpus, *, seed=0, **choices):
     """A batch as a recipe draws it."""
-    return recipes.score.spectrograms(made, ScoreNet(told=made.told), corpus, 0, False, **choices)[0](seeded(seed))
+    return recipes.score.spectrograms(made, Denoiser(told=made.told), corpus, 0, False, **choices)[0](seeded(seed))
 
 
 def undone(S, length):
@@ -581,7 +581,7 @@ def test_a_denoiser(watched, name):
     """Its curve is finite, and ends at the mean of its error by noise level, that of the network in the file."""
     made = recipes.RECIPES[name]
     learned = train.train(name, watched, progress=False)
-    facts, got = learned.facts, ScoreNet.from_weights(weights.Weights(learned.tensors, learned.config))
+    facts, got = learned.facts, Denoiser.from_weights(weights.Weights(learned.tensors, learned.config))
     assert (got.told, got.channels) == (made.told, (8, 8))
     assert {p.dtype for p in learned.tensors.values()} == {torch.float16}
     assert all(p.isfinite().all() for p in got.parameters())
@@ -648,7 +648,7 @@ def test_what_a_denoiser_is_said_to_be():
     about = "denoiser of compressed spectra of speech"
     assert SHIPPED["score"].about == f"{about}, a U-Net of 48 80 128 144 channels"
     noises = "told its mixture with noise (home, vehicle, weather)"
-    assert SHIPPED["sgmse"].about == f"{about}, {noises}, a U-Net of 48 80 128 144 channels"
+    assert SHIPPED["diffusion-supervised"].about == f"{about}, {noises}, a U-Net of 48 80 128 144 channels"
 
 
 class Says(torch.nn.Module):
@@ -754,7 +754,7 @@ def test_pieces_of_long_files_start_anywhere_at_the_level_of_the_file(toy):
 
 def test_mixtures_have_a_greatest_amplitude_of_their_own_and_share_it_with_the_speech(watched):
     """The noise is the difference of the waveforms, at an even signal-to-noise ratio in decibels."""
-    made = replace(recipes.RECIPES["sgmse"], batch=400, frames=64)
+    made = replace(recipes.RECIPES["diffusion-supervised"], batch=400, frames=64)
     both = drawn_spectra(made, watched)
     assert both.shape == (400, 2, 257, 64)
     gain = both[:, 1].abs().amax((1, 2))
@@ -778,8 +778,8 @@ def test_mixtures_have_a_greatest_amplitude_of_their_own_and_share_it_with_the_s
 @pytest.mark.parametrize("split", ["train", "valid"])
 def test_mixtures_have_training_noise_of_the_named_classes_alone(watched, split, classes, expected):
     """In validation too; nobody who is told no mixture reads any."""
-    made = replace(recipes.RECIPES["sgmse"], noises=classes)
-    _, facts = recipes.score.spectrograms(made, network("sgmse"), watched, 0, False, split=split)
+    made = replace(recipes.RECIPES["diffusion-supervised"], noises=classes)
+    _, facts = recipes.score.spectrograms(made, network("diffusion-supervised"), watched, 0, False, split=split)
     assert {path for path in watched.seen if path.startswith("noise")} == {f"noise/train/{c}.flac" for c in expected}
     assert facts["noises"] == len(expected)
     assert {path.split("/")[1] for path in watched.seen if path.startswith("speech")} == {split}
@@ -795,7 +795,7 @@ def test_a_recording_shorter_than_a_mixture_is_repeated(toy):
             x = super().read(row)
             return x[:1000] if row.startswith("noise") else x
 
-    made = replace(recipes.RECIPES["sgmse"], batch=4, frames=64)
+    made = replace(recipes.RECIPES["diffusion-supervised"], batch=4, frames=64)
     clean, noisy = undone(drawn_spectra(made, Short(toy.root, toy.table, "folder")), 63 * 128).unbind(1)
     n = noisy - clean
     torch.testing.assert_close(n[:, 1000:], n[:, :-1000], atol=1e-3 * float(n.abs().max()), rtol=0)
@@ -803,7 +803,7 @@ def test_a_recording_shorter_than_a_mixture_is_repeated(toy):
 
 def test_noise_of_a_class_that_is_not_there(toy):
     with pytest.raises(CorpusError, match="unknown cls 'strete'"):
-        drawn_spectra(replace(recipes.RECIPES["sgmse"], noises=("strete",)), toy)
+        drawn_spectra(replace(recipes.RECIPES["diffusion-supervised"], noises=("strete",)), toy)
 
 
 # ------------------------------------------------------------- flows
@@ -1012,7 +1012,7 @@ def test_training_lowers_what_rebuilding_misses(toy):
 def test_a_separator_goes_on_from_its_checkpoint(toy, tmp_path, monkeypatch):
     """To the same bytes, with samples to listen to on the way, and none left behind."""
     whole = train.write_card("use-ddp", toy, folder=tmp_path / "whole", progress=False)
-    exact, calls = Game.cost, []
+    exact, calls = AdversarialLoss.cost, []
 
     def counted(*args):
         calls.append(1)
@@ -1021,7 +1021,7 @@ def test_a_separator_goes_on_from_its_checkpoint(toy, tmp_path, monkeypatch):
         return exact(*args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Game, "cost", counted)
+        patched.setattr(AdversarialLoss, "cost", counted)
         with pytest.raises(BrokenOff):
             train.write_card("use-ddp", toy, folder=tmp_path / "broken", progress=False)
     found = sorted(path.name for path in (tmp_path / "broken").iterdir())
@@ -1035,13 +1035,13 @@ def test_a_separator_goes_on_from_its_checkpoint(toy, tmp_path, monkeypatch):
 
 def test_a_diverging_separator_keeps_the_best(toy, monkeypatch):
     """And says at which step it stopped."""
-    exact, calls = Game.cost, []
+    exact, calls = AdversarialLoss.cost, []
 
     def diverges(*args):
         calls.append(1)
         return exact(*args) * (math.nan if len(calls) == 3 else 1)
 
-    monkeypatch.setattr(Game, "cost", diverges)
+    monkeypatch.setattr(AdversarialLoss, "cost", diverges)
     learned = train.train("use-ddp", toy, progress=False)
     assert learned.facts["diverged_at_step"] == 3
     assert len(learned.facts["valid_si_sdr_gain"]) == 2
@@ -1078,7 +1078,7 @@ def test_a_published_codec_is_tuned_like_ours(toy, tmp_path, monkeypatch):
     """Adversaries and all, with its own level and its own strides."""
     torch.save(published(descript()), tmp_path / "weights.pth")
     monkeypatch.setattr(recipes.codec, "download", lambda *args, **kw: tmp_path / "weights.pth")
-    made = replace(SHIPPED["use-ddp"].quick(), start="descript", steps=1)
+    made = replace(SHIPPED["use-ddp"].smoke(), start="descript", steps=1)
     learned = made.learn(toy, 0, False)
     got = Descript.from_weights(weights.Weights(learned.tensors, learned.config))
     assert all(p.isfinite().all() for p in got.parameters())
@@ -1128,7 +1128,7 @@ def test_embeddings_go_on_from_their_checkpoint(toy, tmp_path, monkeypatch):
 
 def test_each_label_comes_with_the_samples_that_its_frame_sees():
     """Files whose samples and labels say where they are: every frame of a batch has the label of its place."""
-    made = replace(SHIPPED["ssl"].quick(), level_db=0.0, batch=50)
+    made = replace(SHIPPED["ssl"].smoke(), level_db=0.0, batch=50)
     length = 320 * 130
     speech = [torch.arange(length) + 1e6 * k for k in (1, 2)]
     labels = [torch.arange(131) + 1000 * k for k in (1, 2)]
@@ -1150,7 +1150,7 @@ def test_each_label_comes_with_the_samples_that_its_frame_sees():
 
 def test_some_clips_are_in_noise_and_labels_stay(toy):
     """A half of them, at a ratio between the bounds; the others are what they were."""
-    made = replace(SHIPPED["ssl"].quick(), level_db=0.0, batch=200, snr_db=(0.0, 10.0))
+    made = replace(SHIPPED["ssl"].smoke(), level_db=0.0, batch=200, snr_db=(0.0, 10.0))
     speech = [torch.randn(320 * 130, generator=seeded(k)) for k in (1, 2)]
     labels = [torch.arange(131) + 1000 * k for k in (1, 2)]
     noise = Clips.of_noise(toy, toy.select(kind="noise", split="train"), made.samples)
@@ -1170,7 +1170,7 @@ def test_some_clips_are_in_noise_and_labels_stay(toy):
 
 
 def test_a_network_that_knows_guesses_all_and_one_that_does_not_guesses_by_chance():
-    made = replace(SHIPPED["ssl"].quick(), batch=4)
+    made = replace(SHIPPED["ssl"].smoke(), batch=4)
     logits = torch.randn(1000, 9, generator=seeded())
     logits[:, 0] = 10
 
@@ -1188,7 +1188,7 @@ def test_a_network_that_knows_guesses_all_and_one_that_does_not_guesses_by_chanc
 
 def test_training_teaches_what_is_hidden(toy):
     """More hidden frames are guessed than by naming the most frequent class."""
-    made = replace(SHIPPED["ssl"].quick(), minutes=1.0, steps=(150, 1), batch=4, learning_rate=0.01)
+    made = replace(SHIPPED["ssl"].smoke(), minutes=1.0, steps=(150, 1), batch=4, learning_rate=0.01)
     learned = made.learn(toy, 0, False)
     assert learned.facts["valid_guessed_1"][-1] > learned.facts["valid_most_frequent_1"] + 0.1
 

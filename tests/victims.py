@@ -27,7 +27,7 @@ from sepriors.signal import audio
 
 FETCH: Any = importlib.import_module("sepriors.lab.corpora.fetch")
 FRESH = multiprocessing.get_context("forkserver")
-WHOLE = inspect.unwrap(audio.whole).__code__
+WHOLE = inspect.unwrap(audio.atomic_write).__code__
 
 
 class Ended(NamedTuple):
@@ -60,7 +60,7 @@ def start(victim: Callable[..., None], *arguments: Any) -> Any:
 
 
 def die_at_line(line: int) -> None:
-    """Kill this process by SIGKILL before the so many-th line of `fitting` and `audio.whole` that it comes to."""
+    """Kill this process by SIGKILL before the so many-th line of `fitting` and `atomic_write` that it comes to."""
     fit = inspect.unwrap(fitting.fit)
     watched, left = {fit.__code__, fitting._save.__code__, fitting._resume.__code__, WHOLE}, line
 
@@ -99,7 +99,7 @@ def command(
 ) -> None:  # fmt: skip
     """The `sepriors` command with recipes of seconds; with another registry, whose corpora go beside it."""
     tqdm.set_lock(threading.RLock())
-    recipes.RECIPES = {name: made.quick() for name, made in recipes.RECIPES.items()}
+    recipes.RECIPES = {name: made.smoke() for name, made in recipes.RECIPES.items()}
     if registry is not None:
         known = FETCH.registry(registry)
         FETCH.registry = lambda path=None: known

@@ -42,7 +42,7 @@ PREPARE = """async () => {
 }"""
 
 
-class Entry(NamedTuple):
+class MethodSpec(NamedTuple):
     """A page of the table of contents: its part's caption, empty for the first page, and its file without a suffix."""
 
     part: str
@@ -58,7 +58,7 @@ class Printed(NamedTuple):
     pdf: PdfReader
 
 
-def entries(source: Path) -> list[Entry]:
+def entries(source: Path) -> list[MethodSpec]:
     """The pages of the table of contents, in its order.
 
     >>> entries(ROOT)[0]
@@ -67,10 +67,10 @@ def entries(source: Path) -> list[Entry]:
     toc = yaml.safe_load((source / "_toc.yml").read_text())
     chapters = [(part["caption"], chapter) for part in toc["parts"] for chapter in part["chapters"]]
     pages = [(caption, page) for caption, chapter in chapters for page in (chapter, *chapter.get("sections", []))]
-    return [Entry("", toc["root"]), *(Entry(caption, page["file"]) for caption, page in pages)]
+    return [MethodSpec("", toc["root"]), *(MethodSpec(caption, page["file"]) for caption, page in pages)]
 
 
-def print_pages(html: Path, contents: list[Entry]) -> Iterator[Printed]:
+def print_pages(html: Path, contents: list[MethodSpec]) -> Iterator[Printed]:
     """Print one page after the other, in the light theme.
 
     Raises FileNotFoundError if there is no Chromium, or a page of the contents was not built.

@@ -79,7 +79,7 @@ class OUVE:
 
 
 @dataclass(frozen=True)
-class Exploding:
+class EDM:
     r"""Variance explodes, $\sigma_t = t$ and $\delta_t = 1$, in the steps of Karras et al. (2022, eq. 5)."""
 
     most: float = 1.75
@@ -111,21 +111,21 @@ def _check_steps(steps: int) -> None:
 class Transition(NamedTuple):
     """A step of the reverse process: the Gaussian of where it goes, and the schedule at the time that it leaves.
 
-    `spread` is what noise is multiplied by, a standard deviation that may be negative.
+    `std` is what noise is multiplied by, a standard deviation that may be negative.
     """
 
     mean: torch.Tensor
-    spread: torch.Tensor | float
+    std: torch.Tensor | float
     scale: float  # δ
     sigma: float
 
     @property
     def variance(self) -> torch.Tensor | float:
-        return self.spread**2
+        return self.std**2
 
     def draw(self, generators: Generators) -> torch.Tensor:
         """One position from it, like its mean (R, B, ...)."""
-        return self.mean + self.spread * randn_like(self.mean, generators, dim=1)
+        return self.mean + self.std * randn_like(self.mean, generators, dim=1)
 
 
 def denoised(denoise: Denoise, schedule: Schedule, s: torch.Tensor, t: float) -> Denoised:
@@ -219,7 +219,7 @@ def reverse(
     >>> from sepriors.signal.rng import generators
     >>> normal = lambda x, sigma: Denoised(x / (1 + sigma**2), sigma**2 / (1 + sigma**2) * torch.ones_like(x))
     >>> s = 2 * torch.randn(1, 1, 1, 20_000, generator=torch.Generator().manual_seed(0))
-    >>> *_, last = reverse(normal, Exploding(), s, steps=100, generators=generators(0, 1))
+    >>> *_, last = reverse(normal, EDM(), s, steps=100, generators=generators(0, 1))
     >>> bool((last.position.std() - 1).abs() < 0.05)
     True
     """
@@ -257,7 +257,7 @@ def pseudo_likelihood(to: Transition, x: torch.Tensor, V_n: torch.Tensor, weight
     $s_0$ were $s_t$. The draw moves along its gradient by $\lambda g^2 dt$; that draw is a Gaussian again.
     """
     a = weight * to.variance / (to.scale**2 * ((to.sigma / to.scale) ** 2 + V_n))
-    return to._replace(mean=to.mean + a * (to.scale * x - to.mean), spread=(1 - a) * to.spread)
+    return to._replace(mean=to.mean + a * (to.scale * x - to.mean), std=(1 - a) * to.std)
 
 
 def posterior_transition(to: Transition, x: torch.Tensor, V_n: torch.Tensor) -> Transition:
@@ -267,7 +267,7 @@ def posterior_transition(to: Transition, x: torch.Tensor, V_n: torch.Tensor) -> 
     """
     variance = to.scale**2 * ((to.sigma / to.scale) ** 2 + V_n)
     share = to.variance / (to.variance + variance)
-    return to._replace(mean=to.mean + share * (to.scale * x - to.mean), spread=(share * variance).sqrt())
+    return to._replace(mean=to.mean + share * (to.scale * x - to.mean), std=(share * variance).sqrt())
 
 
 def condition(known: Denoised, x: torch.Tensor, V_n: torch.Tensor, floor: float = 1e-12) -> Denoised:

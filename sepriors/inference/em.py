@@ -13,7 +13,7 @@ from sepriors.inference.latent import Latent
 from sepriors.inference.nmf import NMF
 from sepriors.protocols import Denoise, VariancePrior
 from sepriors.signal import gaussian
-from sepriors.signal.rng import Generators, fork, randn_like
+from sepriors.signal.rng import Generators, clone, randn_like
 
 
 class Expectation(NamedTuple):
@@ -191,13 +191,13 @@ class VarianceE(NamedTuple):
             change = update_gain(P, V_s, V_n)
             gain, V_s = gain * change, V_s.mul_(change)
         state = VarianceState(P, decoder, latent, gain, generators)
-        then = state._replace(generators=fork(generators))  # whenever it is asked for, the estimate is this round's
+        then = state._replace(generators=clone(generators))  # whenever it is asked for, the estimate is this round's
         return state, Expectation(P.expand(len(draws), *P.shape), V_s, lambda: self._estimate(X, V_n, then))
 
     def _estimate(self, X: torch.Tensor, V_n: torch.Tensor, state: VarianceState) -> torch.Tensor:
         """The Wiener filter averaged over the posterior; its draws leave the generators where they are."""
         posterior = VariancePosterior(Decoder(self.prior), state.P, V_n, state.gain)
-        draws = self.latent.final(posterior, state.latent, fork(state.generators))
+        draws = self.latent.final(posterior, state.latent, clone(state.generators))
         speech = torch.zeros_like(X)
         for z in draws:  # not a mean over a stack: its last bit depends on the batch
             speech += gaussian.wiener(X, posterior.variance(z[None])[0], V_n)
@@ -349,19 +349,19 @@ class Linearised(NamedTuple):
     """An E-step of compressed spectra for a noise model of spectra as they are, through the chord of the compression.
 
     Ours. Noise adds up before the compression, not behind it: where speech is loud, noise moves a compressed bin less.
-    `chord` (B, F, T) is `Compression.chord` at the mixture.
+    `secant_gain` (B, F, T) is `Compression.secant_gain` at the mixture.
     """
 
     estep: EStep
-    chord: torch.Tensor
+    secant_gain: torch.Tensor
 
     def start(self, X: torch.Tensor, generators: Generators) -> Any:
         return self.estep.start(X, generators)
 
     def __call__(self, X: torch.Tensor, V_n: torch.Tensor, state: Any) -> tuple[Any, Expectation]:
-        state, e = self.estep(X, self.chord * V_n, state)
-        offset = None if e.offset is None else e.offset / self.chord
-        return state, e._replace(power=e.power / self.chord, offset=offset)
+        state, e = self.estep(X, self.secant_gain * V_n, state)
+        offset = None if e.offset is None else e.offset / self.secant_gain
+        return state, e._replace(power=e.power / self.secant_gain, offset=offset)
 
 
 class ReverseState(NamedTuple):

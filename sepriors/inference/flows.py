@@ -87,7 +87,7 @@ class AtLevel(NamedTuple):
         return self.prior.log_prob(s, self.tau.repeat(len(s) // len(self.tau)))
 
 
-class Climb(NamedTuple):
+class MAPStep(NamedTuple):
     """One step of an ascent: signals (B, N), log p(s) and log p(s | x) + constant (B,), nats; who has stopped (B,)."""
 
     signal: torch.Tensor
@@ -96,7 +96,7 @@ class Climb(NamedTuple):
     stopped: torch.Tensor | None = None
 
 
-Stop = Callable[[SignalPosterior, Climb], torch.Tensor]
+Stop = Callable[[SignalPosterior, MAPStep], torch.Tensor]
 
 
 def clean_likelihood(nats: float) -> Stop:
@@ -104,35 +104,35 @@ def clean_likelihood(nats: float) -> Stop:
     return lambda target, climb: climb.log_prior >= nats * climb.signal.shape[-1]
 
 
-def discrepancy(target: SignalPosterior, climb: Climb) -> torch.Tensor:
+def discrepancy(target: SignalPosterior, climb: MAPStep) -> torch.Tensor:
     r"""Stop where what has been taken away has the noise's power, $\|x - s\|^2 \ge N \sigma^2$ (Morozov, 1966)."""
     return (target.x - climb.signal).square().mean(-1) >= target.variance
 
 
-def never(target: SignalPosterior, climb: Climb) -> torch.Tensor:
+def never(target: SignalPosterior, climb: MAPStep) -> torch.Tensor:
     """Climb on."""
     return torch.zeros_like(climb.logp, dtype=torch.bool)
 
 
 def climb(
     target: SignalPosterior, *, steps: int, learning_rate: float = 5e-4, stop: Stop = never, data: bool = True
-) -> Iterator[Climb]:
+) -> Iterator[MAPStep]:
     """Gradient ascent by Adam from s = x to a mode of the posterior, or with `data=False` of the prior alone.
 
     Yields the start, then the signals after each step; an utterance stays where it stops, and the ascent ends when all
     have. One whose density ceases to be finite goes back to the best signal it had, with a warning, and stays there.
     """
 
-    def look(s: torch.Tensor) -> Climb:
+    def closure(s: torch.Tensor) -> MAPStep:
         log_prior = target.log_prior(s)
-        return Climb(s, log_prior, log_prior + target.log_likelihood(s) if data else log_prior)
+        return MAPStep(s, log_prior, log_prior + target.log_likelihood(s) if data else log_prior)
 
-    yield from _ascend(look, target.x, steps, learning_rate, lambda now: stop(target, now))
+    yield from _ascend(closure, target.x, steps, learning_rate, lambda now: stop(target, now))
 
 
 def climb_latent(
     target: SignalPosterior, *, steps: int, learning_rate: float = 0.02, weight: float = 1.0, stop: Stop = never
-) -> Iterator[Climb]:
+) -> Iterator[MAPStep]:
     r"""Gradient ascent in the latent space: $\log \mathcal{N}(x - f(z); 0, \sigma^2 I) - \frac{\gamma}{2} \|z\|^2$.
 
     Asim et al. (2020): the log-determinant is left out, and with it what makes silence likely. It starts at f⁻¹(x), and
@@ -141,22 +141,22 @@ def climb_latent(
     prior = target.prior
     assert isinstance(prior, InvertiblePrior)
 
-    def look(z: torch.Tensor) -> Climb:
+    def closure(z: torch.Tensor) -> MAPStep:
         signal, penalty = prior.inverse(z), -0.5 * weight * z.square().sum(-1)
-        return Climb(signal, penalty, penalty + target.log_likelihood(signal))
+        return MAPStep(signal, penalty, penalty + target.log_likelihood(signal))
 
     with torch.no_grad():
         start = prior(target.x).z
-    yield from _ascend(look, start, steps, learning_rate, lambda now: stop(target, now))
+    yield from _ascend(closure, start, steps, learning_rate, lambda now: stop(target, now))
 
 
 def _ascend(
-    look: Callable[[torch.Tensor], Climb],
+    closure: Callable[[torch.Tensor], MAPStep],
     start: torch.Tensor,
     steps: int,
     learning_rate: float,
-    stop: Callable[[Climb], torch.Tensor],
-) -> Iterator[Climb]:
+    stop: Callable[[MAPStep], torch.Tensor],
+) -> Iterator[MAPStep]:
     """Adam on the sum of look(u).logp, from `start` (B, N)."""
     with torch.inference_mode(False):
         u = start.clone()
@@ -164,7 +164,7 @@ def _ascend(
     best, highest = u.clone(), torch.full_like(u[:, 0], -math.inf)
     stopped = torch.zeros_like(highest, dtype=torch.bool)
     for i in range(steps + 1):
-        now, u.grad = _with_gradient(look, u)
+        now, u.grad = _with_gradient(closure, u)
         lost = ~now.logp.isfinite() & ~stopped
         if lost.any():
             which = ", ".join(map(str, lost.nonzero().flatten().tolist()))
@@ -172,7 +172,7 @@ def _ascend(
                 f"no finite density after step {i} of utterance {which}: it keeps its best signal", stacklevel=3
             )
             u[lost] = best[lost]
-            now, _ = _with_gradient(look, u)
+            now, _ = _with_gradient(closure, u)
         better = now.logp > highest
         best, highest = torch.where(better[:, None], u, best), torch.where(better, now.logp, highest)
         stopped = stopped | lost | stop(now)
@@ -184,13 +184,13 @@ def _ascend(
         u[stopped] = before[stopped]
 
 
-def _with_gradient(look: Callable[[torch.Tensor], Climb], u: torch.Tensor) -> tuple[Climb, torch.Tensor]:
+def _with_gradient(closure: Callable[[torch.Tensor], MAPStep], u: torch.Tensor) -> tuple[MAPStep, torch.Tensor]:
     """What there is to see at u, and the gradient of logp there."""
     with torch.inference_mode(False), torch.enable_grad():
         leaf = u.clone().requires_grad_()
-        now = look(leaf)
+        now = closure(leaf)
         (gradient,) = torch.autograd.grad(now.logp.sum(), leaf)
-        return Climb(*(value.detach().clone() for value in now[:3])), gradient
+        return MAPStep(*(value.detach().clone() for value in now[:3])), gradient
 
 
 def denoise(
@@ -211,7 +211,7 @@ def denoise(
     return x - removed / (removed.square().mean(-1, keepdim=True) / variance[:, None]).sqrt().clamp_min(1)
 
 
-class Walk(NamedTuple):
+class LangevinStep(NamedTuple):
     """One level of an annealed walk: the noise left (B,), and the signals of R chains with it, (R, B, N)."""
 
     tau: torch.Tensor
@@ -229,9 +229,9 @@ def anneal(
     generators: Generators,
     descend: bool = True,
     steps: int = 0,
-    pace: float = 0.5,
+    step_scale: float = 0.5,
     fast: bool | None = None,
-) -> Iterator[Walk]:
+) -> Iterator[LangevinStep]:
     r"""Draws from p(s | x): noisy chains from the mixture to speech, their noise falling from σ to `least` by levels.
 
     A signal with noise τ left in it has the posterior $p_\tau(s)\, \mathcal{N}(x - s; 0, (\sigma^2 - \tau^2) I)$, if
@@ -243,8 +243,8 @@ def anneal(
     (Ho, Jain & Abbeel, 2020, eq. 7, without its scaling), which is how noise would have been left, were ŝ the speech:
     Langevin dynamics with a drift that also lowers the noise, so that the flow always sees the level it is told. Then
     `steps` of plain Langevin dynamics at that level. With `descend=False` these are all: the annealing of Jayaram &
-    Thickstun (2020, algorithm 1). Their size is `pace` times $\tau^2 (1 - \tau^2 / \sigma^2)$, what the sharper of
-    the two factors allows.
+    Thickstun (2020, algorithm 1). Their size is `step_scale` times $\tau^2 (1 - \tau^2 / \sigma^2)$, what the
+    sharper of the two factors allows.
     """
     position = x.repeat(chains, 1)
     each = list(generators)
@@ -260,11 +260,11 @@ def anneal(
         tau = lower
         rest = (variance - tau.square()).clamp_min(1e-3 * variance)
         target = _Signals(SignalPosterior(AtLevel(prior, tau), x, rest, fast))
-        kernel = mcmc.Langevin(pace * (tau.square() * rest / (tau.square() + rest))[:, None, None])
+        kernel = mcmc.Langevin(step_scale * (tau.square() * rest / (tau.square() + rest))[:, None, None])
         start = position.unflatten(0, (chains, 1, -1)).movedim(2, 1)
         for chain in mcmc.sample(target, kernel, start, steps=steps, generators=each):
             position = chain.position.squeeze(2).flatten(0, 1)
-        yield Walk(tau, position.unflatten(0, (chains, -1)))
+        yield LangevinStep(tau, position.unflatten(0, (chains, -1)))
 
 
 class _Signals(NamedTuple):

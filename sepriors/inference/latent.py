@@ -38,7 +38,7 @@ class MCMC(NamedTuple):
     steps: int
     keep: int = 1
     chains: int = 1
-    spread: float = 0.0  # variance about the encoder's mean at which the chains start
+    start_variance: float = 0.0  # variance about the encoder's mean at which the chains start
     perturb: float = 0.0  # variance of the noise that starts each round
     final_steps: int = 0
     final_keep: int = 1
@@ -47,7 +47,7 @@ class MCMC(NamedTuple):
 
     def start(self, prior: VariancePrior, P: torch.Tensor, generators: Generators) -> mcmc.Chain:
         z = prior.encode(P).expand(self.chains, -1, -1, -1)
-        return mcmc.Chain(_near(z, self.spread, generators))
+        return mcmc.Chain(_near(z, self.start_variance, generators))
 
     def __call__(
         self, target: mcmc.Target, state: mcmc.Chain, generators: Generators

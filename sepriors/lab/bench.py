@@ -26,12 +26,12 @@ import psutil
 import torch
 
 from sepriors import weights
-from sepriors.lab.claims import Estimate, bootstrap
+from sepriors.files import atomic_write
+from sepriors.lab.claims import Interval, bootstrap
 from sepriors.lab.corpora.sets import clusters_of
-from sepriors.lab.jobs import Crew, completed, held
+from sepriors.lab.jobs import WorkerPool, as_completed, cached_method
 from sepriors.methods import Method, enhance
 from sepriors.metrics import METRICS, check_names, score_many
-from sepriors.signal.audio import whole
 from sepriors.signal.mixing import Mixture
 
 NOISY = "noisy"  # the row that every other is compared with
@@ -120,7 +120,7 @@ def measure(job: Job, executor: Executor | None = None) -> list[dict[str, Any]]:
     mixture = job.mixture._replace(noisy=noisy, clean=clean, noise=noise)
     estimate, cost = mixture.noisy, Cost(0.0, 0.0)
     if job.method is not None:
-        method = held(job.method) if isinstance(job.method, str) else job.method
+        method = cached_method(job.method) if isinstance(job.method, str) else job.method
         estimate, cost = _enhance(mixture, method, job.seeds, job.device)
     files = list(mixture.key) or [str(i) for i in range(len(job.seeds))]
     scored = score_many(zip(mixture.clean, estimate, strict=True), job.sample_rate, job.metrics, executor)
@@ -135,8 +135,8 @@ def measure(job: Job, executor: Executor | None = None) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def spread(
-    crew: Crew,
+def run_parallel(
+    worker_pool: WorkerPool,
     methods: Mapping[str, str | Method | Callable[[Mixture], Method]],
     mixtures: Sequence[Mixture],
     *,
@@ -172,10 +172,10 @@ def spread(
         return Job(*chosen[j], part, [seed + k for k in files], metrics, sample_rate, device, places)
 
     missing = [place for place in paths if place not in kept]
-    jobs = map(job, _groups(missing, BATCH if crew.executor is None else 1))
-    for done, records in completed(crew, partial(_measure_here, executor=executor), jobs):
+    jobs = map(job, _groups(missing, BATCH if worker_pool.executor is None else 1))
+    for done, records in as_completed(worker_pool, partial(_measure_here, executor=executor), jobs):
         for place, record in zip(done.places, records, strict=True):
-            record |= {"workers": crew.size()}
+            record |= {"workers": worker_pool.size()}
             if path := paths[place]:
                 _keep(path, record)
             yield place, record
@@ -247,7 +247,7 @@ def _kept(path: Path) -> dict[str, Any] | None:
 
 def _keep(path: Path, record: Mapping[str, Any]) -> None:
     """Write a record whole or not at all; NaN is no JSON."""
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_text(
             json.dumps({name: None if value != value else value for name, value in record.items()}), "utf-8"
         )
@@ -311,7 +311,7 @@ def paired(table: pd.DataFrame, metric: str, method: str, against: str = NOISY) 
     return complete(table, metric, method, against)
 
 
-def estimate(by_file: pd.Series, label: str = "") -> Estimate:
+def estimate(by_file: pd.Series, label: str = "") -> Interval:
     """Mean over files, with an interval over the speakers and the noise recordings that the keys of mixtures name."""
     clusters = clusters_of(map(str, by_file.index))
     speakers, recordings = clusters.get("speakers"), clusters.get("recordings")
@@ -326,7 +326,7 @@ def difference(
     label: str = "",
     *,
     snr_db: float | None = None,
-) -> Estimate:
+) -> Interval:
     """Mean paired difference with its bootstrap interval over speakers and noise recordings, see `estimate`.
 
     Over all SNRs, of which a file's mean is taken first, since they share their luck; or at one of them. A file without
@@ -362,7 +362,7 @@ def summary(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def mean_of(values: pd.Series, snr_db: Any = None) -> Estimate:
+def mean_of(values: pd.Series, snr_db: Any = None) -> Interval:
     """The mean over files of what `complete` gives, at one SNR or over all, and its interval.
 
     NaN where no file has a value, which must not stop a table.
@@ -371,7 +371,7 @@ def mean_of(values: pd.Series, snr_db: Any = None) -> Estimate:
     by_file = at.groupby("file", sort=False).mean()
     if by_file.notna().any():
         return estimate(by_file)
-    return Estimate(math.nan, math.nan, math.nan, 0, missing=len(by_file), why="no file")
+    return Interval(math.nan, math.nan, math.nan, 0, missing=len(by_file), why="no file")
 
 
 def overview(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
@@ -438,7 +438,7 @@ def _cpu_name() -> str:
 def save(path: str | os.PathLike[str], table: pd.DataFrame, facts: Mapping[str, Any]) -> None:
     """Write records and their provenance as JSON, whole or not at all; NaN becomes null."""
     rows = json.loads(table.to_json(orient="records", double_precision=6))
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_text(json.dumps({**facts, "records": rows}, indent=1, default=str), "utf-8")
 
 

@@ -14,20 +14,20 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from sepriors.signal.audio import whole
+from sepriors.files import atomic_write
 
 Verdict = Literal["holds", "fails", "not judged"]
 NO_REASON = "no reason has been written"  # of a claim that fails
 
 
-class Estimate(NamedTuple):
+class Interval(NamedTuple):
     """A measured value with its 95 % interval, from n files; low and high are NaN where there is none.
 
     `missing` files have no value, and `why` says of what there was only one. A format holds for all three numbers.
 
-    >>> print(Estimate(1.5, 1.0, 2.0, 9), Estimate(1.5, 1.0, 2.0, 9, missing=3), Estimate(1.5, np.nan, np.nan, 1))
+    >>> print(Interval(1.5, 1.0, 2.0, 9), Interval(1.5, 1.0, 2.0, 9, missing=3), Interval(1.5, np.nan, np.nan, 1))
     1.5 [1, 2] 1.5 [1, 2] (9/12) 1.5 (no interval)
-    >>> f"{Estimate(1.5, 1.0, 2.0, 9):+.1f}"
+    >>> f"{Interval(1.5, 1.0, 2.0, 9):+.1f}"
     '+1.5 [+1.0, +2.0]'
     """
 
@@ -70,7 +70,7 @@ def bootstrap(
     recordings: Sequence[str] | None = None,
     resamples: int = 2000,
     seed: int = 0,
-) -> Estimate:
+) -> Interval:
     """Mean with its 95 % percentile bootstrap interval (Efron & Tibshirani, 1993, ch. 13).
 
     Files are resampled; with `speakers` or `recordings`, one name a file, whole clusters are (Davison & Hinkley, 1997,
@@ -99,9 +99,9 @@ def bootstrap(
         places = {"file": np.arange(len(x))}
     why = " and ".join(f"one {name}" for name, place in places.items() if not place.any())
     if why:
-        return Estimate(float(x.mean()), np.nan, np.nan, len(x), label, missing, why)
+        return Interval(float(x.mean()), np.nan, np.nan, len(x), label, missing, why)
     low, high = np.quantile(_means(x, list(places.values()), resamples, np.random.default_rng(seed)), [0.025, 0.975])
-    return Estimate(float(x.mean()), float(low), float(high), len(x), label, missing)
+    return Interval(float(x.mean()), float(low), float(high), len(x), label, missing)
 
 
 def _means(x: np.ndarray, places: Sequence[np.ndarray], resamples: int, rng: np.random.Generator) -> np.ndarray:
@@ -124,12 +124,12 @@ def _counts(clusters: int, resamples: int, rng: np.random.Generator) -> np.ndarr
     return np.bincount(drawn.ravel(), minlength=resamples * clusters).reshape(resamples, clusters).astype(float)
 
 
-def judge(evidence: Sequence[Estimate], *, above: float | None = None, below: float | None = None) -> Verdict:
+def judge(evidence: Sequence[Interval], *, above: float | None = None, below: float | None = None) -> Verdict:
     """'holds' if every interval lies beyond the bound, 'fails' if one lies wholly on the wrong side, else 'not judged'.
 
-    >>> judge([Estimate(2, 1, 3, 9)], above=0), judge([Estimate(2, 1, 3, 9)], below=0)
+    >>> judge([Interval(2, 1, 3, 9)], above=0), judge([Interval(2, 1, 3, 9)], below=0)
     ('holds', 'fails')
-    >>> judge([Estimate(2, 1, 3, 9), Estimate(0, -1, 1, 9)], above=0)
+    >>> judge([Interval(2, 1, 3, 9), Interval(0, -1, 1, 9)], above=0)
     'not judged'
 
     What has no interval passes neither test. Raises ClaimError without evidence, or with other than one bound.
@@ -159,7 +159,7 @@ def read_claims(path: str | os.PathLike[str]) -> dict[str, dict[str, str]]:
     return claims
 
 
-def _undecided(evidence: Sequence[Estimate]) -> str:
+def _undecided(evidence: Sequence[Interval]) -> str:
     """Why evidence decides nothing: what has no interval, or how few files an interval stands on."""
     bare = [e for e in evidence if not e.has_interval]
     if bare:
@@ -197,7 +197,7 @@ class Ledger:
     def judge(
         self,
         id: str,
-        evidence: Sequence[Estimate],
+        evidence: Sequence[Interval],
         *,
         above: float | None = None,
         below: float | None = None,
@@ -240,14 +240,14 @@ class Ledger:
     def _write(self) -> None:
         if build := os.environ.get("SEPRIORS_BUILD"):
             record = {**self.facts, "chapter": self.chapter, "verdicts": list(self.verdicts.values())}
-            with whole(Path(build) / "records" / self.chapter / "claims.json") as part:
+            with atomic_write(Path(build) / "records" / self.chapter / "claims.json") as part:
                 part.write_text(json.dumps(record, indent=1, default=float), "utf-8")  # NumPy's numbers, too
 
     def _repr_html_(self) -> str:
         def measured(v: dict[str, Any]) -> str:
             lines = []
             for e in v["evidence"]:
-                known = Estimate._make(math.nan if e[name] is None else e[name] for name in Estimate._fields)
+                known = Interval._make(math.nan if e[name] is None else e[name] for name in Interval._fields)
                 interval = f"[{known.low:.3g}, {known.high:.3g}]" if known.has_interval else "no interval"
                 of = f" of {known.n + known.missing}" if known.missing else ""
                 figures = f"{known.value:.3g} {interval}, n = {known.n}{of}".replace("-", "−")

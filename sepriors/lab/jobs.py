@@ -25,7 +25,7 @@ class JobError(ValueError):
     """Work that could not be done, by a process that died or a cluster that cannot be reached."""
 
 
-class Crew(NamedTuple):
+class WorkerPool(NamedTuple):
     """Who works: an executor (None: this process), and how many jobs at once, which on a cluster may change."""
 
     executor: Executor | None
@@ -33,13 +33,13 @@ class Crew(NamedTuple):
 
 
 @contextmanager
-def crew(workers: int = 1, dask: str | None = None) -> Iterator[Crew]:
+def worker_pool(workers: int = 1, dask: str | None = None) -> Iterator[WorkerPool]:
     """So many processes, which share the cores (1: none beside this one), or the workers of the Dask cluster there.
 
     Raises JobError where there is no such cluster, where it has no worker, or where Dask is not installed.
 
-    >>> with crew() as alone:
-    ...     [squared for _, squared in completed(alone, lambda x: x * x, [1, 2, 3])]
+    >>> with worker_pool() as alone:
+    ...     [squared for _, squared in as_completed(alone, lambda x: x * x, [1, 2, 3])]
     [1, 4, 9]
     """
     if workers < 1:
@@ -48,14 +48,14 @@ def crew(workers: int = 1, dask: str | None = None) -> Iterator[Crew]:
         with _cluster(dask) as made:
             yield made
     elif workers == 1:
-        yield Crew(None, lambda: 1)
+        yield WorkerPool(None, lambda: 1)
     else:
         with pool(workers) as executor:
-            yield Crew(executor, lambda: workers)
+            yield WorkerPool(executor, lambda: workers)
 
 
 @contextmanager
-def _cluster(address: str) -> Iterator[Crew]:
+def _cluster(address: str) -> Iterator[WorkerPool]:
     try:
         from distributed import Client, KilledWorker
     except ImportError as error:
@@ -68,26 +68,28 @@ def _cluster(address: str) -> Iterator[Crew]:
         if not client.nthreads():
             raise JobError(f"{address}: this cluster has no worker yet; start one: dask worker {address} --nthreads 1")
         try:
-            yield Crew(client.get_executor(), lambda: sum(client.nthreads().values()))
+            yield WorkerPool(client.get_executor(), lambda: sum(client.nthreads().values()))
         except KilledWorker as error:
             raise JobError(f"{address}: one job ended several workers, the last of them {error.last_worker}") from error
 
 
-def completed(crew: Crew, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
+def as_completed(
+    worker_pool: WorkerPool, function: Callable[[Item], Result], items: Iterable[Item]
+) -> Iterator[tuple[Item, Result]]:
     """Yield (item, function(item)), as soon as each is done; the next items are asked for only as workers come free.
 
     Raises JobError where a process of the executor dies, besides what `function` raises.
     """
-    if crew.executor is None:
+    if worker_pool.executor is None:
         for item in items:
             yield item, function(item)
         return
     rest, waiting = iter(items), dict[Future[Result], Item]()
     try:
         while True:
-            free = max(1, 2 * crew.size()) - len(waiting)  # as many wait as are at work: nobody is idle
+            free = max(1, 2 * worker_pool.size()) - len(waiting)  # as many wait as are at work: nobody is idle
             for item in islice(rest, max(0, free)):
-                waiting[crew.executor.submit(function, item)] = item
+                waiting[worker_pool.executor.submit(function, item)] = item
             if not waiting:
                 return
             for future in wait(waiting, return_when=FIRST_COMPLETED).done:
@@ -106,7 +108,7 @@ def completed(crew: Crew, function: Callable[[Item], Result], items: Iterable[It
 
 
 @lru_cache(maxsize=2)
-def held(name: str) -> methods.Method:
+def cached_method(name: str) -> methods.Method:
     """`methods.make`, once a process: a worker has one method after the other."""
     return methods.make(name)
 
@@ -121,7 +123,7 @@ class Recordings(NamedTuple):
 
 def enhanced(files: Recordings, method: methods.Method | str, seed: int, device: str) -> list[np.ndarray]:
     """The speech in each file, with its channels, its length and its rate; a method that has a name is made here."""
-    made = held(method) if isinstance(method, str) else method
+    made = cached_method(method) if isinstance(method, str) else method
     read = [torch.from_numpy(x) for x in files.samples]
     noisy = [channel.to(device) for x in read for channel in resample(x, files.rate, methods.RATE)]
     each = iter(methods.enhance(noisy, made, seed))

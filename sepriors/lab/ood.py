@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 import torch
 
-from sepriors.lab.claims import ClaimError, Estimate
+from sepriors.lab.claims import ClaimError, Interval
 from sepriors.signal.audio import check
 
 
@@ -105,7 +105,7 @@ def auroc(
     groups: tuple[Sequence[str], Sequence[str]],
     resamples: int = 1000,
     seed: int = 0,
-) -> Estimate:
+) -> Interval:
     """Area under the ROC curve: how often speech (n,) scores above an impostor (m,), a tie counted half, 95 % interval.
 
     Groups of clips are resampled on both sides, one name a clip: clips of one speaker, or of one recording, share their
@@ -126,11 +126,11 @@ def auroc(
     won = members[0].T @ wins @ members[1]  # (groups, groups)
     pairs = np.outer(members[0].sum(0), members[1].sum(0))
     if min(won.shape) == 1:
-        return Estimate(float(wins.mean()), math.nan, math.nan, wins.shape[0] + wins.shape[1], label, why="one group")
+        return Interval(float(wins.mean()), math.nan, math.nan, wins.shape[0] + wins.shape[1], label, why="one group")
     drawn = np.random.default_rng(seed)
     weights = [drawn.multinomial(g, np.full(g, 1 / g), size=resamples) for g in won.shape]
     areas = np.einsum("ri,ij,rj->r", weights[0], won, weights[1]) / np.einsum(
         "ri,ij,rj->r", weights[0], pairs, weights[1]
     )
     low, high = np.quantile(areas, [0.025, 0.975])
-    return Estimate(float(wins.mean()), float(low), float(high), len(sides[0]) + len(sides[1]), label)
+    return Interval(float(wins.mean()), float(low), float(high), len(sides[0]) + len(sides[1]), label)

@@ -69,12 +69,12 @@ class RNNoise:
 
 
 PACKAGES = {"noisereduce": "noisereduce", "rnnoise": "pyrnnoise"}
-OTHERS: dict[str, Callable[[], NoiseReduce | RNNoise]] = {"noisereduce": NoiseReduce, "rnnoise": RNNoise}
+PEERS: dict[str, Callable[[], NoiseReduce | RNNoise]] = {"noisereduce": NoiseReduce, "rnnoise": RNNoise}
 
 
 def available() -> list[str]:
-    """Those of `OTHERS` whose package is installed."""
-    return [name for name in OTHERS if find_spec(PACKAGES[name])]
+    """Those of `PEERS` whose package is installed."""
+    return [name for name in PEERS if find_spec(PACKAGES[name])]
 
 
 def _package(name: str) -> Any:

@@ -18,7 +18,7 @@ from sepriors.priors.descript import Descript
 from sepriors.priors.maf import MAF
 from sepriors.priors.npe import NPE
 from sepriors.priors.rvae import RVAE
-from sepriors.priors.score import ScoreNet
+from sepriors.priors.score import Denoiser
 from sepriors.priors.ssl import SSL
 from sepriors.priors.vae import VAE
 from sepriors.priors.waveglow import WaveGlow
@@ -43,7 +43,7 @@ FAMILIES: dict[str, Any] = {
     "rvae": RVAE,
     "waveglow": WaveGlow,
     "maf": MAF,
-    "score": ScoreNet,
+    "score": Denoiser,
     "codec": Codec,
     "descript": Descript,
     "ssl": SSL,

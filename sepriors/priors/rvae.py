@@ -32,7 +32,8 @@ def lstm(x: torch.Tensor, weights: Sequence[torch.Tensor], lengths: torch.Tensor
     """
     both = len(weights) == 8
     if both and lengths is not None:
-        return torch.cat([lstm(x, weights[:4]), turned(lstm(turned(x, lengths), weights[4:]), lengths)], -1)
+        back = time_reversed(lstm(time_reversed(x, lengths), weights[4:]), lengths)
+        return torch.cat([lstm(x, weights[:4]), back], -1)
     train = x.is_cuda  # cuDNN has gradients in no other way, and without dropout it is the same
     with lstm_precision(x), warnings.catch_warnings() if x.is_cuda else nullcontext():
         if x.is_cuda:  # cuDNN would have a layer's weights side by side, and puts them so at each call
@@ -45,10 +46,10 @@ def lstm(x: torch.Tensor, weights: Sequence[torch.Tensor], lengths: torch.Tensor
         return torch.lstm(filled, (zero, zero), list(weights), True, 1, 0.0, train, both, True)[0][: len(x)]
 
 
-def turned(x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+def time_reversed(x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
     """Sequences (B, T, I) backwards, each within its own length; what stands behind it stays.
 
-    >>> turned(torch.arange(4.0).view(1, 4, 1), torch.tensor([3])).flatten()
+    >>> time_reversed(torch.arange(4.0).view(1, 4, 1), torch.tensor([3])).flatten()
     tensor([2., 1., 0., 3.])
     """
     if lengths is None:
@@ -162,7 +163,7 @@ class RVAE(Autoencoder):
             for way in ("", "_reverse")
         )
         ahead = lstm(ahead, [eye, weights[1], none, weights[3]])
-        back = turned(lstm(turned(back, lengths), [eye, weights[5], none, weights[7]]), lengths)
+        back = time_reversed(lstm(time_reversed(back, lengths), [eye, weights[5], none, weights[7]]), lengths)
         return torch.cat([ahead, back], -1)
 
     def encode(self, P: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:

@@ -20,12 +20,12 @@ from sepriors.signal.stft import STFT, Compression
 from sepriors.weights import Weights
 
 
-class ScoreNet(nn.Module):
-    """The priors `score` and, told a noisy spectrum, `sgmse`.
+class Denoiser(nn.Module):
+    """The priors `score` and, told a noisy spectrum, `diffusion-supervised`.
 
     The first 256 bins go through the network; the last one, at half the sample rate, is taken for silent.
 
-    >>> net = ScoreNet(channels=(8, 8))
+    >>> net = Denoiser(channels=(8, 8))
     >>> made = net.denoise(torch.randn(3, 257, 20, dtype=torch.cfloat), 0.5)
     >>> made.mean.shape, made.variance.shape
     (torch.Size([3, 257, 20]), torch.Size([3, 257, 20]))
@@ -57,7 +57,7 @@ class ScoreNet(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # unknown to its stubs
 
     @classmethod
-    def from_weights(cls, found: Weights) -> ScoreNet:
+    def from_weights(cls, found: Weights) -> Denoiser:
         """The network of a file, its sizes from the file's configuration."""
         c = found.config
         made = cls(

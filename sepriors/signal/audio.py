@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import glob
 import io
 import math
 import os
 import re
-import secrets
 import struct
 import threading
 from collections.abc import Iterator
@@ -19,6 +17,8 @@ import numpy as np
 import soundfile
 import torch
 import torchaudio
+
+from sepriors.files import atomic_write
 
 RATES = 100, 768_000  # Hz; the fastest converters there are have 768000, and a damaged header may claim a billion
 MAX_KERNEL = 10_000_000  # taps; torchaudio's filter has up × down of them, 44101 Hz to 16 kHz would take 5 GB
@@ -529,7 +529,7 @@ def write(
         )
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists already")
-    with whole(path) as part:
+    with atomic_write(path) as part:
         try:
             soundfile.write(_name(part), x.movedim(0, -1).numpy(), sample_rate, subtype=subtype, format=format)
             frames = soundfile.info(_name(part)).frames
@@ -557,48 +557,6 @@ def subtype_like(source: str | os.PathLike[str], target: str | os.PathLike[str])
     """The sample format of an audio file if the target's format has it and it keeps length and level, else 16 bits."""
     subtype = soundfile.info(_name(Path(source))).subtype
     return subtype if subtype in PER_SAMPLE and soundfile.check_format(format_of(target), subtype) else "PCM_16"
-
-
-@contextmanager
-def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A file to write in place of `path`, moved there when the block ends: neither a full disk, an error nor a crash
-    leaves half a file, or harms one that was there. Makes the folder.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = _new(path)
-    try:
-        yield part
-        part.replace(path)
-    except OSError as error:
-        if error.errno is None or error.filename is not None:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error  # one line that names the file
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def clear_parts(path: str | os.PathLike[str]) -> None:
-    """Remove what processes that were killed while they wrote `path` have left of it; no other may be writing it."""
-    path = Path(path)
-    for part in path.parent.glob(f"{glob.escape(_part(path))}*{glob.escape(path.suffix)}"):
-        part.unlink(missing_ok=True)
-
-
-def _part(path: Path) -> str:
-    """How the names begin of the files that are written in place of `path`; short, since 255 bytes are the most."""
-    return f".part-{path.stem[:32]}~"
-
-
-def _new(path: Path) -> Path:
-    """A new file to write in place of `path`, with the rights of any new file: the system knows its mask, and to ask
-    for it would change it for a moment, for all threads.
-    """
-    while True:
-        part = path.with_name(f"{_part(path)}{secrets.token_hex(4)}{path.suffix}")
-        with suppress(FileExistsError):  # then another name
-            os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-            return part
 
 
 # --------------------------------------------------------------------- resampling

@@ -67,19 +67,19 @@ def _event(x: torch.Tensor, dim: int) -> list[int]:
     return [size for place, size in enumerate(x.shape) if place != dim % x.ndim]
 
 
-def fork(generators: Generators) -> list[torch.Generator]:
+def clone(generators: Generators) -> list[torch.Generator]:
     """Generators that go on as these would, and leave these where they are."""
     return [g.clone_state() for g in generators]
 
 
 @contextmanager
-def borrowed(generator: torch.Generator) -> Iterator[None]:
+def seeded_global_rng(generator: torch.Generator) -> Iterator[None]:
     """The global randomness of the CPU follows this generator within the block, and is put back after it.
 
     For libraries that take no generator: their masks and first weights are then ours to repeat.
 
     >>> (g,) = generators(0, 1)
-    >>> with borrowed(g):
+    >>> with seeded_global_rng(g):
     ...     a = torch.rand(3)
     >>> bool(a.equal(torch.rand(3, generator=generators(0, 1)[0])))
     True

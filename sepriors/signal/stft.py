@@ -94,7 +94,7 @@ class Compression:
     def inverse(self, C: torch.Tensor) -> torch.Tensor:
         return _with_amplitude(C, (C.abs() / self.beta) ** (1 / self.alpha))
 
-    def chord(self, C: torch.Tensor, floor: float = 1e-3) -> torch.Tensor:
+    def secant_gain(self, C: torch.Tensor, floor: float = 1e-3) -> torch.Tensor:
         r"""What compression has multiplied the power of a spectrum by, given its compressed value C: $|C|^2 / |c|^2$.
 
         Noise that is all there is in a bin grows by as much, and a small change of a bin by no more: sideways by as
@@ -102,7 +102,7 @@ class Compression:
 
         >>> compress, c = Compression(), torch.tensor([2.0 + 1.0j], dtype=torch.cdouble)
         >>> moved = (compress(c * torch.polar(torch.tensor(1.0), torch.tensor(1e-6))) - compress(c)).abs().square()
-        >>> float((moved / (1e-6 * c.abs()).square() / compress.chord(compress(c))).round(decimals=4))
+        >>> float((moved / (1e-6 * c.abs()).square() / compress.secant_gain(compress(c))).round(decimals=4))
         1.0
         """
         amplitude = C.abs().clamp_min(floor)

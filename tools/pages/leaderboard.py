@@ -14,7 +14,7 @@ import pandas as pd
 
 from sepriors.lab import plots
 from sepriors.lab.bench import NOISY, difference, mean_of, paired
-from sepriors.lab.claims import Estimate
+from sepriors.lab.claims import Interval
 from sepriors.methods import METHODS
 from sepriors.weights import cards, load
 from tools import ROOT
@@ -110,7 +110,7 @@ def ranks(table: pd.DataFrame, metric: str = RANKED) -> dict[str, tuple[int, int
     return {name: (1 + above[name], len(names) - below[name]) for name in names}
 
 
-def _winner(e: Estimate) -> int:
+def _winner(e: Interval) -> int:
     """1 if the difference is above zero, -1 if it is below, 0 if its interval does not say."""
     return 1 if e.low > 0 else -1 if e.high < 0 else 0
 
@@ -190,17 +190,17 @@ def rank_of(rank: tuple[int, int]) -> str:
     return f"{rank[0]}–{rank[1]}" if rank[0] < rank[1] else str(rank[0])
 
 
-def interval(e: Estimate) -> str:
+def interval(e: Interval) -> str:
     """The interval of a mean, unless it stands on too little, and how many files have no value.
 
-    >>> interval(Estimate(1.0, 0.5, 1.5, 6)), interval(Estimate(1.0, 0.5, 1.5, 2, missing=1))
+    >>> interval(Interval(1.0, 0.5, 1.5, 6)), interval(Interval(1.0, 0.5, 1.5, 2, missing=1))
     (' [0.5, 1.5]', ' (2/3)')
     """
     known = e.n >= FEWEST and e.has_interval
     return (f" [{number(e.low)}, {number(e.high)}]" if known else "") + e.coverage
 
 
-def _gain(e: Estimate) -> str:
+def _gain(e: Interval) -> str:
     return "<td>–</td>" if not e.n else _cell(f"{number(e.value)}<small>{interval(e)}</small>", e.value)
 
 

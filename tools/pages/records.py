@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from sepriors.lab.bench import complete, estimate, mean_of
-from sepriors.lab.claims import Estimate, bootstrap
+from sepriors.lab.claims import Interval, bootstrap
 
 COLUMNS = [
     "chapter",
@@ -108,7 +108,7 @@ def _means(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                     yield {**who, "of": of, "metric": measure, **found._asdict()}
 
 
-def _intervals(group: pd.DataFrame, measure: str) -> Iterator[tuple[dict[str, Any], Estimate]]:
+def _intervals(group: pd.DataFrame, measure: str) -> Iterator[tuple[dict[str, Any], Interval]]:
     """Of whom, and the mean with its interval; of a bench, files that have the measure at every SNR, see `complete`."""
     bench = [name for name in ("method", "snr_db", "file") if name in group]
     if len(bench) == 3 and not group.duplicated(bench).any():

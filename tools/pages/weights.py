@@ -108,8 +108,8 @@ def _chapter(stem: str) -> str:
 def methods_of(card: str) -> list[str]:
     """The methods of the command line that need a card.
 
-    >>> methods_of("sgmse")
-    ['sgmse']
+    >>> methods_of("diffusion-supervised")
+    ['diffusion-supervised']
     """
     return [method for method, entry in METHODS.items() if card in entry.cards]
 

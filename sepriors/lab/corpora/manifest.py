@@ -16,6 +16,7 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 
+from sepriors.files import atomic_write
 from sepriors.lab.corpora.store import Decoded, decode
 from sepriors.signal import audio
 
@@ -204,7 +205,7 @@ def write_manifest(root: str | os.PathLike[str], table: pd.DataFrame) -> None:
     lines = range(2, len(table) + 2)  # below the header
     table = _valid(table.set_axis(lines), str(where)).assign(seconds=lambda t: t["seconds"].map("{:.3f}".format))
     table = table.drop(columns=[field for field in OPTIONAL if (table[field] == "").all()])
-    with audio.whole(where) as part:
+    with atomic_write(where) as part:
         table.to_csv(part, index=False, lineterminator="\n")
 
 

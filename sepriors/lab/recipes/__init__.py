@@ -15,7 +15,7 @@ from sepriors.lab.recipes.rvae import RVAERecipe
 from sepriors.lab.recipes.score import ScoreRecipe
 from sepriors.lab.recipes.ssl import SSLRecipe
 from sepriors.lab.recipes.vae import VAERecipe
-from sepriors.lab.training.adversarial import Objective
+from sepriors.lab.training.adversarial import LossWeights
 from sepriors.signal.stft import STFT
 
 __all__ = [
@@ -41,15 +41,15 @@ RECIPES: dict[str, Recipe] = {
     "maf": FlowRecipe(select=LIBRISPEECH, family="maf", hidden=256, steps=4000),
     "waveglow-companded": FlowRecipe(select=LIBRISPEECH, mu=255.0, steps=6000),
     "score": ScoreRecipe(select=LIBRISPEECH),
-    "sgmse": ScoreRecipe(told=True, select=LIBRISPEECH),
+    "diffusion-supervised": ScoreRecipe(told=True, select=LIBRISPEECH),
     "codec": CodecRecipe(),
     "use-ddp": UnpairedRecipe(),
     "use-ddp-out-of-domain": UnpairedRecipe(clean="out-of-domain"),
     "use-ddp-close-talk": UnpairedRecipe(clean="close-talk"),
     "use-ddp-seed1": UnpairedRecipe(seed=1, shipped=False),
     "use-ddp-scratch": UnpairedRecipe(start=None, shipped=False),
-    "use-ddp-no-adversaries": UnpairedRecipe(objective=Objective(adversarial=0.0, matching=0.0), shipped=False),
-    "use-ddp-no-cycle": UnpairedRecipe(objective=Objective(cycle=0.0, heard=0.0), shipped=False),
+    "use-ddp-no-adversaries": UnpairedRecipe(objective=LossWeights(adversarial=0.0, matching=0.0), shipped=False),
+    "use-ddp-no-cycle": UnpairedRecipe(objective=LossWeights(cycle=0.0, heard=0.0), shipped=False),
     "use-ddp-descript": UnpairedRecipe(start="descript", shipped=False),
     "ssl": SSLRecipe(select=LIBRISPEECH, steps=(4000, 6000)),
     "npe": NPERecipe(select=LIBRISPEECH),

@@ -53,17 +53,17 @@ class Recipe(ABC):
         """The recordings that the training knows, however few minutes of them it takes."""
 
     @abstractmethod
-    def quick(self) -> Self:
+    def smoke(self) -> Self:
         """The same recipe, cut to seconds: for tests and smoke runs."""
 
-    def divided(self, processes: int) -> Self:
+    def per_process(self, processes: int) -> Self:
         """The recipe with a process's share of the batch, so that the processes together do what it says.
 
         Raises ValueError for a recipe without such batches, or whose batch cannot be shared evenly.
         """
         raise ValueError(f"{self.about}: this trains on one device only; leave out --devices and --nodes")
 
-    def cut(self, **changes: Any) -> Self:
+    def shorten(self, **changes: Any) -> Self:
         """With half a minute of recordings at most, and these changes."""
         return replace(self, minutes=min(self.minutes, 0.5), **changes)
 
@@ -87,7 +87,7 @@ class LongRecipe(Recipe):
     def batch(self) -> int:
         """How many draws a step takes, on all devices together."""
 
-    def divided(self, processes: int) -> Self:
+    def per_process(self, processes: int) -> Self:
         """The recipe with a process's share of the batch."""
         if self.batch % processes:
             raise ValueError(f"expected processes that share a batch of {self.batch} evenly, got {processes}")
@@ -106,7 +106,7 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def halves(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+def to_float16(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The parameters in half precision, as files keep them."""
     return {name: p.detach().cpu().half().contiguous() for name, p in module.state_dict().items()}
 

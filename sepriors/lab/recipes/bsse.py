@@ -14,7 +14,16 @@ import torch
 from sepriors import weights
 from sepriors.lab.corpora import Corpora, bench_set
 from sepriors.lab.corpora.sets import DOMAINS
-from sepriors.lab.recipes.base import Learned, LongRecipe, OfOneCorpus, about, chosen, device, halves, validation_pairs
+from sepriors.lab.recipes.base import (
+    Learned,
+    LongRecipe,
+    OfOneCorpus,
+    about,
+    chosen,
+    device,
+    to_float16,
+    validation_pairs,
+)
 from sepriors.lab.recipes.ssl import FEW
 from sepriors.lab.training.fitting import fit
 from sepriors.lab.training.simulator import Conditions, Simulator, training_noise
@@ -23,7 +32,7 @@ from sepriors.metrics import score_many, si_sdr
 from sepriors.priors import BSSE, SSL, load
 from sepriors.priors.bsse import Inputs
 from sepriors.signal.mixing import Mixture
-from sepriors.signal.rng import borrowed, generators
+from sepriors.signal.rng import generators, seeded_global_rng
 
 Tuning = Literal["frozen", "part", "whole"]
 
@@ -63,12 +72,12 @@ class PairedRecipe(OfOneCorpus, LongRecipe):
         """The network before training; what is to stay frozen is."""
         ssl = None
         if self.inputs != "spectrum":
-            with borrowed(g):
+            with seeded_global_rng(g):
                 ssl = load(self.start) if self.start else SSL(**self.fresh)
             ssl.requires_grad_(self.tuning != "frozen")
             if self.tuning == "part":
                 ssl.network.feature_extractor.requires_grad_(False)
-        with borrowed(g):
+        with seeded_global_rng(g):
             return BSSE(self.inputs, ssl, **self.sizes)
 
     def learn(
@@ -103,7 +112,7 @@ class PairedRecipe(OfOneCorpus, LongRecipe):
             checkpoint=checkpoint, progress=progress, fabric=fabric,
             about=f"{self}, seed {seed}, {facts['files']} files of {facts['corpus']}",
         )  # fmt: skip
-        tensors = halves(fitted.model)
+        tensors = to_float16(fitted.model)
         facts["valid_si_sdr_gain"] = [round(value, 2) for value in fitted.curve]
         if made.ssl is not None:
             facts["layer_weights"] = [round(w, 4) for w in fitted.model.layer_weights.tolist()]
@@ -131,11 +140,11 @@ class PairedRecipe(OfOneCorpus, LongRecipe):
         """The recordings that the training knows: speech and noise."""
         return pd.concat([super().heard(corpora), training_noise(corpora)])
 
-    def quick(self) -> Self:
+    def smoke(self) -> Self:
         """Cut to seconds."""
         few = {"width": 8, "hidden": 8}
         rooms = replace(self.conditions, responses=2)
-        return self.cut(
+        return self.shorten(
             steps=4, batch=2, seconds=0.5, conditions=rooms, files=min(1, self.files), start=None, fresh=FEW, sizes=few
         )
 

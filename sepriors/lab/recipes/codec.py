@@ -14,9 +14,9 @@ from torch import nn
 from sepriors.lab.corpora import Corpora
 from sepriors.lab.corpora.fetch import download
 from sepriors.lab.corpora.store import cache_dir
-from sepriors.lab.recipes.base import Learned, LongRecipe, about, device, halves, validation_pairs
-from sepriors.lab.training.adversarial import Game, Objective, rebuild, unit
-from sepriors.lab.training.fitting import fit, writes
+from sepriors.lab.recipes.base import Learned, LongRecipe, about, device, to_float16, validation_pairs
+from sepriors.lab.training.adversarial import AdversarialLoss, LossWeights, reconstruction_loss, unit
+from sepriors.lab.training.fitting import fit, is_rank_zero
 from sepriors.lab.training.unpaired import Clean, Share, drawing, share
 from sepriors.metrics import score_many, si_sdr
 from sepriors.priors import Codec, Descript, load
@@ -31,7 +31,7 @@ class CodecRecipe(LongRecipe):
     It hears no clean speech: each of the three priors of chapter 7 begins here. Its branches share evenly.
     """
 
-    objective: Objective = Objective()  # noqa: RUF009
+    objective: LossWeights = LossWeights()  # noqa: RUF009
     snrs: tuple[float, float] = (-5.0, 15.0)
     steps: int = 8000
     batch: int = 4  # of mixtures, and as many of noise
@@ -68,7 +68,7 @@ class CodecRecipe(LongRecipe):
 
         def loss(model: Any, batch: torch.Tensor, g: torch.Generator, done: float) -> torch.Tensor:
             x = unit(batch[[0, 2]].flatten(0, 1))
-            return rebuild(x, through(model, x), self.objective)
+            return reconstruction_loss(x, through(model, x), self.objective)
 
         def validate(model: Any) -> float:
             with torch.inference_mode():
@@ -79,7 +79,7 @@ class CodecRecipe(LongRecipe):
             validate=validate, fast=None, checkpoint=checkpoint, progress=progress, about=f"{self}, seed {seed}",
             fabric=fabric,
         )  # fmt: skip
-        tensors = halves(fitted.model)
+        tensors = to_float16(fitted.model)
         facts = _sizes(Share(parts.speech, parts.noise, parts.clean[:0], parts.alone))
         facts["valid_rebuilt_si_sdr"] = [round(value, 2) for value in fitted.curve]
         with torch.inference_mode():
@@ -93,9 +93,9 @@ class CodecRecipe(LongRecipe):
         """The recordings that the training knows: of the mixtures, and of both corpora."""
         return pd.concat(share(corpora, self.clean, self.minutes))
 
-    def quick(self) -> Self:
+    def smoke(self) -> Self:
         """Cut to seconds."""
-        return self.cut(steps=4, batch=2, seconds=0.5, channels=(8, 8, 8, 16), width=8)
+        return self.shorten(steps=4, batch=2, seconds=0.5, channels=(8, 8, 8, 16), width=8)
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class UnpairedRecipe(LongRecipe):
 
     clean: Clean = "in-domain"
     start: str | None = "codec"
-    objective: Objective = Objective()  # noqa: RUF009
+    objective: LossWeights = LossWeights()  # noqa: RUF009
     snrs: tuple[float, float] = (-5.0, 15.0)
     bleed: tuple[float, float] = (10.0, 15.0)
     steps: int = 3000
@@ -140,7 +140,7 @@ class UnpairedRecipe(LongRecipe):
         draw = drawing(
             corpora, parts, batch=self.batch, seconds=self.seconds, snrs=self.snrs, bleed=bleed, progress=progress
         )
-        game = Game(made, self.judges)
+        game = AdversarialLoss(made, self.judges)
         for judge in (game.clean, game.noise, game.mixture):
             _start(judge, g)
         watched = validation_pairs(corpora)
@@ -152,7 +152,7 @@ class UnpairedRecipe(LongRecipe):
         def gains(net: Any) -> torch.Tensor:
             with torch.inference_mode():
                 speech, noise = (part.cpu() for part in net.separate(watched.noisy.to(device())))
-            if checkpoint is not None and writes(fabric):
+            if checkpoint is not None and is_rank_zero(fabric):
                 _keep_samples(checkpoint.with_suffix(".samples"), watched.noisy[:3], speech[:3], noise[:3])
             return si_sdr(watched.clean, speech) - before
 
@@ -167,7 +167,7 @@ class UnpairedRecipe(LongRecipe):
             about=f"{self}, seed {seed}",
         )  # fmt: skip
         net = fitted.model.generator
-        tensors = halves(net)
+        tensors = to_float16(net)
         facts = {**_sizes(parts), "valid_si_sdr_gain": [round(value, 2) for value in fitted.curve]}
         facts["valid_gain_by_file"] = [round(value, 2) for value in gains(net).tolist()]
         if fitted.diverged is not None:
@@ -187,9 +187,9 @@ class UnpairedRecipe(LongRecipe):
         """The recordings that the training knows: of the mixtures, and of both corpora."""
         return pd.concat(share(corpora, self.clean, self.minutes))
 
-    def quick(self) -> Self:
+    def smoke(self) -> Self:
         """Cut to seconds."""
-        return self.cut(steps=4, batch=2, seconds=0.5, judges=2, start=None, fresh=self.fresh.quick())
+        return self.shorten(steps=4, batch=2, seconds=0.5, judges=2, start=None, fresh=self.fresh.smoke())
 
 
 FASTER = ("clean", "noise", "mixture", "generator.speech", "generator.noise")  # what begins from nothing

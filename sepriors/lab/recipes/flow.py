@@ -91,9 +91,9 @@ class FlowRecipe(OfOneCorpus, LongRecipe):
         with torch.inference_mode():
             return float(self.density(model, s, generators(0, 1)[0]))
 
-    def quick(self) -> Self:
+    def smoke(self) -> Self:
         """Cut to seconds."""
-        return self.cut(steps=4, batch=2, seconds=0.5, hidden=16)
+        return self.shorten(steps=4, batch=2, seconds=0.5, hidden=16)
 
 
 def finished(flow: WaveGlow | MAF, held_out: torch.Tensor) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

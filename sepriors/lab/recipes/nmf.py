@@ -66,9 +66,9 @@ class NMFRecipe(OfOneCorpus):
         """The recordings that the training knows; drawn noise has none."""
         return corpora.table[:0] if self.kind == "white" else super().heard(corpora)
 
-    def quick(self) -> Self:
+    def smoke(self) -> Self:
         """Cut to seconds."""
-        return self.cut(iterations=3)
+        return self.shorten(iterations=3)
 
 
 def missed(W: torch.Tensor, P: torch.Tensor) -> float:

@@ -10,14 +10,23 @@ import pandas as pd
 import torch
 
 from sepriors.lab.corpora import Corpora
-from sepriors.lab.recipes.base import Learned, LongRecipe, OfOneCorpus, about, chosen, device, halves, validation_pairs
+from sepriors.lab.recipes.base import (
+    Learned,
+    LongRecipe,
+    OfOneCorpus,
+    about,
+    chosen,
+    device,
+    to_float16,
+    validation_pairs,
+)
 from sepriors.lab.recipes.bsse import snr
 from sepriors.lab.training.fitting import fit
 from sepriors.lab.training.simulated_noise import Either, FittedNoise, GenericNoise, NoiseSource
 from sepriors.lab.training.simulator import Clips, Conditions, Simulator, training_noise
 from sepriors.metrics import si_sdr
 from sepriors.priors.npe import NPE, Posterior
-from sepriors.signal.rng import borrowed, generators
+from sepriors.signal.rng import generators, seeded_global_rng
 
 Knowledge = Literal["generic", "fitted", "recorded"]
 
@@ -58,7 +67,7 @@ class NPERecipe(OfOneCorpus, LongRecipe):
     ) -> Learned:
         """The network's parameters, in half precision, and its SI-SDR gain on validation mixtures."""
         (g,) = generators(seed, 1)
-        with borrowed(g):
+        with seeded_global_rng(g):
             made = NPE(width=self.width, hidden=self.hidden)
         watched = validation_pairs(corpora, files=self.watched, seconds=4.0)
         before = si_sdr(watched.clean, watched.noisy)
@@ -82,7 +91,7 @@ class NPERecipe(OfOneCorpus, LongRecipe):
             about=f"{self}, seed {seed}, {facts['files']} files of {facts['corpus']}",
         )  # fmt: skip
         facts["valid_si_sdr_gain"] = [round(value, 2) for value in fitted.curve]
-        return Learned(halves(fitted.model), made.config, {**facts, "train_seconds": round(fitted.seconds, 1)})
+        return Learned(to_float16(fitted.model), made.config, {**facts, "train_seconds": round(fitted.seconds, 1)})
 
     def simulator(self, corpora: Corpora, rows: pd.DataFrame, seed: int, progress: bool) -> Simulator:
         """What draws the mixtures."""
@@ -121,8 +130,8 @@ class NPERecipe(OfOneCorpus, LongRecipe):
         rows = super().heard(corpora)
         return rows if self.knowledge == "generic" else pd.concat([rows, training_noise(corpora)])
 
-    def quick(self) -> Self:
+    def smoke(self) -> Self:
         """Cut to seconds."""
         rooms = replace(self.conditions, responses=2)
         small = {"width": 8, "hidden": 8, "watched": 4, "validations": 4}
-        return self.cut(steps=4, batch=2, seconds=0.5, conditions=rooms, **small)
+        return self.shorten(steps=4, batch=2, seconds=0.5, conditions=rooms, **small)

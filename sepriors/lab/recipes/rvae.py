@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from sepriors.lab.corpora import Corpora, CorpusError
-from sepriors.lab.recipes.base import Learned, LongRecipe, OfOneCorpus, chosen, device, halves
+from sepriors.lab.recipes.base import Learned, LongRecipe, OfOneCorpus, chosen, device, to_float16
 from sepriors.lab.training.fitting import fit
 from sepriors.priors import RVAE
 from sepriors.signal.rng import generators
@@ -70,7 +70,7 @@ class RVAERecipe(OfOneCorpus, LongRecipe):
             clip=self.clip, validate=validate, checkpoint=checkpoint, progress=progress, fabric=fabric,
             about=f"{self}, seed {seed}, {facts['files']} files of {facts['corpus']}",
         )  # fmt: skip
-        tensors = halves(fitted.model)
+        tensors = to_float16(fitted.model)
         facts["valid_elbo"] = [round(value, 1) for value in fitted.curve]
         return Learned(tensors, made.config, {**facts, "train_seconds": round(fitted.seconds, 1)})
 
@@ -80,9 +80,9 @@ class RVAERecipe(OfOneCorpus, LongRecipe):
         noise = torch.randn(1, len(P), self.latent, P.shape[-1], generator=g).to(P)
         return (model.elbo(P, noise, beta) * counts).sum() / counts.sum().clamp_min(1)
 
-    def quick(self) -> Self:
+    def smoke(self) -> Self:
         """Cut to seconds."""
-        return self.cut(steps=4, batch=2, frames=20, hidden=8)
+        return self.shorten(steps=4, batch=2, frames=20, hidden=8)
 
 
 def sequences(

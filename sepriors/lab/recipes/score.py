@@ -14,10 +14,10 @@ from torch import nn
 from tqdm import tqdm
 
 from sepriors.lab.corpora import Corpora
-from sepriors.lab.recipes.base import Learned, LongRecipe, OfOneCorpus, chosen, device, halves
+from sepriors.lab.recipes.base import Learned, LongRecipe, OfOneCorpus, chosen, device, to_float16
 from sepriors.lab.training.fitting import fit
 from sepriors.lab.training.simulator import training_noise
-from sepriors.priors import ScoreNet
+from sepriors.priors import Denoiser
 from sepriors.signal.rng import generators
 
 
@@ -52,7 +52,7 @@ class ScoreRecipe(OfOneCorpus, LongRecipe):
     ) -> Learned:
         """The network's parameters, in half precision, and its error on validation speech by noise level."""
         (g,) = generators(seed, 1)
-        made = ScoreNet(channels=self.channels, told=self.told)
+        made = Denoiser(channels=self.channels, told=self.told)
         made.start(g)
         draw, facts = spectrograms(self, made, corpora, seed, progress)
         valid = replace(self, minutes=math.inf, batch=64, quiet=1.0)
@@ -76,7 +76,7 @@ class ScoreRecipe(OfOneCorpus, LongRecipe):
             validate=lambda model: sum(by_level(model)) / 8, checkpoint=checkpoint, progress=progress, fabric=fabric,
             about=f"{self}, seed {seed}, {facts['files']} files of {facts['corpus']}",
         )  # fmt: skip
-        tensors = halves(fitted.model)
+        tensors = to_float16(fitted.model)
         facts["valid_error"] = [round(value, 4) for value in fitted.curve]
         facts["valid_error_by_sigma"] = [round(value, 4) for value in by_level(fitted.model)]
         return Learned(tensors, made.config, {**facts, "train_seconds": round(fitted.seconds, 1)})
@@ -99,13 +99,13 @@ class ScoreRecipe(OfOneCorpus, LongRecipe):
         rows = super().heard(corpora)
         return pd.concat([rows, training_noise(corpora, self.noises)]) if self.told else rows
 
-    def quick(self) -> Self:
+    def smoke(self) -> Self:
         """Cut to seconds."""
-        return self.cut(steps=4, batch=2, frames=32, channels=(8, 8))
+        return self.shorten(steps=4, batch=2, frames=32, channels=(8, 8))
 
 
 def spectrograms(
-    made: ScoreRecipe, net: ScoreNet, corpora: Corpora, seed: int, progress: bool, *, split: str = "train"
+    made: ScoreRecipe, net: Denoiser, corpora: Corpora, seed: int, progress: bool, *, split: str = "train"
 ) -> tuple[Callable[[torch.Generator], torch.Tensor], dict[str, Any]]:
     """A function that draws compressed spectra (batch, 1, F, frames), or (batch, 2, ...) with the noisy ones behind.
 

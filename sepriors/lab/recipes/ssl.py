@@ -15,13 +15,13 @@ from torchaudio.models import hubert_pretrain_model
 from tqdm import tqdm
 
 from sepriors.lab.corpora import Corpora, CorpusError
-from sepriors.lab.recipes.base import Learned, LongRecipe, OfOneCorpus, about, chosen, device, halves
+from sepriors.lab.recipes.base import Learned, LongRecipe, OfOneCorpus, about, chosen, device, to_float16
 from sepriors.lab.training.fitting import fit
 from sepriors.lab.training.pretraining import clustering, mfcc
 from sepriors.lab.training.simulator import Clips, at_snr, chance, training_noise
 from sepriors.priors import SSL
 from sepriors.priors.ssl import framed
-from sepriors.signal.rng import borrowed, generators
+from sepriors.signal.rng import generators, seeded_global_rng
 
 FEW = {"width": 8, "layers": 2, "heads": 2, "inner": 16, "channels": (4, 4, 4, 4, 4, 4, 8)}  # sizes of an `SSL`
 
@@ -75,7 +75,7 @@ class SSLRecipe(OfOneCorpus, LongRecipe):
             features = [see(x) for x in tqdm(speech, desc=f"targets, round {i}", disable=not progress)]
             label = clustering(features, classes, g)
             labels, unseen = [label(f) for f in features], [label(see(x)) for x in valid]
-            with borrowed(g):
+            with seeded_global_rng(g):
                 made = hubert_pretrain_model(**SSL(**self.sizes).settings, **MASKED, num_classes=classes)
             if net is not None:
                 made.wav2vec2.load_state_dict(net.state_dict())
@@ -96,7 +96,7 @@ class SSLRecipe(OfOneCorpus, LongRecipe):
             most = torch.bincount(torch.cat(unseen)).max() / sum(map(len, unseen))
             facts[f"valid_guessed_{i}"] = [round(value, 3) for value in fitted.curve]
             facts[f"valid_most_frequent_{i}"] = round(float(most), 3)
-        tensors = halves(trained)
+        tensors = to_float16(trained)
         return Learned(tensors, trained.config, {**facts, "train_seconds": round(seconds, 1)})
 
     @property
@@ -142,7 +142,7 @@ class SSLRecipe(OfOneCorpus, LongRecipe):
     def logits(self, model: Any, batch: torch.Tensor, g: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Of the hidden frames and of the others (n, 1 + classes), the true class first."""
         T = self.frames
-        with borrowed(g):  # torchaudio draws what to hide from the global randomness
+        with seeded_global_rng(g):  # torchaudio draws what to hide from the global randomness
             hidden, seen, _ = model(batch[:, :-T], batch[:, -T:].long())
         return hidden.float(), seen.float()
 
@@ -162,9 +162,9 @@ class SSLRecipe(OfOneCorpus, LongRecipe):
         rows = super().heard(corpora)
         return pd.concat([rows, training_noise(corpora)]) if self.noisy else rows
 
-    def quick(self) -> Self:
+    def smoke(self) -> Self:
         """Cut to seconds."""
-        return self.cut(sizes=FEW, classes=(5, 8), steps=(4, 4), layer=1, batch=2, seconds=1.0)
+        return self.shorten(sizes=FEW, classes=(5, 8), steps=(4, 4), layer=1, batch=2, seconds=1.0)
 
 
 MASKED = {

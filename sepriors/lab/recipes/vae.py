@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from sepriors.lab.corpora import Corpora, CorpusError
-from sepriors.lab.recipes.base import Learned, OfOneCorpus, halves, spectra
+from sepriors.lab.recipes.base import Learned, OfOneCorpus, spectra, to_float16
 from sepriors.lab.training.fitting import fit
 from sepriors.priors import VAE
 from sepriors.signal.rng import generators
@@ -62,7 +62,7 @@ class VAERecipe(OfOneCorpus):
             bound = 1 / math.sqrt(p.shape[-1] if p.ndim > 1 else self.hidden)
             torch.nn.init.uniform_(p, -bound, bound, generator=g)
         made, curve = fit_vae(made, frames, valid, self, g, progress)
-        tensors = halves(made)
+        tensors = to_float16(made)
         if curve:
             facts["valid_elbo"] = [round(value, 1) for value in curve]
         return Learned(tensors, made.config, facts)
@@ -72,9 +72,9 @@ class VAERecipe(OfOneCorpus):
         rows = super().heard(corpora)
         return pd.concat([rows, corpora.select(kind="noise", split="train")]) if self.background else rows
 
-    def quick(self) -> Self:
+    def smoke(self) -> Self:
         """Cut to seconds."""
-        return self.cut(epochs=1, batch=32)
+        return self.shorten(epochs=1, batch=32)
 
 
 def fit_vae(

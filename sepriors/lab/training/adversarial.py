@@ -1,7 +1,7 @@
 r"""Priors that are corpora: discriminators that have heard clean speech, noise and mixtures, none of them paired.
 
-USE-DDP (Klement et al., 2025). A `Game` holds a generator and its adversaries; its `cost` is minimised by one
-optimiser, since what the generator pays does not move the adversaries, nor theirs the generator.
+USE-DDP (Klement et al., 2025). An `AdversarialLoss` holds a generator and its adversaries; its `cost` is minimised
+by one optimiser, since what the generator pays does not move the adversaries, nor theirs the generator.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sepriors.signal.stft import STFT
 
 
 @dataclass(frozen=True)
-class Objective:
+class LossWeights:
     """What each loss weighs, and when: the schedule is the share of the training that is done."""
 
     adversarial: float = 1.0
@@ -38,7 +38,7 @@ class Objective:
     energy: float = 0.0  # a decibel of what the speech explains of the mixture, lest it falls silent where it is hard
 
 
-class Judged(NamedTuple):
+class DiscriminatorOutput(NamedTuple):
     """What a discriminator says of clips: about 1 where it takes them for real, and its features on the way there."""
 
     verdict: torch.Tensor
@@ -72,7 +72,7 @@ class SpectralDiscriminator(nn.Module):
         )  # fmt: skip
         self.last = nn.Conv2d(C, 1, 3, padding=1)
 
-    def forward(self, x: torch.Tensor) -> Judged:
+    def forward(self, x: torch.Tensor) -> DiscriminatorOutput:
         X = self.stft(x) / self.stft.n_fft**0.5
         power = X.real.square() + X.imag.square()
         return _through(1 + (power + 1e-3).log().mT[:, None] / 4, self.layers, self.last)  # (B, 1, T, F)
@@ -92,18 +92,18 @@ class PeriodDiscriminator(nn.Module):
         self.layers = nn.ModuleList(nn.Conv2d(a, b, (5, 1), (3, 1), (2, 0)) for a, b in pairwise(sizes))
         self.last = nn.Conv2d(sizes[-1], 1, (3, 1), padding=(1, 0))
 
-    def forward(self, x: torch.Tensor) -> Judged:
+    def forward(self, x: torch.Tensor) -> DiscriminatorOutput:
         filled = nn.functional.pad(x, (0, -x.shape[-1] % self.period))
         return _through(filled.unflatten(-1, (-1, self.period))[:, None], self.layers, self.last)
 
 
-def _through(h: torch.Tensor, layers: nn.ModuleList, last: nn.Conv2d) -> Judged:
+def _through(h: torch.Tensor, layers: nn.ModuleList, last: nn.Conv2d) -> DiscriminatorOutput:
     features = []
     h = h.contiguous(memory_format=torch.channels_last)  # twice as fast on a CPU
     for layer in layers:
         h = nn.functional.leaky_relu(layer(h), 0.1)
         features.append(h)
-    return Judged(last(h), features)
+    return DiscriminatorOutput(last(h), features)
 
 
 class Ensemble(nn.ModuleList):
@@ -113,27 +113,27 @@ class Ensemble(nn.ModuleList):
         spectral = [SpectralDiscriminator(n_fft, channels) for n_fft in n_ffts]
         super().__init__([*spectral, *(PeriodDiscriminator(period, channels) for period in periods)])
 
-    def forward(self, x: torch.Tensor) -> list[Judged]:
+    def forward(self, x: torch.Tensor) -> list[DiscriminatorOutput]:
         return [discriminator(unit(x)) for discriminator in self]
 
 
-def least_squares(real: list[Judged], fake: list[Judged]) -> torch.Tensor:
+def discriminator_loss(real: list[DiscriminatorOutput], fake: list[DiscriminatorOutput]) -> torch.Tensor:
     """What the adversaries pay: (1 - D(real))² + D(fake)², mean over discriminators (Mao et al., 2017, eq. 9).
 
-    >>> sure = lambda value: [Judged(torch.full((2, 3), value), [])]
-    >>> float(least_squares(sure(1.0), sure(0.0)))
+    >>> sure = lambda value: [DiscriminatorOutput(torch.full((2, 3), value), [])]
+    >>> float(discriminator_loss(sure(1.0), sure(0.0)))
     0.0
     """
     costs = [(1 - r.verdict).square().mean() + f.verdict.square().mean() for r, f in zip(real, fake, strict=True)]
     return torch.stack(costs).mean()
 
 
-def deceive(fake: list[Judged]) -> torch.Tensor:
+def generator_loss(fake: list[DiscriminatorOutput]) -> torch.Tensor:
     """What the generator pays: (1 - D(fake))² (Mao et al., 2017, eq. 9)."""
     return torch.stack([(1 - f.verdict).square().mean() for f in fake]).mean()
 
 
-def match(real: list[Judged], fake: list[Judged], paired: bool) -> torch.Tensor:
+def feature_matching(real: list[DiscriminatorOutput], fake: list[DiscriminatorOutput], paired: bool) -> torch.Tensor:
     """Distance of features, each layer's over its size: clip by clip (Larsen et al., 2016), or of their means.
 
     Unpaired clips have no features in common but the statistics of their corpus: mean and root mean square, channel by
@@ -179,7 +179,7 @@ def spectral_distance(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return total / len(SIZES)
 
 
-def rebuild(x: torch.Tensor, rebuilt: torch.Tensor, objective: Objective) -> torch.Tensor:
+def reconstruction_loss(x: torch.Tensor, rebuilt: torch.Tensor, objective: LossWeights) -> torch.Tensor:
     """What it costs that a clip (B, N) of about power 1 is not rebuilt exactly."""
     distance = objective.spectra * spectral_distance(x, rebuilt)
     return distance - objective.si_sdr * si_sdr(x, rebuilt, floor=1e-3).clamp_max(30).mean()
@@ -196,7 +196,7 @@ def emphasised(x: torch.Tensor) -> torch.Tensor:
     return x[..., 1:] - 0.95 * x[..., :-1]
 
 
-def half_known(
+def remix(
     s: torch.Tensor, n: torch.Tensor, clean: torch.Tensor, noise: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Speech and noise (B, N) of mixtures of which one is a corpus's and one an estimate, half of them either way.
@@ -209,7 +209,7 @@ def half_known(
     return speech, torch.cat([n[:half], (levels[1] * noise)[half:]])
 
 
-class Game(nn.Module):
+class AdversarialLoss(nn.Module):
     """A generator, and an ensemble for each of the three corpora that it must please."""
 
     def __init__(self, generator: Any, channels: int = 16) -> None:
@@ -219,35 +219,35 @@ class Game(nn.Module):
         self.noise = Ensemble((1024, 256), channels=channels)
         self.mixture = Ensemble((512,), (2, 3, 5), channels=channels)
 
-    def cost(self, corpora: torch.Tensor, objective: Objective, done: float) -> torch.Tensor:
+    def cost(self, corpora: torch.Tensor, objective: LossWeights, done: float) -> torch.Tensor:
         """What both sides pay for mixtures, clean speech and noise (3, B, N), none of which belongs to another."""
         x, clean, noise = unit(corpora)
         s, n = self.generator.separate(x)
         rebuilt = s + n
-        total = rebuild(x, rebuilt, objective)
+        total = reconstruction_loss(x, rebuilt, objective)
         if objective.anchor:
-            total = total + objective.anchor * (self.astray(clean, 0) + self.astray(noise, 1))
+            total = total + objective.anchor * (self.leakage(clean, 0) + self.leakage(noise, 1))
         if objective.cycle or objective.heard:
-            total = total + self.again(*half_known(s.detach(), n.detach(), clean, noise), objective)
+            total = total + self.cycle_loss(*remix(s.detach(), n.detach(), clean, noise), objective)
         if objective.energy:
             total = total - objective.energy * 10 * (explained(x, s) + 1e-4).log10().mean()
         rise = min(1.0, done / objective.warm) if objective.warm else 1.0
         for judge, weight, real, fake in (
             (self.clean, objective.clean, clean, s),
             (self.noise, objective.noise, noise, n),
-            (self.mixture, objective.mixture, x[::2], rebuilt[::2]),  # that one has the losses of `rebuild` besides
+            (self.mixture, objective.mixture, x[::2], rebuilt[::2]),  # that one is rebuilt besides
         ):
             if weight:
                 heard = judge(real)
-                total = total + least_squares(heard, judge(fake.detach()))
-                with unmoved(judge):
+                total = total + discriminator_loss(heard, judge(fake.detach()))
+                with frozen_parameters(judge):
                     believed = judge(fake)
-                    features = match(heard, believed, paired=judge is self.mixture)
-                pays = objective.adversarial * deceive(believed) + objective.matching * features
+                    features = feature_matching(heard, believed, paired=judge is self.mixture)
+                pays = objective.adversarial * generator_loss(believed) + objective.matching * features
                 total = total + rise * weight * pays
         return total
 
-    def again(self, s: torch.Tensor, n: torch.Tensor, objective: Objective) -> torch.Tensor:
+    def cycle_loss(self, s: torch.Tensor, n: torch.Tensor, objective: LossWeights) -> torch.Tensor:
         """What it costs that the speech of s + n is not s (B, N): dB of that mixture's energy, and spectra."""
         # Deviation: ours (after Zhu et al., 2017, § 3.2, and Tzinis et al., 2022); nothing of it is paired. Without
         # it SI-SDR rose by 1.2 dB and fell to -1.3 (validation); without the adversaries it rose by .9 and fell to .6.
@@ -258,7 +258,7 @@ class Game(nn.Module):
         decibels = 10 * (missed / all_of_it.clamp_min(1e-8) + 1e-3).log10().mean()
         return objective.cycle * decibels + objective.heard * spectral_distance(s, found)
 
-    def astray(self, x: torch.Tensor, branch: int) -> torch.Tensor:
+    def leakage(self, x: torch.Tensor, branch: int) -> torch.Tensor:
         """The share of the latent energy of clips (B, N) of one source that goes to the other; 0 speech, 1 noise."""
         # Deviation: ours. What the corpora are is told to the network itself, too; nothing of it is paired. With
         # adversaries alone speech was in both branches after 600 steps, and SI-SDR below the mixture's.
@@ -269,7 +269,7 @@ class Game(nn.Module):
 
 
 @contextmanager
-def unmoved(module: nn.Module) -> Iterator[None]:
+def frozen_parameters(module: nn.Module) -> Iterator[None]:
     """What is computed within has no gradient in the module's parameters."""
     module.requires_grad_(False)
     try:

@@ -23,8 +23,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from tqdm import tqdm
 
+from sepriors.files import atomic_write, remove_partial
 from sepriors.precision import autocast
-from sepriors.signal.audio import clear_parts, whole
 from sepriors.weights import WeightsError
 
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, pickle.UnpicklingError)  # what reading a damaged file may raise
@@ -35,7 +35,7 @@ class FabricError(ValueError):
     """Devices that were asked for and cannot be had."""
 
 
-def launch(devices: int | None = None, nodes: int | None = None, accelerator: str = "auto") -> Any:
+def init_distributed(devices: int | None = None, nodes: int | None = None, accelerator: str = "auto") -> Any:
     """A `Fabric` whose processes run this program from here on; None for one device, which needs none.
 
     So many devices in each of so many nodes, or what `fabric run` says. Raises FabricError where Lightning Fabric is
@@ -124,7 +124,7 @@ def fit(
 
     Raises WeightsError for a checkpoint that is damaged, or of another run.
     """
-    first, own = writes(fabric), _begun(fabric, model, generator)
+    first, own = is_rank_zero(fabric), _begun(fabric, model, generator)
     device = next(model.parameters()).device
     averaged = copy.deepcopy(model)
     optimiser = torch.optim.Adam(_groups(model, learning_rate, rates or {}), learning_rate, betas)
@@ -134,7 +134,7 @@ def fit(
     parts: dict[str, Any] = {"model": model, "averaged": averaged, "optimiser": optimiser, "schedule": schedule}
     if best_if_diverged:
         parts["best"] = copy.deepcopy(model)
-    run = f"{steps} steps {about}".strip() + ("" if _alone(fabric) else f", {fabric.world_size} processes")
+    run = f"{steps} steps {about}".strip() + ("" if _single_process(fabric) else f", {fabric.world_size} processes")
     done, curve, before = _resume(checkpoint, parts, own, run, fabric)
     begun = time.perf_counter()
     moments = {round(steps * (i + 1) / validations) for i in range(validations)}
@@ -152,7 +152,7 @@ def fit(
                 raise RuntimeError(f"step {step}: expected a finite cost and gradient, got {cost:g} and {norm:g}")
             if first:
                 tqdm.write(f"step {step}: diverged, cost {cost:g}, gradient {norm:g}; back to the best validation")
-            _rejoin(fabric, generator)
+            _share_generator(fabric, generator)
             return Fitted(parts["best"], curve, before + time.perf_counter() - begun, step)
         optimiser.step()
         schedule.step()
@@ -174,7 +174,7 @@ def fit(
                     "seconds": seconds,
                 }
                 _shared(fabric, partial(_save, Path(checkpoint), parts, facts))
-    _rejoin(fabric, generator)
+    _share_generator(fabric, generator)
     return Fitted(averaged, curve, before + time.perf_counter() - begun)
 
 
@@ -190,7 +190,7 @@ def _save(path: Path, parts: dict[str, Any], facts: dict[str, Any]) -> None:
     states = {name: made.state_dict() for name, made in parts.items()}
     content = io.BytesIO()  # written to the disk at once: torch's own errors do not tell that it is full
     torch.save({**states, **facts}, content)
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_bytes(content.getbuffer())
 
 
@@ -208,7 +208,7 @@ def _resume(
         for name, made in parts.items():
             made.load_state_dict(state[name])
         states = state["generator"]
-        own.set_state(states if _alone(fabric) else states[fabric.global_rank].clone())  # of a view, torch reads astray
+        own.set_state(states if _single_process(fabric) else states[fabric.global_rank].clone())  # no view
     except (*DAMAGE, RuntimeError, LookupError, TypeError, ValueError, OSError) as error:
         if isinstance(error, WeightsError):
             raise
@@ -219,7 +219,7 @@ def _resume(
 def _read(path: str | os.PathLike[str] | None) -> dict[str, Any] | None:
     if path is None:
         return None
-    clear_parts(path)
+    remove_partial(path)
     if not Path(path).is_file():
         return None
     with zipfile.ZipFile(path) as file:  # torch does not look at the checksums
@@ -229,12 +229,12 @@ def _read(path: str | os.PathLike[str] | None) -> dict[str, Any] | None:
     return state
 
 
-def writes(fabric: Any) -> bool:
+def is_rank_zero(fabric: Any) -> bool:
     """Whether this process is the one that writes: the first of a fabric, or the only one."""
     return fabric is None or bool(fabric.is_global_zero)
 
 
-def _alone(fabric: Any) -> bool:
+def _single_process(fabric: Any) -> bool:
     return fabric is None or fabric.world_size == 1
 
 
@@ -245,7 +245,7 @@ def _begun(fabric: Any, model: torch.nn.Module, generator: torch.Generator) -> t
     weights = {name: value.cpu() for name, value in model.state_dict().items()}
     model.load_state_dict(fabric.broadcast(weights))
     model.to(fabric.device)
-    if writes(fabric):
+    if is_rank_zero(fabric):
         return generator
     seeds = torch.randint(2**62, (fabric.world_size,), generator=generator.clone_state())
     return torch.Generator().manual_seed(int(seeds[fabric.global_rank]))
@@ -254,7 +254,7 @@ def _begun(fabric: Any, model: torch.nn.Module, generator: torch.Generator) -> t
 def _average(fabric: Any, model: torch.nn.Module, cost: torch.Tensor) -> torch.Tensor:
     """The mean cost of the processes; gradients become their mean, too, but what none has a gradient for has none."""
     cost = cost.detach()
-    if _alone(fabric):
+    if _single_process(fabric):
         return cost
     # One sum of all, not DDP's: that hooks into a model's `forward`, and losses here call other functions of models
     learned = [p for p in model.parameters() if p.requires_grad]
@@ -269,7 +269,7 @@ def _average(fabric: Any, model: torch.nn.Module, cost: torch.Tensor) -> torch.T
 
 def _shared(fabric: Any, find: Callable[[], Found]) -> Found:
     """What the first process finds, in all of them; if that is an error, it is raised in all, and none waits."""
-    if _alone(fabric):
+    if _single_process(fabric):
         return find()
     found: tuple[Found | None, Exception | None] = None, None
     if fabric.is_global_zero:
@@ -286,10 +286,10 @@ def _shared(fabric: Any, find: Callable[[], Found]) -> Found:
 def _states(fabric: Any, own: torch.Generator) -> torch.Tensor:
     """The generator's state; of several processes, all of theirs (processes, bytes)."""
     state = own.get_state()
-    return state if _alone(fabric) else fabric.all_gather(state).cpu()
+    return state if _single_process(fabric) else fabric.all_gather(state).cpu()
 
 
-def _rejoin(fabric: Any, generator: torch.Generator) -> None:
+def _share_generator(fabric: Any, generator: torch.Generator) -> None:
     """Bring the generator to where that of the first process is, in all: what they draw from now on is one thing."""
-    if not _alone(fabric):
+    if not _single_process(fabric):
         generator.set_state(fabric.broadcast(generator.get_state()))

@@ -14,10 +14,10 @@ import torch
 from filelock import SoftFileLock
 
 from sepriors import weights
+from sepriors.files import atomic_write, remove_partial
 from sepriors.lab.corpora import Corpora
 from sepriors.lab.recipes import Learned, LongRecipe, Recipe, recipe
-from sepriors.lab.training.fitting import writes
-from sepriors.signal.audio import clear_parts, whole
+from sepriors.lab.training.fitting import is_rank_zero
 
 
 def train(
@@ -31,10 +31,10 @@ def train(
 ) -> Learned:
     """Learn the weights of a card from the training split; the longer recipes keep a checkpoint, and go on from it.
 
-    With a `fabric`, see `fitting.launch`, these share their batches out between its processes.
+    With a `fabric`, see `fitting.init_distributed`, these share their batches out between its processes.
     """
     start = time.perf_counter()
-    made = recipe(name) if fabric is None else recipe(name).divided(fabric.world_size)
+    made = recipe(name) if fabric is None else recipe(name).per_process(fabric.world_size)
     if isinstance(made, LongRecipe):
         learned = made.learn(corpora, seed, progress, checkpoint, fabric)
     else:
@@ -60,12 +60,12 @@ def write_card(
     made = recipe(name)
     checkpoint = folder / f"{name}.checkpoint"
     path = folder / f"{name}.safetensors"
-    progress = progress and writes(fabric)
+    progress = progress and is_rank_zero(fabric)
     learned = train(name, corpora, seed=seed, progress=progress, checkpoint=checkpoint, fabric=fabric)
-    if not writes(fabric):
+    if not is_rank_zero(fabric):
         return path
     for file in (path, folder / "cards.toml"):  # of an earlier run that was killed in the middle of either
-        clear_parts(file)
+        remove_partial(file)
     weights.save(path, learned.tensors, learned.config)
     card = {
         "about": made.about,
@@ -111,5 +111,5 @@ def _enter(path: Path, name: str, card: Mapping[str, Any]) -> None:
         for key in sorted(known):
             lines = [f"{field} = {json.dumps(value, ensure_ascii=False)}" for field, value in known[key].items()]
             blocks.append("\n".join([f"[{key}]", *lines]) + "\n")
-        with whole(path) as part:
+        with atomic_write(path) as part:
             part.write_text("\n".join(blocks), "utf-8")
