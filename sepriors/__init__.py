@@ -21,15 +21,27 @@ if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 from sepriors import priors
-from sepriors.methods import ISNMF, METHODS, OracleWiener, SPPWiener, VarianceEM, enhance, make
+from sepriors.methods import (
+    METHODS,
+    ConditionalDiffusion,
+    FlowLangevin,
+    FlowMAP,
+    FlowTweedie,
+    NoiseEM,
+    OracleWiener,
+    Separator,
+    SPPWiener,
+    make,
+)
+from sepriors.priors import load
+from sepriors.running import enhance
 from sepriors.signal.mixing import Mixture, mix
 from sepriors.signal.stft import STFT
-from sepriors.weights import load
 
 __version__ = "0.1.0"
 __all__ = [
-    "ISNMF", "METHODS", "STFT", "Mixture", "OracleWiener", "SPPWiener", "VarianceEM", "enhance", "load", "make", "mix",
-    "priors",
+    "METHODS", "STFT", "ConditionalDiffusion", "FlowLangevin", "FlowMAP", "FlowTweedie", "Mixture", "NoiseEM",
+    "OracleWiener", "SPPWiener", "Separator", "enhance", "load", "make", "mix", "priors",
 ]  # fmt: skip
 
 

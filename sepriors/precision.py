@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
+from types import MethodType
+from typing import Any
 
 import torch
 
@@ -56,3 +59,19 @@ def lstm_precision(x: torch.Tensor) -> AbstractContextManager[object]:
     if x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and not _onednn_has_bfloat16():
         return torch.autocast("cpu", enabled=False)
     return nullcontext()
+
+
+def matched(prior: Any, x: torch.Tensor) -> Any:
+    """A module with the signal's precision and place: itself where it has them, else a copy that has gradients.
+
+    The method of a module becomes that of the copy; what is neither stays as it is.
+    """
+    if isinstance(prior, MethodType):
+        return getattr(matched(prior.__self__, x), prior.__name__)
+    if not isinstance(prior, torch.nn.Module):
+        return prior
+    tensors = [*prior.parameters(), *(b for b in prior.buffers() if b.is_floating_point())]
+    if all((t.dtype, t.device) == (x.dtype, x.device) and not t.is_inference() for t in tensors):
+        return prior
+    with torch.inference_mode(False):
+        return copy.deepcopy(prior).to(x)

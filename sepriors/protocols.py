@@ -1,12 +1,14 @@
-"""What priors offer and inference asks for: neither of them knows the other, both know these."""
+"""What priors offer, what inference asks for, what a method is: neither wing knows the other, all know these."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
 
+from sepriors.signal.rng import Generators
 from sepriors.signal.stft import STFT
 
 
@@ -113,3 +115,52 @@ class Denoised(NamedTuple):
 
 
 Denoise = Callable[[torch.Tensor, float], Denoised]  # of s_0 + σ z, and σ
+
+
+class Step(NamedTuple):
+    """One round of a method: its number, the noise model then, and `estimate()`, the speech as of this round.
+
+    The noise model has a variance (..., F, T), an `NMF` mostly; None where a method has none. `estimate` is a function,
+    so that only the rounds that one looks at pay for it.
+    """
+
+    iteration: int
+    noise: Any
+    estimate: Callable[[], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Running:
+    """How `enhance` is to run a method: what a CPU takes at once, and what a file is cut into.
+
+    More than `batch_size` utterances at once fall out of a CPU's cache; None is as many as come. A longer file than
+    `max_seconds` is cut into segments: memory is bounded, and so is what a backward LSTM waits for. With `parallel` as
+    many batches run side by side as there are cores, each on one; else each has all.
+    """
+
+    batch_size: int | None = None
+    max_seconds: float = 120.0
+    parallel: bool = False
+
+
+class Segment(NamedTuple):
+    """Samples `start` to `stop` of an utterance, given by its place in the batch."""
+
+    row: int
+    start: int
+    stop: int
+
+
+class Method(Protocol):
+    """Enhances waveforms (B, N) at 16 kHz; each `Step` holds a function for the speech (B, N) as of that round."""
+
+    running: Running = Running()
+
+    @property
+    def iterations(self) -> int: ...
+
+    def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]: ...
+
+    def part(self, segments: Sequence[Segment], files: int) -> Self:
+        """The method for these segments of so many files: what it knows of each file is cut as the batch is."""
+        return self

@@ -11,7 +11,7 @@ import torch
 from sepriors.inference import diffusion, mcmc, nmf
 from sepriors.inference.latent import Latent
 from sepriors.inference.nmf import NMF
-from sepriors.protocols import Denoise, VariancePrior
+from sepriors.protocols import Denoise, Step, VariancePrior
 from sepriors.signal import gaussian
 from sepriors.signal.rng import Generators, clone, randn_like
 
@@ -27,14 +27,6 @@ class Expectation(NamedTuple):
     estimate: Callable[[], torch.Tensor]
 
 
-class Step(NamedTuple):
-    """One round of a method: its number, the noise model then, and `estimate()`, the speech as of this round."""
-
-    iteration: int
-    noise: NMF | None
-    estimate: Callable[[], torch.Tensor]
-
-
 class EStep(Protocol):
     """Posterior statistics of the speech given the noise variance V_n (..., F, T)."""
 
@@ -44,36 +36,43 @@ class EStep(Protocol):
 
 
 def em(
-    X: torch.Tensor, estep: EStep, noise: NMF, *, iterations: int, generators: Any, bases: bool = True
+    X: torch.Tensor,
+    estep: EStep,
+    noise: Any,
+    *,
+    iterations: int,
+    generators: Any,
+    update: Callable[[Any, torch.Tensor, torch.Tensor | None], Any] = nmf.update,
 ) -> Iterator[Step]:
-    """Expectation-maximisation of the noise NMF around any speech prior; yields a `Step` a round.
+    """Expectation-maximisation of a noise model around any speech prior; yields a `Step` a round.
 
-    X complex mixture (..., F, T); `bases=False` keeps the noise's W (a supervised noise model). The last round has an
-    E-step only, so its estimate belongs to the noise model that it carries.
+    X complex mixture (..., F, T); `noise` has a variance, and `update` (noise, power, offset) learns it, see
+    `noise_models.NoiseModel`. The last round has an E-step only, so its estimate belongs to the noise model that it carries.
     """
     state = estep.start(X, generators)
     for i in range(iterations):
         state, e = estep(X, noise.variance, state)  # E
         yield Step(i, noise, e.estimate)
         if i < iterations - 1:
-            noise = nmf.update(noise, e.power, e.offset, bases=bases)  # M
+            noise = update(noise, e.power, e.offset)  # M
 
 
 class NMFE(NamedTuple):
     """E-step of a speech prior that is itself an NMF with known bases W (F, K): no latent to draw, only H to update.
 
-    H starts at `level` times the mixture's power: speech that starts low has to earn its place where the noise model
-    does not fit. Sixty-four bases that start at the mixture's own level take steady noise for speech, and a
+    H starts at `initial_gain` times the mixture's power: speech that starts low has to earn its place where the noise
+    model does not fit. Sixty-four bases that start at the mixture's own level take stationary noise for speech, and a
     multiplicative update never lets go of it.
     """
 
     W: torch.Tensor
-    level: float = 0.03  # 1, .1, .03, .01 gave +1.9, 2.9, 3.1, 2.8 dB of SI-SDR on validation speakers, training noises
+    # 1, .1, .03, .01 gave +1.9, 2.9, 3.1, 2.8 dB of SI-SDR on validation speakers, training noises
+    initial_gain: float = 0.03
 
     def start(self, X: torch.Tensor, generators: Generators) -> NMFState:
         P = X.abs().square()
         W, H = nmf.init(P, self.W.shape[-1], generators, self.W.to(P))
-        speech = NMF(W, self.level * H)
+        speech = NMF(W, self.initial_gain * H)
         return NMFState(P, speech, speech.variance)
 
     def __call__(self, X: torch.Tensor, V_n: torch.Tensor, state: NMFState) -> tuple[NMFState, Expectation]:
@@ -167,20 +166,20 @@ class VarianceE(NamedTuple):
     """E-step of a variance prior: some use of the posterior of its latent variables, and a gain for each frame.
 
     The gain (Leglaive, Girin & Horaud, 2018, § 2.3) frees the prior of the level at which it was trained. It belongs to
-    the speech, so it is updated here, by the rule of the noise's activations (eq. 27). It starts at `level`: as in
-    `NMFE`, speech starts low and has to earn its place. With `gain=False` it stays there, and z alone says how loud a
-    frame is.
+    the speech, so it is updated here, by the rule of the noise's activations (eq. 27). It starts at `initial_gain`: as
+    in `NMFE`, speech starts low and has to earn its place. With `gain=False` it stays there, and z alone says how loud
+    a frame is.
     """
 
     prior: VariancePrior
     latent: Latent
     gain: bool = True
-    level: float = 0.01  # of the speech at the start, power; with plain steps 1 lost 1 dB of SI-SDR and more
+    initial_gain: float = 0.01  # power; with plain steps 1 lost 1 dB of SI-SDR and more
 
     def start(self, X: torch.Tensor, generators: Generators) -> VarianceState:
         P = X.abs().square()
         latent = self.latent.start(self.prior, P, generators)
-        return VarianceState(P, Decoder(self.prior), latent, torch.full_like(P[:, :1], self.level), generators)
+        return VarianceState(P, Decoder(self.prior), latent, torch.full_like(P[:, :1], self.initial_gain), generators)
 
     def __call__(self, X: torch.Tensor, V_n: torch.Tensor, state: VarianceState) -> tuple[VarianceState, Expectation]:
         P, decoder, latent, gain, generators = state
@@ -233,79 +232,65 @@ def update_gain(P: torch.Tensor, V_s: torch.Tensor, V_n: torch.Tensor, floor: fl
 
 
 class ReverseE(NamedTuple):
-    """E-step of a score prior: draws of the speech by a whole reverse process, anew each round.
+    """E-step of a diffusion prior: draws of the speech by a reverse process that the mixture guides.
 
-    Nortier, Sadeghi & Serizel (2024, algorithm 2): it starts at the mixture, which guides every `every`-th step, but
-    for the first `unguided` rounds, whose noise model knows nothing yet. `draws` may differ from round to round; those
-    past its end have its last.
+    With `restart` each round has a whole process of its own (UDiffSE: Nortier, Sadeghi & Serizel, 2024, algorithm 2),
+    which starts at the mixture; else a round is the next `every` steps of a single one, so that the noise is learned on
+    the way (UDiffSE+: Ayilo, Sadeghi & Serizel, 2025). `guide` (transition, X, V_n) makes the prior's transition one of
+    the posterior, in the first of `every` steps, but for the first `unguided` rounds, whose noise model knows nothing
+    yet. `draws` may differ from round to round; those past its end have its last.
     """
 
-    # Deviation, here and in `StepE`: what the prior does not know of the speech is no noise, so its variance is the
-    # offset. Without it the noise model grows where the mixture is faint and draws are not.
+    # Deviation: what the prior does not know of the speech is no noise, so its variance is the offset. Without it the
+    # noise model grows where the mixture is faint and draws are not.
 
     denoise: Denoise
+    guide: Callable[[diffusion.Transition, torch.Tensor, torch.Tensor], diffusion.Transition] = (
+        diffusion.pseudo_likelihood
+    )
+    restart: bool = True
     schedule: diffusion.Schedule = diffusion.OUVE()
     steps: int = 30
     draws: int | tuple[int, ...] = 4
-    weight: float = 1.5
     every: int = 2
-    unguided: int = 1
+    unguided: int = 0
 
     def start(self, X: torch.Tensor, generators: Generators) -> ReverseState:
-        return ReverseState(0, diffusion.copies(X, self._draws(0)), generators)
+        if self.restart:
+            return ReverseState(0, diffusion.copies(X, self._draws(0)), generators)
+        return ReverseState(0, diffusion.start(X, self.schedule, self._draws(0), generators), generators)
 
-    def _draws(self, done: int) -> int:
-        return self.draws if isinstance(self.draws, int) else self.draws[min(done, len(self.draws) - 1)]
-
-    def __call__(self, X: torch.Tensor, V_n: torch.Tensor, state: ReverseState) -> tuple[ReverseState, Expectation]:
-        done, _, generators = state
-        s = diffusion.start(X, self.schedule, self._draws(done), generators)
-
-        def guide(to: diffusion.Transition) -> diffusion.Transition:
-            return diffusion.pseudo_likelihood(to, X, V_n, self.weight)
-
-        walk = diffusion.reverse(
-            self.denoise, self.schedule, s, steps=self.steps, generators=generators,
-            guide=guide if done >= self.unguided else None, every=self.every,
-        )  # fmt: skip
-        *_, last = walk
-        S = last.position
-        left = Expectation((X - S).abs().square(), last.known.variance, lambda: S.mean(0))
-        return ReverseState(done + 1, S, generators), left
-
-
-class StepE(NamedTuple):
-    """E-step of a score prior: some steps of a single reverse process, so that the noise is learned on the way.
-
-    Ayilo, Sadeghi & Serizel (2025): what the prior takes for speech at that moment leaves the rest for the noise.
-    `guide` (transition, X, V_n) makes the prior's transition one of the posterior, in the first of `every` steps.
-    """
-
-    denoise: Denoise
-    guide: Callable[[diffusion.Transition, torch.Tensor, torch.Tensor], diffusion.Transition]
-    schedule: diffusion.Schedule = diffusion.OUVE()
-    steps: int = 30
-    draws: int = 4
-    every: int = 2
-
-    def start(self, X: torch.Tensor, generators: Generators) -> ReverseState:
-        return ReverseState(0, diffusion.start(X, self.schedule, self.draws, generators), generators)
+    def _draws(self, round: int) -> int:
+        return self.draws if isinstance(self.draws, int) else self.draws[min(round, len(self.draws) - 1)]
 
     def __call__(self, X: torch.Tensor, V_n: torch.Tensor, state: ReverseState) -> tuple[ReverseState, Expectation]:
-        done, s, generators = state
+        round, s, generators = state
         hops = list(pairwise(self.schedule.times(self.steps)))
-        if done >= self.steps:
+        if self.restart:
+            s = diffusion.start(X, self.schedule, self._draws(round), generators)
+        else:
+            hops = hops[self.every * round : self.every * (round + 1)]
+        if not hops:
             rounds = -(-self.steps // self.every)
             raise ValueError(f"expected {rounds} rounds at most, of {self.every} of {self.steps} steps, got another")
 
-        def guide(to: diffusion.Transition) -> diffusion.Transition:
-            return self.guide(to, X, V_n)
+        def guide(transition: diffusion.Transition) -> diffusion.Transition:
+            return self.guide(transition, X, V_n)
 
-        for i, (t, after) in enumerate(hops[done : done + self.every]):
-            now = None if i else guide
-            s, known = diffusion.step(self.denoise, self.schedule, s, t, after, generators=generators, guide=now)
-        left = Expectation((X - known.mean).abs().square(), known.variance, lambda: s.mean(0))
-        return ReverseState(done + self.every, s, generators), left
+        for i, (t, t_next) in enumerate(hops):
+            now = guide if i % self.every == 0 and round >= self.unguided else None
+            s, known = diffusion.step(self.denoise, self.schedule, s, t, t_next, generators=generators, guide=now)
+        speech = s if self.restart else known.mean
+        left = Expectation((X - speech).abs().square(), known.variance, lambda: s.mean(0))
+        return ReverseState(round + 1, s, generators), left
+
+
+class ReverseState(NamedTuple):
+    """Rounds done, where the reverse process stands (R, B, F, T), and the generators."""
+
+    round: int
+    position: torch.Tensor
+    generators: Generators
 
 
 class GibbsE(NamedTuple):
@@ -342,31 +327,4 @@ class GibbsState(NamedTuple):
     done: int
     position: torch.Tensor
     mean: torch.Tensor
-    generators: Generators
-
-
-class Linearised(NamedTuple):
-    """An E-step of compressed spectra for a noise model of spectra as they are, through the chord of the compression.
-
-    Ours. Noise adds up before the compression, not behind it: where speech is loud, noise moves a compressed bin less.
-    `secant_gain` (B, F, T) is `Compression.secant_gain` at the mixture.
-    """
-
-    estep: EStep
-    secant_gain: torch.Tensor
-
-    def start(self, X: torch.Tensor, generators: Generators) -> Any:
-        return self.estep.start(X, generators)
-
-    def __call__(self, X: torch.Tensor, V_n: torch.Tensor, state: Any) -> tuple[Any, Expectation]:
-        state, e = self.estep(X, self.secant_gain * V_n, state)
-        offset = None if e.offset is None else e.offset / self.secant_gain
-        return state, e._replace(power=e.power / self.secant_gain, offset=offset)
-
-
-class ReverseState(NamedTuple):
-    """Rounds or steps done, where the reverse process stands (R, B, F, T), and the generators."""
-
-    done: int
-    position: torch.Tensor
     generators: Generators

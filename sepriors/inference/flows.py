@@ -9,14 +9,44 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from sepriors.inference import mcmc
 from sepriors.precision import autocast
 from sepriors.protocols import InvertiblePrior, NoisyPrior, SignalPrior
+from sepriors.signal import spp
 from sepriors.signal.rng import Generators, randn_like
+
+
+class White(NamedTuple):
+    """A mixture as a flow wants it: speech at the level it has seen, whole windows; `back` undoes both."""
+
+    x: torch.Tensor  # (B, N')
+    variance: torch.Tensor  # of the white noise, (B,)
+    back: Callable[[torch.Tensor], torch.Tensor]
+
+
+def white(x: torch.Tensor, prior: Any, variance: torch.Tensor | None) -> White:
+    """Scale waveforms (B, N) so that their speech has the prior's level, the noise's variance (B,) known or estimated.
+
+    Raises ValueError for a variance that is not positive, or not one an utterance.
+    """
+    if variance is None:
+        variance = spp.white_variance(x)
+    elif variance.shape != x.shape[:1] or not bool((variance > 0).all()):
+        raise ValueError(f"expected a positive variance of the noise for each of {len(x)} files, got {variance}")
+    with torch.inference_mode(False):  # gradients will pass by these
+        x, variance = x.clone(), variance.clone()
+        power = x.square().mean(-1)
+        # -9.5 dB at least: the flows have seen no stronger noise
+        speech = torch.maximum(power - variance, 0.1 * power).clamp_min(1e-12)
+        gain = prior.rms / speech.sqrt()
+        filled = whole_windows(gain[:, None] * x, prior.window)
+        floored = (gain.square() * variance).clamp_min(1e-10)  # a signal without noise: -70 dB against the speech
+        back = (power > 1e-16) / gain  # silence stays silence
+    return White(filled, floored, lambda s: (s * back[:, None])[..., : x.shape[-1]])
 
 
 class SignalPosterior(NamedTuple):

@@ -30,8 +30,9 @@ from sepriors.files import atomic_write
 from sepriors.lab.claims import Interval, bootstrap
 from sepriors.lab.corpora.sets import clusters_of
 from sepriors.lab.jobs import WorkerPool, as_completed, cached_method
-from sepriors.methods import Method, enhance
 from sepriors.metrics import METRICS, check_names, score_many
+from sepriors.protocols import Method
+from sepriors.running import enhance
 from sepriors.signal.mixing import Mixture
 
 NOISY = "noisy"  # the row that every other is compared with

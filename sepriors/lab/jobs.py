@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 
-from sepriors import methods
+from sepriors import methods, running
 from sepriors.metrics import pool
 from sepriors.signal.audio import resample
 
@@ -125,14 +125,14 @@ def enhanced(files: Recordings, method: methods.Method | str, seed: int, device:
     """The speech in each file, with its channels, its length and its rate; a method that has a name is made here."""
     made = cached_method(method) if isinstance(method, str) else method
     read = [torch.from_numpy(x) for x in files.samples]
-    noisy = [channel.to(device) for x in read for channel in resample(x, files.rate, methods.RATE)]
-    each = iter(methods.enhance(noisy, made, seed))
+    noisy = [channel.to(device) for x in read for channel in resample(x, files.rate, running.RATE)]
+    each = iter(running.enhance(noisy, made, seed))
     return [_as_long(torch.stack([next(each) for _ in x]), x, files.rate) for x in read]
 
 
 def _as_long(speech: torch.Tensor, x: torch.Tensor, rate: int) -> np.ndarray:
     """Speech at the methods' rate, as many samples at the file's as the file has."""
-    back = resample(speech.cpu(), methods.RATE, rate)
+    back = resample(speech.cpu(), running.RATE, rate)
     back = torch.nn.functional.pad(back, (0, max(0, x.shape[-1] - back.shape[-1])))
     made: Any = back[:, : x.shape[-1]].numpy()
     return made

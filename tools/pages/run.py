@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from sepriors import methods
+from sepriors import running
 from tools import ROOT, repository
 from tools.execute import late
 from tools.pages.text import WIDE, table
@@ -162,7 +162,7 @@ def _gpu(path: Path = ROOT / "benchmarks" / "gpu.json") -> list[str]:
         "## On a GPU",
         "",
         f"Real-time factor and peak GPU memory by `benchmarks/gpu.py` on one {found['gpu']}, torch {found['torch']},",
-        f"commit {found['commit']}. One is given at most {methods.GPU_BATCH_SECONDS:.0f} s of audio at once, and long files in",
+        f"commit {found['commit']}. One is given at most {running.GPU_BATCH_SECONDS:.0f} s of audio at once, and long files in",
         f"pieces: so {most / 1e3:.1f} GB is the most that a method asks for, and a card of 16 GB holds it.",
         "",
         *table(head, rows),

@@ -27,10 +27,12 @@ from sepriors.lab.recipes.base import (
 from sepriors.lab.recipes.ssl import FEW
 from sepriors.lab.training.fitting import fit
 from sepriors.lab.training.simulator import Conditions, Simulator, training_noise
-from sepriors.methods import Method, Separator, enhance
+from sepriors.methods import Separator
 from sepriors.metrics import score_many, si_sdr
 from sepriors.priors import BSSE, SSL, load
 from sepriors.priors.bsse import Inputs
+from sepriors.protocols import Method
+from sepriors.running import enhance
 from sepriors.signal.mixing import Mixture
 from sepriors.signal.rng import generators, seeded_global_rng
 
