@@ -272,7 +272,7 @@ class FlowLangevin(KnownVariance):
     variance: torch.Tensor | None = None
     chains: int = 5
     iterations: int = 10  # levels of noise
-    least: float = 1e-3  # the last of them, at a speech power of 1e-3
+    tau_min: float = 1e-3  # the last of them, at a speech power of 1e-3
     descend: bool = True
     steps: int = 0  # of plain Langevin dynamics at each level
     fast: bool | None = None
@@ -282,7 +282,7 @@ class FlowLangevin(KnownVariance):
         prior = matched(self.prior, x)
         made = flows.white(x, prior, self.variance)
         walks = flows.anneal(
-            prior, made.x, made.variance, levels=self.iterations, chains=self.chains, least=self.least,
+            prior, made.x, made.variance, levels=self.iterations, chains=self.chains, tau_min=self.tau_min,
             generators=generators, descend=self.descend, steps=self.steps, fast=self.fast,
         )  # fmt: skip
         for i, walk in enumerate(walks):

@@ -28,7 +28,7 @@ from sepriors.inference.diffusion import (
 from sepriors.signal.rng import generators
 
 SCHEDULES = [OUVE(), OUVE(0.7, 0.1, 0.9, 0.01), EDM(), EDM(3.0, 0.1, 3.0)]
-FINE = [OUVE(least=1e-3), EDM(least=1e-3)]  # they all but arrive before the last step
+FINE = [OUVE(t_eps=1e-3), EDM(sigma_min=1e-3)]  # they all but arrive before the last step
 DTYPES = [torch.float64, torch.complex128]
 
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
@@ -56,7 +56,7 @@ def gaussian(V, m=0.0):
 
 def marginal(schedule, t, V, m=0.0):
     """Mean and variance of s_t under that prior."""
-    return schedule.scale(t) * m, schedule.scale(t) ** 2 * V + schedule.sigma(t) ** 2
+    return schedule.alpha(t) * m, schedule.alpha(t) ** 2 * V + schedule.sigma(t) ** 2
 
 
 def last(states):
@@ -78,9 +78,9 @@ def far(s, mean, variance):
 @every_schedule
 def test_speech_drowns_more_and_more(schedule):
     times = torch.linspace(1e-4, schedule.times(1)[0], 1000, dtype=torch.float64).tolist()
-    snr = [(schedule.scale(t) / schedule.sigma(t)) ** 2 for t in times]
+    snr = [(schedule.alpha(t) / schedule.sigma(t)) ** 2 for t in times]
     assert all(a > b > 0 for a, b in pairwise(snr))
-    assert (schedule.scale(0.0), schedule.sigma(0.0)) == (1, 0)
+    assert (schedule.alpha(0.0), schedule.sigma(0.0)) == (1, 0)
 
 
 @every_schedule
@@ -90,7 +90,7 @@ def test_a_schedule_solves_its_equations(schedule, share):
     t, h, gamma = share * schedule.times(1)[0], 1e-5, schedule.stiffness
     slopes = [(f(t + h) - f(t - h)) / (2 * h) for f in (schedule.scale, lambda t: schedule.sigma(t) ** 2)]
     of_variance = -2 * gamma * schedule.sigma(t) ** 2 + schedule.diffusion(t) ** 2
-    assert slopes == pytest.approx([-gamma * schedule.scale(t), of_variance], rel=1e-7, abs=1e-10)
+    assert slopes == pytest.approx([-gamma * schedule.alpha(t), of_variance], rel=1e-7, abs=1e-10)
 
 
 @every_schedule
@@ -105,7 +105,7 @@ def test_the_forward_process_has_these_marginals(schedule, dtype):
         s = s * math.exp(-schedule.stiffness * dt) + schedule.diffusion((i + 0.5) * dt) * math.sqrt(dt) * z
         if i + 1 in (steps // 2, steps):
             t = (i + 1) * dt
-            assert far(s, schedule.scale(t) * place, schedule.sigma(t) ** 2) < 4
+            assert far(s, schedule.alpha(t) * place, schedule.sigma(t) ** 2) < 4
 
 
 @every_schedule
@@ -121,7 +121,7 @@ def test_times_fall_to_zero(schedule, steps):
 
 def test_where_the_times_begin_and_how_they_crowd():
     assert OUVE().times(1) == [1, 0]
-    assert OUVE(least=0.2).times(5) == pytest.approx([1, 0.8, 0.6, 0.4, 0.2, 0])
+    assert OUVE(t_eps=0.2).times(5) == pytest.approx([1, 0.8, 0.6, 0.4, 0.2, 0])
     assert EDM().times(1) == pytest.approx([1.75, 0], rel=1e-6)
     assert EDM(9.0, 1.0, rho=2.0).times(3) == pytest.approx([9, 4, 1, 0])
     assert EDM(9.0, 1.0, rho=1.0).times(3) == pytest.approx([9, 5, 1, 0])
@@ -141,20 +141,20 @@ def test_no_steps(schedule, steps):
 @real_and_complex
 @pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("share", [0.1, 1.0])
-def test_the_score_is_the_slope_of_the_log_density(schedule, dtype, known, share):
+def test_the_score_is_the_slope_of_the_log_density(schedule, dtype, posterior, share):
     """Of a Gaussian prior, or of one that knows s_0 and leaves (δ m - s) / σ².
 
     A complex density is exp(-|s - mean|² / variance), and autograd's slope twice that of Wirtinger.
     """
-    t, m, V = share * schedule.times(1)[0], normal(3, 4, dtype=dtype), (not known) * positive(3, 4)
+    t, m, V = share * schedule.times(1)[0], normal(3, 4, dtype=dtype), (not posterior) * positive(3, 4)
     s = normal(2, 3, 4, seed=1, dtype=dtype).requires_grad_()
     mean, variance = marginal(schedule, t, V, m)
     (slope,) = torch.autograd.grad((-(s - mean).abs().square() / (2 * variance)).sum(), s)
     s = s.detach()
     got = score(schedule, s, t, denoised(gaussian(V, m), schedule, s, t).mean)
     torch.testing.assert_close(got, slope)
-    if known:
-        torch.testing.assert_close(got, (schedule.scale(t) * m - s) / schedule.sigma(t) ** 2)
+    if posterior:
+        torch.testing.assert_close(got, (schedule.alpha(t) * m - s) / schedule.sigma(t) ** 2)
 
 
 @real_and_complex
@@ -180,10 +180,10 @@ def test_a_guided_denoiser_has_the_score_of_the_posterior(schedule, dtype):
     V_s, V_n, t = positive(3, 4), positive(3, 4, seed=1), 0.4
     x, s = normal(3, 4, dtype=dtype), normal(2, 3, 4, seed=1, dtype=dtype)
     G = V_s / (V_s + V_n)
-    known = condition(denoised(gaussian(V_s), schedule, s, t), x, V_n)
+    posterior = condition(denoised(gaussian(V_s), schedule, s, t), x, V_n)
     expected = denoised(gaussian(G * V_n, G * x), schedule, s, t)
-    torch.testing.assert_close(known.mean, expected.mean)
-    torch.testing.assert_close(known.variance, expected.variance)
+    torch.testing.assert_close(posterior.mean, expected.mean)
+    torch.testing.assert_close(posterior.variance, expected.variance)
 
 
 # ------------------------------------------------------------- the steps of the samplers
@@ -223,7 +223,7 @@ def test_a_small_step_of_the_predictor_goes_to_the_earlier_marginal(schedule, dt
     errors = []
     for dt in (0.002, 0.001):
         there, added, scale, sigma = predict(schedule, s, t, t - dt, denoised(gaussian(V, m), schedule, s, t).mean)
-        assert (scale, sigma) == (schedule.scale(t), schedule.sigma(t))
+        assert (scale, sigma) == (schedule.alpha(t), schedule.sigma(t))
         expected = marginal(schedule, t - dt, V, m)
         got = there[0], there.diff().abs().square() + added**2
         errors.append([float((a - b).abs()) for a, b in zip(got, expected, strict=True)])
@@ -244,7 +244,7 @@ def test_the_predictor_without_score_and_without_diffusion(dtype):
     """Where the prior takes s / δ for the speech, its score is zero; where g is zero, no prior matters."""
     s, t, after = normal(2, 1, 3, dtype=dtype), 0.5, 0.4
     for schedule in SCHEDULES:
-        to = predict(schedule, s, t, after, s / schedule.scale(t))
+        to = predict(schedule, s, t, after, s / schedule.alpha(t))
         torch.testing.assert_close(to.mean, (1 + schedule.stiffness * (t - after)) * s)
         assert to.variance == pytest.approx(schedule.diffusion(t) ** 2 * (t - after))
     to = predict(Still(), s, t, after, normal(2, 1, 3, seed=1, dtype=dtype))
@@ -266,15 +266,15 @@ def test_a_step_is_a_corrector_then_a_predictor(schedule):
     t, after, prior = 0.5, 0.4, gaussian(positive(3, 4))
     s = normal(5, 2, 3, 4, dtype=torch.cdouble)
     here = correct(schedule, s, t, denoised(prior, schedule, s, t).mean, g := generators([1, 2], 2), snr=0.3)
-    known = denoised(prior, schedule, here, t)
-    to = predict(schedule, here, t, after, known.mean)
+    posterior = denoised(prior, schedule, here, t)
+    to = predict(schedule, here, t, after, posterior.mean)
     guide = lambda seen: seen._replace(mean=2 * seen.mean, std=0.1)  # noqa: E731
     for made in (None, guide):
         got = step(prior, schedule, s, t, after, generators=generators([1, 2], 2), snr=0.3, guide=made)
         expected = (made(to) if made else to).draw([h.clone_state() for h in g])
         assert got.position.equal(expected)
-        assert got.known.mean.equal(known.mean)
-        assert got.known.variance.equal(known.variance)
+        assert got.posterior.mean.equal(posterior.mean)
+        assert got.posterior.variance.equal(posterior.variance)
 
 
 @every_schedule
@@ -305,7 +305,7 @@ def test_the_guide_acts_in_every_second_step():
 def some_transition(dtype, schedule=SCHEDULES[1]):
     """A transition of three draws of a bin in four places, and a mixture and a noise to go with it."""
     t = 0.6
-    to = Transition(normal(3, 1, 4, dtype=dtype), positive(4).sqrt(), schedule.scale(t), schedule.sigma(t))
+    to = Transition(normal(3, 1, 4, dtype=dtype), positive(4).sqrt(), schedule.alpha(t), schedule.sigma(t))
     return to, normal(1, 4, seed=1, dtype=dtype), positive(1, 4, seed=2)
 
 
@@ -353,7 +353,7 @@ def test_both_guides_agree_in_small_steps(schedule, dtype):
     _, x, V_n = some_transition(dtype)
     apart = []
     for v in (1e-4, 5e-5):
-        to = Transition(normal(3, 1, 4, dtype=dtype), v**0.5, schedule.scale(0.6), schedule.sigma(0.6))
+        to = Transition(normal(3, 1, 4, dtype=dtype), v**0.5, schedule.alpha(0.6), schedule.sigma(0.6))
         a, b = pseudo_likelihood(to, x, V_n, 1.0), posterior_transition(to, x, V_n)
         apart.append([float((a.mean - b.mean).norm()), float((a.variance - b.variance).norm())])
     assert apart[0] == pytest.approx([4 * half for half in apart[1]], rel=0.02)
@@ -420,7 +420,7 @@ def test_an_approximate_guide_does_not(schedule, dtype, guide):
 def test_the_order_of_the_flow(schedule, dtype, heun, order):
     """Of a standard normal: s / δ grows like sqrt(1 + (σ/δ)²), so half the step, a half or a quarter of the error."""
     high, low = schedule.times(1)[0], 0.3 * schedule.times(1)[0]
-    noise = [schedule.sigma(t) / schedule.scale(t) for t in (high, low)]
+    noise = [schedule.sigma(t) / schedule.alpha(t) for t in (high, low)]
     s = normal(1, 1, 20, dtype=dtype)
     exact = s / schedule.scale(high) * math.sqrt((1 + noise[1] ** 2) / (1 + noise[0] ** 2)) * schedule.scale(low)
     errors = []
@@ -447,12 +447,12 @@ def test_how_often_the_flow_asks(schedule, heun, calls):
     for (t, after), expected in zip(pairwise(schedule.times(3)), calls, strict=True):
         asked.clear()
         before = denoised(gaussian(V), schedule, s, t)
-        s, known = flow(prior, schedule, s, t, after, heun=heun)
+        s, posterior = flow(prior, schedule, s, t, after, heun=heun)
         assert len(asked) == expected
-        assert asked[0] == schedule.sigma(t) / schedule.scale(t)
-        for got, exact in zip(known, before, strict=True):
+        assert asked[0] == schedule.sigma(t) / schedule.alpha(t)
+        for got, exact in zip(posterior, before, strict=True):
             assert got.equal(exact)
-    torch.testing.assert_close(s, known.mean)
+    torch.testing.assert_close(s, posterior.mean)
 
 
 # ------------------------------------------------------------- alone and in company

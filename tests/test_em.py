@@ -432,11 +432,11 @@ def quiet(monkeypatch):
     monkeypatch.setattr("sepriors.inference.em.randn_like", lambda x, generators, dim: torch.zeros_like(x))
 
 
-def way(known, sigma):
+def way(posterior, sigma):
     """How much of S is left in the next, and the conditional variance: S ← (m + G (S + σ z - m)) V_n / (v + V_n) + …"""
-    G = known.V_s / (known.V_s + sigma**2)
+    G = posterior.V_s / (posterior.V_s + sigma**2)
     v = G * sigma**2
-    return G * known.V_n / (v + known.V_n), v * known.V_n / (v + known.V_n)
+    return G * posterior.V_n / (v + posterior.V_n), v * posterior.V_n / (v + posterior.V_n)
 
 
 LEVELS = [0.15, 0.4, 3.0]
@@ -446,12 +446,12 @@ LEVELS = [0.15, 0.4, 3.0]
 @pytest.mark.parametrize("sigma", LEVELS)
 def test_gibbs_goes_to_the_wiener_posterior_mean_from_any_level(sigma):
     """It begins at the mixture and comes nearer by the same factor in each round."""
-    known = bins()
-    mean, _ = known.wiener
-    left, _ = way(known, sigma)
-    for k, (state, e) in enumerate(rounds(GibbsE(known.denoise, sigma, burn=1000), known.X, known.V_n, 800), start=1):
+    posterior = bins()
+    mean, _ = posterior.wiener
+    left, _ = way(posterior, sigma)
+    for k, (state, e) in enumerate(rounds(GibbsE(posterior.denoise, sigma, burn=1000), posterior.X, posterior.V_n, 800), start=1):
         if k in (1, 2, 3, 10):
-            expected = mean + left**k * (known.X - mean)
+            expected = mean + left**k * (posterior.X - mean)
             torch.testing.assert_close(state.position[0], expected)
             torch.testing.assert_close(e.estimate(), expected)
     assert (left**800).max() < 1e-10
@@ -461,27 +461,27 @@ def test_gibbs_goes_to_the_wiener_posterior_mean_from_any_level(sigma):
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("sigma", LEVELS)
 def test_the_wiener_posterior_mean_is_where_gibbs_stays(sigma):
-    known, estep = bins(), GibbsE(bins().denoise, sigma)
-    mean, _ = known.wiener
-    state = estep.start(known.X, generators(0, 2))._replace(position=mean[None])
-    state, e = estep(known.X, known.V_n, state)
+    posterior, estep = bins(), GibbsE(bins().denoise, sigma)
+    mean, _ = posterior.wiener
+    state = estep.start(posterior.X, generators(0, 2))._replace(position=mean[None])
+    state, e = estep(posterior.X, posterior.V_n, state)
     torch.testing.assert_close(state.position[0], mean)
-    torch.testing.assert_close(e.power[0], (known.X - mean).abs().square() + way(known, sigma)[1])
+    torch.testing.assert_close(e.power[0], (posterior.X - mean).abs().square() + way(posterior, sigma)[1])
 
 
 @pytest.mark.parametrize("sigma", LEVELS)
 @pytest.mark.parametrize("count", [1, 4])
 def test_the_draws_of_a_round_of_gibbs(sigma, count):
     """Twenty thousand of them: an autoregression whose noise is a σ z; and what the M-step sees, on average."""
-    known = bins()
-    mean, V = known.wiener
-    left, conditional = way(known, sigma)
-    *_, (state, e) = rounds(GibbsE(known.denoise, sigma, draws=20_000), known.X, known.V_n, count)
-    there = mean + left**count * (known.X - mean)
+    posterior = bins()
+    mean, V = posterior.wiener
+    left, conditional = way(posterior, sigma)
+    *_, (state, e) = rounds(GibbsE(posterior.denoise, sigma, draws=20_000), posterior.X, posterior.V_n, count)
+    there = mean + left**count * (posterior.X - mean)
     std = (left * sigma) ** 2 * (1 - left ** (2 * count)) / (1 - left**2)
     assert state.position.shape == e.power.shape == (20_000, 2, 3, 2)
     assert far(state.position, there, std) < 4
-    expected = (known.X - there).abs().square() + std + conditional
+    expected = (posterior.X - there).abs().square() + std + conditional
     torch.testing.assert_close(e.power.mean(0), expected, rtol=0.05, atol=0)
     std = (left * sigma) ** 2 / (1 - left**2)  # where it ends
     assert (std + conditional < V).all()  # a mean is kept, not a draw: less than the posterior's
@@ -491,33 +491,33 @@ def test_the_draws_of_a_round_of_gibbs(sigma, count):
 @pytest.mark.parametrize("sigma", LEVELS)
 def test_the_mean_over_many_rounds_of_gibbs_is_wieners(sigma):
     """Within four standard errors of a mean over an autoregression."""
-    known, K, R = bins(), 300, 100
-    mean, _ = known.wiener
-    left, _ = way(known, sigma)
-    *_, (_, e) = rounds(GibbsE(known.denoise, sigma, draws=R, burn=200), known.X, known.V_n, 200 + K)
+    posterior, K, R = bins(), 300, 100
+    mean, _ = posterior.wiener
+    left, _ = way(posterior, sigma)
+    *_, (_, e) = rounds(GibbsE(posterior.denoise, sigma, draws=R, burn=200), posterior.X, posterior.V_n, 200 + K)
     error = left * sigma / (1 - left) / (K * R) ** 0.5
     assert ((e.estimate() - mean).abs() < 4 * error).all()
 
 
 @pytest.mark.parametrize("sigma", LEVELS)
 def test_a_round_of_gibbs_by_hand(sigma):
-    known, h = bins(), generators([3, 4], 2)
-    S = known.X.expand(5, 2, 3, 2)
-    V_n = [known.V_n, 3 * known.V_n, known.V_n / 9]
-    for i, (state, e) in enumerate(rounds(GibbsE(known.denoise, sigma, draws=5), known.X, V_n, 3)):
-        at = condition(known.denoise(S + sigma * randn_like(S, h, dim=1), sigma), known.X, V_n[i])
+    posterior, h = bins(), generators([3, 4], 2)
+    S = posterior.X.expand(5, 2, 3, 2)
+    V_n = [posterior.V_n, 3 * posterior.V_n, posterior.V_n / 9]
+    for i, (state, e) in enumerate(rounds(GibbsE(posterior.denoise, sigma, draws=5), posterior.X, V_n, 3)):
+        at = condition(posterior.denoise(S + sigma * randn_like(S, h, dim=1), sigma), posterior.X, V_n[i])
         S = at.mean
         assert state.done == i + 1
         assert state.position.equal(S)
-        assert e.power.equal((known.X - S).abs().square() + at.variance)
+        assert e.power.equal((posterior.X - S).abs().square() + at.variance)
         assert e.offset is None
 
 
 @pytest.mark.parametrize("burn", [0, 1, 3])
 def test_the_estimate_of_gibbs_is_the_mean_of_the_rounds_since_burn(burn):
     """Before, it is that of the round; whenever it is asked for."""
-    known = bins()
-    done = list(rounds(GibbsE(known.denoise, draws=3, burn=burn), known.X, known.V_n, 7))
+    posterior = bins()
+    done = list(rounds(GibbsE(posterior.denoise, draws=3, burn=burn), posterior.X, posterior.V_n, 7))
     means = [state.position.mean(0) for state, _ in done]
     for i, (_, e) in enumerate(done):
         expected = torch.stack(means[burn : i + 1]).mean(0) if i >= burn else means[i]
@@ -525,23 +525,23 @@ def test_the_estimate_of_gibbs_is_the_mean_of_the_rounds_since_burn(burn):
 
 
 def test_gibbs_without_noise_is_sure_of_the_mixture_and_in_nothing_else_sees_the_prior():
-    known = bins()
-    for state, e in rounds(GibbsE(known.denoise, draws=3, burn=0), known.X, 0 * known.V_n, 4):
-        torch.testing.assert_close(state.position, known.X.expand(3, 2, 3, 2))
-        torch.testing.assert_close(e.estimate(), known.X)
+    posterior = bins()
+    for state, e in rounds(GibbsE(posterior.denoise, draws=3, burn=0), posterior.X, 0 * posterior.V_n, 4):
+        torch.testing.assert_close(state.position, posterior.X.expand(3, 2, 3, 2))
+        torch.testing.assert_close(e.estimate(), posterior.X)
         assert e.power.max() < 1e-24
-    h, S = generators([3, 4], 2), known.X[None]
-    for state, e in rounds(GibbsE(known.denoise), known.X, 1e100 + 0 * known.V_n, 4):
-        S, v = known.denoise(S + 0.4 * randn_like(S, h, dim=1), 0.4)
+    h, S = generators([3, 4], 2), posterior.X[None]
+    for state, e in rounds(GibbsE(posterior.denoise), posterior.X, 1e100 + 0 * posterior.V_n, 4):
+        S, v = posterior.denoise(S + 0.4 * randn_like(S, h, dim=1), 0.4)
         torch.testing.assert_close(state.position, S)
-        torch.testing.assert_close(e.power, (known.X - S).abs().square() + v)
+        torch.testing.assert_close(e.power, (posterior.X - S).abs().square() + v)
 
 
 @pytest.mark.usefixtures("quiet")
 def test_all_noise_leads_gibbs_to_the_mean_of_the_prior():
-    known = bins()
-    *_, (_, e) = rounds(GibbsE(known.denoise, burn=900), known.X, 1e100 + 0 * known.V_n, 1000)
-    torch.testing.assert_close(e.estimate(), known.m.expand(2, 3, 2))
+    posterior = bins()
+    *_, (_, e) = rounds(GibbsE(posterior.denoise, burn=900), posterior.X, 1e100 + 0 * posterior.V_n, 1000)
+    torch.testing.assert_close(e.estimate(), posterior.m.expand(2, 3, 2))
 
 
 SCORE_ESTEPS = [
@@ -554,10 +554,10 @@ ids = ["reverse", "step", "gibbs"]
 
 @pytest.mark.parametrize("make", SCORE_ESTEPS, ids=ids)
 def test_utterances_of_a_score_prior_have_each_their_own_generator(make):
-    known, estep = bins(), make(bins().denoise, draws=3)
-    gpu_batch_size = [e for _, e in rounds(estep, known.X, known.V_n, 3)]
+    posterior, estep = bins(), make(bins().denoise, draws=3)
+    gpu_batch_size = [e for _, e in rounds(estep, posterior.X, posterior.V_n, 3)]
     for b in range(2):
-        X, V_n = known.X[b : b + 1], known.V_n[b : b + 1]
+        X, V_n = posterior.X[b : b + 1], posterior.V_n[b : b + 1]
         alone = [e for _, e in rounds(estep, X, V_n, 3, seed=[3 + b])]
         for one, both in zip(alone, gpu_batch_size, strict=True):
             torch.testing.assert_close(one.power[:, 0], both.power[:, b])
@@ -567,29 +567,29 @@ def test_utterances_of_a_score_prior_have_each_their_own_generator(make):
 @pytest.mark.parametrize("make", SCORE_ESTEPS, ids=ids)
 def test_what_a_score_prior_is_given_stays_and_its_rounds_stay_apart(make):
     """Neither mixture, noise nor an old state is written to, and an estimate is of its round when asked for late."""
-    known = bins()
-    kept = known.X.clone(), known.V_n.clone()
-    batch_size = [(state.position.clone(), e.estimate().clone()) for state, e in rounds(make(known.denoise), *kept, 3)]
-    later = list(rounds(make(known.denoise), known.X, known.V_n, 3))
+    posterior = bins()
+    kept = posterior.X.clone(), posterior.V_n.clone()
+    batch_size = [(state.position.clone(), e.estimate().clone()) for state, e in rounds(make(posterior.denoise), *kept, 3)]
+    later = list(rounds(make(posterior.denoise), posterior.X, posterior.V_n, 3))
     for (state, e), (position, estimate) in zip(later, batch_size, strict=True):
         assert state.position.equal(position)
         assert e.estimate().equal(estimate)
     assert not batch_size[0][1].equal(batch_size[1][1])
-    assert known.X.equal(kept[0])
-    assert known.V_n.equal(kept[1])
+    assert posterior.X.equal(kept[0])
+    assert posterior.V_n.equal(kept[1])
 
 
 @pytest.mark.parametrize("make", SCORE_ESTEPS, ids=ids)
 def test_the_loop_around_a_score_prior_unrolled(make):
     """The noise is learned from what the speech leaves, less what the prior does not know of it."""
-    known = bins()
-    start = nmf.init(known.X.abs().square(), 2, generators(0, 2))
+    posterior = bins()
+    start = nmf.init(posterior.X.abs().square(), 2, generators(0, 2))
     g, h = generators(1, 2), generators(1, 2)
-    steps = list(em(known.X, make(known.denoise, draws=3), start, iterations=3, generators=g))
-    estep, noise = make(known.denoise, draws=3), start
-    state = estep.start(known.X, h)
+    steps = list(em(posterior.X, make(posterior.denoise, draws=3), start, iterations=3, generators=g))
+    estep, noise = make(posterior.denoise, draws=3), start
+    state = estep.start(posterior.X, h)
     for step in steps:
-        state, e = estep(known.X, noise.variance, state)
+        state, e = estep(posterior.X, noise.variance, state)
         assert step.estimate().equal(e.estimate())
         assert step.noise.W.equal(noise.W)
         noise = nmf.update(noise, e.power, e.offset)
@@ -612,27 +612,27 @@ def test_a_score_network_in_the_loop_on_one_frame(make):
 @pytest.mark.parametrize(("weight", "every", "unguided"), [(1.5, 2, 1), (0.7, 1, 0), (1.0, 3, 2)])
 def test_a_round_of_reverse_e_is_a_whole_reverse_process(schedule, weight, every, unguided):
     """From the mixture, with the generators where the last round has left them."""
-    known, h = bins(), generators([3, 4], 2)
-    estep = ReverseE(known.denoise, schedule, 5, 3, weight, every, unguided)
-    V_n = [known.V_n, 3 * known.V_n, known.V_n / 9]
-    for i, (state, e) in enumerate(rounds(estep, known.X, V_n, 3)):
-        guide = lambda to, V=V_n[i]: pseudo_likelihood(to, known.X, V, weight)  # noqa: E731
-        s = diffusion.start(known.X, schedule, 3, h)
+    posterior, h = bins(), generators([3, 4], 2)
+    estep = ReverseE(posterior.denoise, schedule, 5, 3, weight, every, unguided)
+    V_n = [posterior.V_n, 3 * posterior.V_n, posterior.V_n / 9]
+    for i, (state, e) in enumerate(rounds(estep, posterior.X, V_n, 3)):
+        guide = lambda to, V=V_n[i]: pseudo_likelihood(to, posterior.X, V, weight)  # noqa: E731
+        s = diffusion.start(posterior.X, schedule, 3, h)
         *_, last = diffusion.reverse(
-            known.denoise, schedule, s, steps=5, generators=h, guide=guide if i >= unguided else None, every=every
+            posterior.denoise, schedule, s, steps=5, generators=h, guide=guide if i >= unguided else None, every=every
         )
         assert state.done == i + 1
         assert e.estimate().equal(last.position.mean(0))
-        assert e.power.equal((known.X - last.position).abs().square())
-        assert e.offset.equal(last.known.variance)
+        assert e.power.equal((posterior.X - last.position).abs().square())
+        assert e.offset.equal(last.posterior.variance)
         assert e.power.shape == (3, 2, 3, 2)
 
 
 def test_draws_of_each_round():
     """A round with its own number of draws is that round; past the end the last number goes on."""
-    known = bins()
+    posterior = bins()
     each, two = (
-        [e for _, e in rounds(ReverseE(known.denoise, steps=3, draws=draws), known.X, known.V_n, 3)]
+        [e for _, e in rounds(ReverseE(posterior.denoise, steps=3, draws=draws), posterior.X, posterior.V_n, 3)]
         for draws in ((2, 5), 2)
     )
     assert [len(e.power) for e in each] == [2, 5, 5]
@@ -642,19 +642,19 @@ def test_draws_of_each_round():
 
 @pytest.mark.parametrize("unguided", [0, 1, 2])
 def test_the_first_rounds_of_reverse_e_know_nothing_of_the_noise(unguided):
-    known = bins()
-    estep = ReverseE(known.denoise, steps=5, unguided=unguided)
-    one, two = (list(rounds(estep, known.X, V_n, 4)) for V_n in (known.V_n, 9 * known.V_n))
+    posterior = bins()
+    estep = ReverseE(posterior.denoise, steps=5, unguided=unguided)
+    one, two = (list(rounds(estep, posterior.X, V_n, 4)) for V_n in (posterior.V_n, 9 * posterior.V_n))
     for i, ((_, a), (_, b)) in enumerate(zip(one, two, strict=True)):
         assert a.power.equal(b.power) is (i < unguided)
         assert a.estimate().equal(b.estimate()) is (i < unguided)
 
 
 def test_a_weight_of_zero_is_no_guidance():
-    known = bins()
+    posterior = bins()
     for (_, a), (_, b) in zip(
-        rounds(ReverseE(known.denoise, steps=5, weight=0.0), known.X, known.V_n, 3),
-        rounds(ReverseE(known.denoise, steps=5, unguided=9), known.X, known.V_n, 3),
+        rounds(ReverseE(posterior.denoise, steps=5, weight=0.0), posterior.X, posterior.V_n, 3),
+        rounds(ReverseE(posterior.denoise, steps=5, unguided=9), posterior.X, posterior.V_n, 3),
         strict=True,
     ):
         assert a.power.equal(b.power)
@@ -664,14 +664,14 @@ def test_a_weight_of_zero_is_no_guidance():
 @pytest.mark.parametrize("make", [ReverseE, partial(StepE, guide=posterior_transition, every=1), GibbsE], ids=ids)
 def test_one_draw_and_one_step_will_do(make):
     """And none will not."""
-    known = bins()
+    posterior = bins()
     one = {"draws": 1} if make is GibbsE else {"draws": 1, "steps": 1}
-    ((_, e),) = rounds(make(known.denoise, **one), known.X, known.V_n, 1)
-    assert e.power.shape == (1, *known.X.shape)
+    ((_, e),) = rounds(make(posterior.denoise, **one), posterior.X, posterior.V_n, 1)
+    assert e.power.shape == (1, *posterior.X.shape)
     assert e.estimate().isfinite().all()
     for none in one:
         with pytest.raises(ValueError, match=f"expected one {none.rstrip('s')} at least, got {none}=0"):
-            list(rounds(make(known.denoise, **{**one, none: 0}), known.X, known.V_n, 1))
+            list(rounds(make(posterior.denoise, **{**one, none: 0}), posterior.X, posterior.V_n, 1))
 
 
 # ------------------------------------------------------------- the noise learned on the way
@@ -684,35 +684,35 @@ def test_one_draw_and_one_step_will_do(make):
 @pytest.mark.parametrize(("steps", "every"), [(6, 2), (5, 1), (6, 3), (5, 2)])
 def test_the_rounds_of_step_e_are_the_steps_of_one_reverse_process(schedule, guide, steps, every):
     """The guide acts in the first of each round, with that round's noise; M sees what the prior took for speech."""
-    known, h = bins(), generators([3, 4], 2)
+    posterior, h = bins(), generators([3, 4], 2)
     count = -(-steps // every)
-    V_n = [known.V_n * 2.0**-i for i in range(count)]
-    s = diffusion.start(known.X, schedule, 3, h)
+    V_n = [posterior.V_n * 2.0**-i for i in range(count)]
+    s = diffusion.start(posterior.X, schedule, 3, h)
     hops = list(pairwise(schedule.times(steps)))
-    for i, (state, e) in enumerate(rounds(StepE(known.denoise, guide, schedule, steps, 3, every), known.X, V_n, count)):
+    for i, (state, e) in enumerate(rounds(StepE(posterior.denoise, guide, schedule, steps, 3, every), posterior.X, V_n, count)):
         for j, (t, after) in enumerate(hops[i * every : (i + 1) * every]):
-            now = None if j else lambda to, V=V_n[i]: guide(to, known.X, V)
-            s, guess = diffusion.step(known.denoise, schedule, s, t, after, generators=h, guide=now)
+            now = None if j else lambda to, V=V_n[i]: guide(to, posterior.X, V)
+            s, guess = diffusion.step(posterior.denoise, schedule, s, t, after, generators=h, guide=now)
         assert state.position.equal(s)
         assert e.estimate().equal(s.mean(0))
-        assert e.power.equal((known.X - guess.mean).abs().square())
+        assert e.power.equal((posterior.X - guess.mean).abs().square())
         assert e.offset.equal(guess.variance)
         assert not guess.mean.equal(s)
 
 
 @pytest.mark.parametrize("every", [1, 2, 3])
 def test_step_e_in_steady_noise_is_a_guided_reverse_process(every):
-    known, h = bins(), generators([3, 4], 2)
+    posterior, h = bins(), generators([3, 4], 2)
     *_, (_, e) = rounds(
-        StepE(known.denoise, posterior_transition, steps=6, every=every), known.X, known.V_n, 6 // every
+        StepE(posterior.denoise, posterior_transition, steps=6, every=every), posterior.X, posterior.V_n, 6 // every
     )
-    s = diffusion.start(known.X, OUVE(), 4, h)
+    s = diffusion.start(posterior.X, OUVE(), 4, h)
     *_, last = diffusion.reverse(
-        known.denoise, OUVE(), s, steps=6, generators=h, every=every,
-        guide=lambda to: posterior_transition(to, known.X, known.V_n),
+        posterior.denoise, OUVE(), s, steps=6, generators=h, every=every,
+        guide=lambda to: posterior_transition(to, posterior.X, posterior.V_n),
     )  # fmt: skip
     assert e.estimate().equal(last.position.mean(0))
-    assert e.power.equal((known.X - last.known.mean).abs().square())
+    assert e.power.equal((posterior.X - last.posterior.mean).abs().square())
 
 
 # ------------------------------------------------------------- through the chord of the compression
@@ -789,10 +789,10 @@ def test_the_noise_of_a_linearised_e_step_is_learned_in_linear_units(bases, spee
 
 @pytest.mark.parametrize("make", SCORE_ESTEPS, ids=ids)
 def test_a_chord_of_one_changes_nothing(make):
-    known = bins()
-    estep = make(known.denoise)
+    posterior = bins()
+    estep = make(posterior.denoise)
     for (a, e), (b, f) in zip(
-        rounds(estep, known.X, known.V_n, 3), rounds(Linearised(estep, torch.ones(2, 3, 2)), known.X, known.V_n, 3)
+        rounds(estep, posterior.X, posterior.V_n, 3), rounds(Linearised(estep, torch.ones(2, 3, 2)), posterior.X, posterior.V_n, 3)
     ):
         assert a.position.equal(b.position)
         assert e.power.equal(f.power)
@@ -810,6 +810,6 @@ def test_a_linearised_e_step_takes_its_offset_to_linear_units_too():
 
 
 def test_a_reverse_process_in_steps_has_an_end():
-    known = bins()
+    posterior = bins()
     with pytest.raises(ValueError, match="expected 2 rounds at most, of 2 of 4 steps, got another"):
-        list(rounds(StepE(known.denoise, posterior_transition, steps=4, every=2), known.X, known.V_n, 3))
+        list(rounds(StepE(posterior.denoise, posterior_transition, steps=4, every=2), posterior.X, posterior.V_n, 3))

@@ -213,7 +213,7 @@ def test_moments_of_the_walk(kind):
     v, x, N, R = 3.0, normal(3, 4000), 4000, 20
     slope, variance, tau = torch.ones_like(V), torch.zeros_like(V), V.sqrt()  # the mean is slope × x
     each = generators(range(10, 13), 3)
-    walks = list(anneal(Family(v), x, V, levels=12, chains=R, least=0.02, generators=each, **kind))
+    walks = list(anneal(Family(v), x, V, levels=12, chains=R, tau_min=0.02, generators=each, **kind))
     assert len(walks) == 12
     for i, walk in enumerate(walks, start=1):
         lower = V.sqrt() ** (1 - i / 12) * 0.02 ** (i / 12)
@@ -240,7 +240,7 @@ def test_moments_of_the_walk(kind):
 def test_a_patient_walk_ends_in_the_posterior(kind):
     """Its mean and, within what it lags behind, its variance; what noise it still has is a thousandth of that."""
     prior, x = Family(3.0), normal(3, 1500)
-    *_, last = anneal(prior, x, V, chains=4, least=0.02, generators=generators(range(10, 13), 3), **kind)
+    *_, last = anneal(prior, x, V, chains=4, tau_min=0.02, generators=generators(range(10, 13), 3), **kind)
     expected, variance = (3 / (3 + V))[:, None] * x, 3 * V / (3 + V)
     errors = (last.signal - expected).square().mean((0, 2)) / variance
     assert ((errors - 1).abs() < 0.03 + 4 * (2 / 6000) ** 0.5).all()
@@ -254,7 +254,7 @@ WALK = {"levels": 3, "chains": 2, "least": 1e-3, "steps": 1}
 def test_noise_below_the_least():
     x = normal(2, 8, dtype=torch.float32)
     walks = list(
-        anneal(Family(1.0), x, torch.tensor([1e-6, 1.0]), levels=3, chains=4, least=0.02, generators=generators(0, 2))
+        anneal(Family(1.0), x, torch.tensor([1e-6, 1.0]), levels=3, chains=4, tau_min=0.02, generators=generators(0, 2))
     )
     assert all(walk.tau[0] == 1e-3 for walk in walks)
     assert (walks[-1].signal[:, 0] - x[0]).abs().max() < 1e-6

@@ -1006,7 +1006,7 @@ def test_a_prior_that_knows_the_speech_gives_it_back(name, snr):
         torch.testing.assert_close(step.estimate(), m.clean)
 
 
-@pytest.mark.parametrize("schedule", [diffusion.OUVE(least=1e-5), diffusion.OUVE(0.5, 0.1, 0.3, 1e-5)], ids=str)
+@pytest.mark.parametrize("schedule", [diffusion.OUVE(t_eps=1e-5), diffusion.OUVE(0.5, 0.1, 0.3, 1e-5)], ids=str)
 def test_a_reverse_process_by_a_prior_that_knows_the_speech_ends_in_it(schedule):
     """-30 dB from it, with last steps so small that no noise is left."""
     m = mix(

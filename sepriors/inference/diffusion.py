@@ -1,4 +1,4 @@
-r"""Diffusion, blind to audio: $s_t = \delta_t s_0 + \sigma_t z$, its schedules, its samplers, its likelihoods.
+r"""Diffusion, blind to audio: $s_t = \alpha_t s_0 + \sigma_t z$, its schedules, its samplers, its likelihoods.
 
 A prior is a denoiser: it gives the mean and the variance of $s_0$ given $s_0 + \sigma z$, whatever the schedule, and
 Tweedie's formula makes the score of it. Positions are (R, B, F, T), R draws for each of B utterances, of which each has
@@ -20,13 +20,13 @@ from sepriors.signal.rng import Generators, randn_like
 
 
 class Schedule(Protocol):
-    r"""$s_t = \delta_t s_0 + \sigma_t z$, the solution of $ds = -\gamma s\, dt + g(t)\, dw$."""
+    r"""$s_t = \alpha_t s_0 + \sigma_t z$, the solution of $ds = -\gamma s\, dt + g(t)\, dw$."""
 
     @property
     def stiffness(self) -> float: ...
 
-    def scale(self, t: float) -> float:
-        """δ_t."""
+    def alpha(self, t: float) -> float:
+        """α_t."""
         ...
 
     def sigma(self, t: float) -> float:
@@ -47,27 +47,27 @@ class OUVE:
     r"""Ornstein-Uhlenbeck process with exploding variance (Richter et al., 2023, § III), drawn to zero as in
     Nortier, Sadeghi & Serizel (2024, § 2).
 
-    With $\ell = \log \sigma_\max / \sigma_\min$ it has $\delta_t = e^{-\gamma t}$, $g(t) = \sigma_\min e^{\ell t}
+    With $\ell = \log \sigma_\max / \sigma_\min$ it has $\alpha_t = e^{-\gamma t}$, $g(t) = \sigma_\min e^{\ell t}
     \sqrt{2 \ell}$ and
     $\sigma_t^2 = \sigma_\min^2 e^{-2 \gamma t} (e^{2 (\gamma + \ell) t} - 1)\, \ell / (\gamma + \ell)$.
 
     >>> schedule = OUVE()
-    >>> round(schedule.sigma(1.0), 3), round(schedule.scale(1.0), 3)
+    >>> round(schedule.sigma(1.0), 3), round(schedule.alpha(1.0), 3)
     (0.389, 0.223)
     """
 
     stiffness: float = 1.5
     sigma_min: float = 0.05
     sigma_max: float = 0.5
-    least: float = 0.03  # t of the last step
+    t_eps: float = 0.03  # t of the last step
 
-    def scale(self, t: float) -> float:
+    def alpha(self, t: float) -> float:
         return math.exp(-self.stiffness * t)
 
     def sigma(self, t: float) -> float:
         log_ratio = math.log(self.sigma_max / self.sigma_min)
         rate = self.stiffness + log_ratio
-        return self.sigma_min * self.scale(t) * math.sqrt(math.expm1(2 * rate * t) * log_ratio / rate)
+        return self.sigma_min * self.alpha(t) * math.sqrt(math.expm1(2 * rate * t) * log_ratio / rate)
 
     def diffusion(self, t: float) -> float:
         ratio = self.sigma_max / self.sigma_min
@@ -75,19 +75,19 @@ class OUVE:
 
     def times(self, steps: int) -> list[float]:
         _check_steps(steps)
-        return [*torch.linspace(1, self.least, steps, dtype=torch.float64).tolist(), 0.0]
+        return [*torch.linspace(1, self.t_eps, steps, dtype=torch.float64).tolist(), 0.0]
 
 
 @dataclass(frozen=True)
 class EDM:
-    r"""Variance explodes, $\sigma_t = t$ and $\delta_t = 1$, in the steps of Karras et al. (2022, eq. 5)."""
+    r"""Variance explodes, $\sigma_t = t$ and $\alpha_t = 1$, in the steps of Karras et al. (2022, eq. 5)."""
 
-    most: float = 1.75
-    least: float = 0.02
+    sigma_max: float = 1.75
+    sigma_min: float = 0.02
     rho: float = 7.0  # how far the steps crowd towards the end
     stiffness: float = 0.0
 
-    def scale(self, t: float) -> float:
+    def alpha(self, t: float) -> float:
         return 1.0
 
     def sigma(self, t: float) -> float:
@@ -99,7 +99,7 @@ class EDM:
     def times(self, steps: int) -> list[float]:
         _check_steps(steps)
         ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
-        high, low = (s ** (1 / self.rho) for s in (self.most, self.least))
+        high, low = (s ** (1 / self.rho) for s in (self.sigma_max, self.sigma_min))
         return [*((high + ramp * (low - high)) ** self.rho).tolist(), 0.0]
 
 
@@ -116,7 +116,7 @@ class Transition(NamedTuple):
 
     mean: torch.Tensor
     std: torch.Tensor | float
-    scale: float  # δ
+    alpha: float
     sigma: float
 
     @property
@@ -130,12 +130,12 @@ class Transition(NamedTuple):
 
 def denoised(denoise: Denoise, schedule: Schedule, s: torch.Tensor, t: float) -> Denoised:
     """What the prior knows of s_0 when the process stands at s at time t."""
-    return denoise(s / schedule.scale(t), schedule.sigma(t) / schedule.scale(t))
+    return denoise(s / schedule.alpha(t), schedule.sigma(t) / schedule.alpha(t))
 
 
 def score(schedule: Schedule, s: torch.Tensor, t: float, mean: torch.Tensor) -> torch.Tensor:
-    r"""$\nabla \log p_t(s)$ by Tweedie's formula, $(\delta_t\, \mathbb{E}[s_0 | s] - s) / \sigma_t^2$ (Efron, 2011)."""
-    return (schedule.scale(t) * mean - s) / schedule.sigma(t) ** 2
+    r"""$\nabla \log p_t(s)$ by Tweedie's formula, $(\alpha_t\, \mathbb{E}[s_0 | s] - s) / \sigma_t^2$ (Efron, 2011)."""
+    return (schedule.alpha(t) * mean - s) / schedule.sigma(t) ** 2
 
 
 def correct(
@@ -146,15 +146,15 @@ def correct(
     return s + step * score(schedule, s, t, mean) + math.sqrt(2 * step) * randn_like(s, generators, dim=1)
 
 
-def predict(schedule: Schedule, s: torch.Tensor, t: float, after: float, mean: torch.Tensor) -> Transition:
+def predict(schedule: Schedule, s: torch.Tensor, t: float, t_next: float, mean: torch.Tensor) -> Transition:
     r"""One Euler-Maruyama step of the reverse process, $ds = (-\gamma s - g^2 \nabla \log p_t)\, dt + g\, dw$.
 
     Song et al. (2021, eq. 6).
     """
-    dt = t - after
+    dt = t - t_next
     variance = schedule.diffusion(t) ** 2 * dt
-    there = s + schedule.stiffness * s * dt + variance * score(schedule, s, t, mean)
-    return Transition(there, math.sqrt(variance), schedule.scale(t), schedule.sigma(t))
+    moved = s + schedule.stiffness * s * dt + variance * score(schedule, s, t, mean)
+    return Transition(moved, math.sqrt(variance), schedule.alpha(t), schedule.sigma(t))
 
 
 Guide = Callable[[Transition], Transition]
@@ -164,7 +164,7 @@ class State(NamedTuple):
     """Where the reverse process stands (R, B, ...), and what the prior knew of s_0 on the way there."""
 
     position: torch.Tensor
-    known: Denoised
+    posterior: Denoised
 
 
 def copies(x: torch.Tensor, draws: int) -> torch.Tensor:
@@ -185,22 +185,22 @@ def step(
     schedule: Schedule,
     s: torch.Tensor,
     t: float,
-    after: float,
+    t_next: float,
     *,
     generators: Generators,
     guide: Guide | None = None,
     snr: float = 0.5,
 ) -> State:
-    """One step of the corrector at time t, one of the predictor to the time `after`; at 0 without noise.
+    """One step of the corrector at time t, one of the predictor to the time `t_next`; at 0 without noise.
 
     Two calls of the prior (Song et al., 2021, § 4.2). `guide` makes of the prior's transition one of the posterior.
     """
     s = correct(schedule, s, t, denoised(denoise, schedule, s, t).mean, generators, snr=snr)
-    known = denoised(denoise, schedule, s, t)
-    to = predict(schedule, s, t, after, known.mean)
+    posterior = denoised(denoise, schedule, s, t)
+    transition = predict(schedule, s, t, t_next, posterior.mean)
     if guide is not None:
-        to = guide(to)
-    return State(to.draw(generators) if after > 0 else to.mean, known)
+        transition = guide(transition)
+    return State(transition.draw(generators) if t_next > 0 else transition.mean, posterior)
 
 
 def reverse(
@@ -223,62 +223,62 @@ def reverse(
     >>> bool((last.position.std() - 1).abs() < 0.05)
     True
     """
-    for i, (t, after) in enumerate(pairwise(schedule.times(steps))):
+    for i, (t, t_next) in enumerate(pairwise(schedule.times(steps))):
         now = guide if i % every == 0 else None
-        state = step(denoise, schedule, s, t, after, generators=generators, guide=now, snr=snr)
+        state = step(denoise, schedule, s, t, t_next, generators=generators, guide=now, snr=snr)
         s = state.position
         yield state
 
 
 def flow(
-    denoise: Denoise, schedule: Schedule, s: torch.Tensor, t: float, after: float, *, heun: bool = True
+    denoise: Denoise, schedule: Schedule, s: torch.Tensor, t: float, t_next: float, *, heun: bool = True
 ) -> tuple[torch.Tensor, Denoised]:
     r"""One step of the deterministic reverse process, and what was known of s_0 before it.
 
-    In $\bar s = s / \delta$ and $\bar\sigma = \sigma / \delta$ every schedule is
+    In $\bar s = s / \alpha$ and $\bar\sigma = \sigma / \alpha$ every schedule is
     $d\bar s / d\bar\sigma = (\bar s - \mathbb{E}[s_0 | s]) / \bar\sigma$ (Karras et al., 2022, eq. 3 and algorithm 1).
     Second order and two calls of the prior with `heun`, though one in the last step; else Euler's, one call.
     """
-    noise, less = (schedule.sigma(u) / schedule.scale(u) if u else 0.0 for u in (t, after))
-    x = s / schedule.scale(t)
+    noise, less = (schedule.sigma(u) / schedule.alpha(u) if u else 0.0 for u in (t, t_next))
+    x = s / schedule.alpha(t)
     before = denoise(x, noise)
     slope = (x - before.mean) / noise
-    there = x + (less - noise) * slope
+    x_next = x + (less - noise) * slope
     if heun and less > 0:
-        slope = (slope + (there - denoise(there, less).mean) / less) / 2
-        there = x + (less - noise) * slope
-    return schedule.scale(after) * there, before
+        slope = (slope + (x_next - denoise(x_next, less).mean) / less) / 2
+        x_next = x + (less - noise) * slope
+    return schedule.alpha(t_next) * x_next, before
 
 
-def pseudo_likelihood(to: Transition, x: torch.Tensor, V_n: torch.Tensor, weight: float = 1.5) -> Transition:
+def pseudo_likelihood(transition: Transition, x: torch.Tensor, V_n: torch.Tensor, weight: float = 1.5) -> Transition:
     r"""The noise-perturbed pseudo-likelihood of Meng & Kabashima (2022), as Nortier et al. (2024, § 3) weigh it.
 
-    $\tilde p(x \mid s_t) = \mathcal{N}(s_t / \delta_t,\, \sigma_t^2 / \delta_t^2 + V_n)$: as if all that is known of
+    $\tilde p(x \mid s_t) = \mathcal{N}(s_t / \alpha_t,\, \sigma_t^2 / \alpha_t^2 + V_n)$: as if all that is known of
     $s_0$ were $s_t$. The draw moves along its gradient by $\lambda g^2 dt$; that draw is a Gaussian again.
     """
-    a = weight * to.variance / (to.scale**2 * ((to.sigma / to.scale) ** 2 + V_n))
-    return to._replace(mean=to.mean + a * (to.scale * x - to.mean), std=(1 - a) * to.std)
+    a = weight * transition.variance / (transition.alpha**2 * ((transition.sigma / transition.alpha) ** 2 + V_n))
+    return transition._replace(mean=transition.mean + a * (transition.alpha * x - transition.mean), std=(1 - a) * transition.std)
 
 
-def posterior_transition(to: Transition, x: torch.Tensor, V_n: torch.Tensor) -> Transition:
+def posterior_transition(transition: Transition, x: torch.Tensor, V_n: torch.Tensor) -> Transition:
     r"""The product of the transition and of what x says of s_t: no weight (DEPSE, Sadeghi et al., 2025, IL).
 
-    $s_t \mid x \sim \mathcal{N}(\delta_t x, \delta_t^2 (\sigma_t^2 / \delta_t^2 + V_n))$, the pseudo-likelihood again.
+    $s_t \mid x \sim \mathcal{N}(\alpha_t x, \alpha_t^2 (\sigma_t^2 / \alpha_t^2 + V_n))$, the pseudo-likelihood again.
     """
-    variance = to.scale**2 * ((to.sigma / to.scale) ** 2 + V_n)
-    share = to.variance / (to.variance + variance)
-    return to._replace(mean=to.mean + share * (to.scale * x - to.mean), std=(share * variance).sqrt())
+    variance = transition.alpha**2 * ((transition.sigma / transition.alpha) ** 2 + V_n)
+    fraction = transition.variance / (transition.variance + variance)
+    return transition._replace(mean=transition.mean + fraction * (transition.alpha * x - transition.mean), std=(fraction * variance).sqrt())
 
 
-def condition(known: Denoised, x: torch.Tensor, V_n: torch.Tensor, floor: float = 1e-12) -> Denoised:
+def condition(posterior: Denoised, x: torch.Tensor, V_n: torch.Tensor, floor: float = 1e-12) -> Denoised:
     r"""What is known of $s_0$ once $x = s_0 + n$, $n \sim \mathcal{N}(0, V_n)$, is seen too: product of two Gaussians.
 
     Its mean makes the score of the posterior, by Tweedie's formula: exact where $s_0$ given $s_t$ is a Gaussian of
-    independent bins, with the prior's own variance where the pseudo-likelihood has $\sigma_t^2 / \delta_t^2$.
+    independent bins, with the prior's own variance where the pseudo-likelihood has $\sigma_t^2 / \alpha_t^2$.
 
     >>> made = condition(Denoised(torch.tensor(0.0), torch.tensor(3.0)), torch.tensor(4.0), torch.tensor(1.0))
     >>> float(made.mean), float(made.variance)
     (3.0, 0.75)
     """
-    G = known.variance / (known.variance + V_n).clamp_min(floor)
-    return Denoised(known.mean + G * (x - known.mean), G * V_n)
+    G = posterior.variance / (posterior.variance + V_n).clamp_min(floor)
+    return Denoised(posterior.mean + G * (x - posterior.mean), G * V_n)

@@ -42,12 +42,12 @@ def em(
     *,
     iterations: int,
     generators: Any,
-    update: Callable[[Any, torch.Tensor, torch.Tensor | None], Any] = nmf.update,
+    update: Callable[[Any, torch.Tensor, torch.Tensor | None], Any] = nmf.fast_update,
 ) -> Iterator[Step]:
     """Expectation-maximisation of a noise model around any speech prior; yields a `Step` a round.
 
     X complex mixture (..., F, T); `noise` has a variance, and `update` (noise, power, offset) learns it, see
-    `noise_models.NoiseModel`. The last round has an E-step only, so its estimate belongs to the noise model that it carries.
+    `noise_models.NoiseModel`. The last round has an E-step only, so its estimate belongs to the noise model in it.
     """
     state = estep.start(X, generators)
     for i in range(iterations):
@@ -77,7 +77,7 @@ class NMFE(NamedTuple):
 
     def __call__(self, X: torch.Tensor, V_n: torch.Tensor, state: NMFState) -> tuple[NMFState, Expectation]:
         P, speech, V_s = state
-        speech = nmf.update_activations(speech, P[None], (V_s + V_n)[None])
+        speech = nmf.fast_update(speech, P[None], V_n[None], bases=False, variance=V_s)
         V_s = speech.variance
         return NMFState(P, speech, V_s), Expectation(P[None], V_s[None], lambda: gaussian.wiener(X, V_s, V_n))
 
@@ -279,9 +279,9 @@ class ReverseE(NamedTuple):
 
         for i, (t, t_next) in enumerate(hops):
             now = guide if i % self.every == 0 and round >= self.unguided else None
-            s, known = diffusion.step(self.denoise, self.schedule, s, t, t_next, generators=generators, guide=now)
-        speech = s if self.restart else known.mean
-        left = Expectation((X - speech).abs().square(), known.variance, lambda: s.mean(0))
+            s, posterior = diffusion.step(self.denoise, self.schedule, s, t, t_next, generators=generators, guide=now)
+        speech = s if self.restart else posterior.mean
+        left = Expectation((X - speech).abs().square(), posterior.variance, lambda: s.mean(0))
         return ReverseState(round + 1, s, generators), left
 
 
@@ -314,10 +314,10 @@ class GibbsE(NamedTuple):
     def __call__(self, X: torch.Tensor, V_n: torch.Tensor, state: GibbsState) -> tuple[GibbsState, Expectation]:
         done, S, mean, generators = state
         noisy = S + self.sigma * randn_like(S, generators, dim=1)
-        known = diffusion.condition(self.denoise(noisy, self.sigma), X, V_n)
-        S = known.mean
+        posterior = diffusion.condition(self.denoise(noisy, self.sigma), X, V_n)
+        S = posterior.mean
         mean = mean + (S.mean(0) - mean) / max(1, done + 1 - self.burn)
-        power = (X - S).abs().square() + known.variance
+        power = (X - S).abs().square() + posterior.variance
         return GibbsState(done + 1, S, mean, generators), Expectation(power, None, lambda: mean)
 
 

@@ -255,14 +255,14 @@ def anneal(
     *,
     levels: int,
     chains: int,
-    least: float,
+    tau_min: float,
     generators: Generators,
     descend: bool = True,
     steps: int = 0,
     step_scale: float = 0.5,
     fast: bool | None = None,
 ) -> Iterator[LangevinStep]:
-    r"""Draws from p(s | x): noisy chains from the mixture to speech, their noise falling from σ to `least` by levels.
+    r"""Draws from p(s | x): noisy chains from the mixture to speech, their noise falling from σ to `tau_min` by levels.
 
     A signal with noise τ left in it has the posterior $p_\tau(s)\, \mathcal{N}(x - s; 0, (\sigma^2 - \tau^2) I)$, if
     its noise is a part of the mixture's. At τ = σ that is x itself. From τ to τ' < τ a chain goes by
@@ -280,7 +280,7 @@ def anneal(
     each = list(generators)
     sigma, tau = variance.sqrt(), variance.sqrt()
     for i in range(1, levels + 1):
-        lower = sigma * (sigma.clamp_max(least) / sigma) ** (i / levels)
+        lower = sigma * (sigma.clamp_max(tau_min) / sigma) ** (i / levels)
         offset = 31 * i % prior.window  # windows meet elsewhere each time
         if descend:
             mean = denoise(prior, position, tau.square().repeat(chains), offset=offset, fast=fast)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -28,7 +27,7 @@ def init(P: torch.Tensor, rank: int, generators: Generators, W: torch.Tensor | N
 
     Given bases W (F, K) or (B, F, K) they are kept, and only H is drawn (`rank` is then their K).
 
-    >>> from .rng import generators
+    >>> from sepriors.signal.rng import generators
     >>> init(torch.rand(2, 5, 7), rank=3, generators=generators(0, 2)).variance.shape
     torch.Size([2, 5, 7])
     """
@@ -57,54 +56,70 @@ def update(
     power and offset (R, ..., F, T), R draws from a posterior; `bases=False` keeps W. Returns a fresh model; the columns
     of W sum to 1. Raises ValueError where power and W differ in F.
 
-    >>> from .gaussian import is_divergence
-    >>> from .rng import generators
+    >>> from sepriors.signal.gaussian import is_divergence
+    >>> from sepriors.signal.rng import generators
     >>> P = torch.rand(1, 5, 7)
     >>> old = init(P, rank=2, generators=generators(0, 1))
     >>> new = update(old, P[None])
     >>> bool(is_divergence(P, new.variance) <= is_divergence(P, old.variance))
     True
     """
-    if power.shape[-2] != model.W.shape[-2]:
-        F, F_W = power.shape[-2], model.W.shape[-2]
-        raise ValueError(f"power has F={F} but W has F={F_W}; were they made with the same STFT?")
+    _check(model, power)
+    W, H = model
+    P, O = power, 0.0 if offset is None else offset
     if bases:
-        model = update_bases(model, power, _totals(model, power, offset), floor=floor)
-    return update_activations(model, power, _totals(model, power, offset), floor=floor)
+        V = (O + W @ H).clamp_min(floor)
+        W = W * (((P / V**2) @ H.mT).sum(0) / ((1 / V) @ H.mT).sum(0)).sqrt()
+        W, H = _normalised(W.clamp_min(floor), H)
+    V = (O + W @ H).clamp_min(floor)
+    H = H * ((W.mT @ (P / V**2)).sum(0) / (W.mT @ (1 / V)).sum(0)).sqrt()
+    return NMF(W, H.clamp_min(floor))
 
 
-def update_bases(model: NMF, power: torch.Tensor, V: Iterable[torch.Tensor], *, floor: float = FLOOR) -> NMF:
-    """The update of W alone, given the variance V = O + WH (R, ..., F, T), which is overwritten; columns sum to 1."""
+def fast_update(
+    model: NMF,
+    power: torch.Tensor,
+    offset: torch.Tensor | None = None,
+    *,
+    bases: bool = True,
+    variance: torch.Tensor | None = None,
+    floor: float = FLOOR,
+) -> NMF:
+    """`update`, a draw after the other, whose arrays stay in cache: up to three times as fast, and what EM calls.
+
+    `variance` is W H, if it is at hand.
+    """
+    _check(model, power)
     W, H = model
-    A, B = _ratios(power, V, floor)
-    # not A @ H.mT: there the last bit depends on how memory is aligned, hence on an utterance's place in the batch
-    W = (W * ((H @ A.mT) / (H @ B.mT)).sqrt().mT).clamp_min(floor)
-    scale = W.sum(-2, keepdim=True)
-    return NMF(W / scale, H * scale.mT)
-
-
-def update_activations(model: NMF, power: torch.Tensor, V: Iterable[torch.Tensor], *, floor: float = FLOOR) -> NMF:
-    """The update of H alone, given the variance V = O + WH (R, ..., F, T), which is overwritten."""
-    W, H = model
-    A, B = _ratios(power, V, floor)
+    if bases:
+        A, B = _ratios(power, W @ H if variance is None else variance, offset, floor)
+        # not A @ H.mT: there the last bit depends on how memory is aligned, hence on an utterance's place in the batch
+        W, H = _normalised((W * ((H @ A.mT) / (H @ B.mT)).sqrt().mT).clamp_min(floor), H)
+        variance = None
+    A, B = _ratios(power, W @ H if variance is None else variance, offset, floor)
     return NMF(W, (H * ((W.mT @ A) / (W.mT @ B)).sqrt()).clamp_min(floor))
 
 
-def _totals(model: NMF, power: torch.Tensor, offset: torch.Tensor | None) -> Iterator[torch.Tensor]:
-    """O_r + WH (..., F, T) for each draw in turn, in memory of its own."""
-    WH = model.variance
-    for r in range(len(power)):
-        yield WH.clone() if offset is None else WH + offset[r]
+def _check(model: NMF, power: torch.Tensor) -> None:
+    if power.shape[-2] != model.W.shape[-2]:
+        F, F_W = power.shape[-2], model.W.shape[-2]
+        raise ValueError(f"power has F={F} but W has F={F_W}; were they made with the same STFT?")
 
 
-def _ratios(power: torch.Tensor, V: Iterable[torch.Tensor], floor: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sums over draws of P / V² and 1 / V: memory-bound, the largest cost of the book's NMF.
+def _normalised(W: torch.Tensor, H: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same product, the columns of W summing to 1."""
+    scale = W.sum(-2, keepdim=True)
+    return W / scale, H * scale.mT
 
-    So V gives its memory, and one draw follows the other: its arrays stay in cache.
-    """
+
+def _ratios(
+    power: torch.Tensor, WH: torch.Tensor, offset: torch.Tensor | None, floor: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sums over draws of P / V² and 1 / V (..., F, T): memory-bound, the largest cost of the book's NMF."""
     total: list[torch.Tensor] = []
-    for P_r, V_r in zip(power, V, strict=True):
-        B = V_r.reciprocal_().clamp_max_(1 / floor)
+    for r, P_r in enumerate(power):
+        V = WH.clone() if offset is None else WH + offset[r]
+        B = V.reciprocal_().clamp_max_(1 / floor)
         A = torch.mul(B, B).mul_(P_r)
         total = [total[0].add_(A), total[1].add_(B)] if total else [A, B]
     A, B = total
@@ -127,5 +142,5 @@ def fit(P: torch.Tensor, rank: int, *, iterations: int, generators: Generators) 
     """The factorisation of a power spectrogram P (B, F, T) after so many updates of both factors."""
     model = init(P, rank, generators)
     for _ in range(iterations):
-        model = update(model, P[None])
+        model = fast_update(model, P[None])
     return model

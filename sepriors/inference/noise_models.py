@@ -43,7 +43,7 @@ class FreeNMF:
         return nmf.init(X.abs().square(), self.rank, generators)
 
     def update(self, noise: NMF, power: torch.Tensor, offset: torch.Tensor | None) -> NMF:
-        return nmf.update(noise, power, offset)
+        return nmf.fast_update(noise, power, offset)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ class TrainedNMF:
         return nmf.init(X.abs().square(), self.bases.shape[-1], generators, self.bases.to(x))
 
     def update(self, noise: NMF, power: torch.Tensor, offset: torch.Tensor | None) -> NMF:
-        return nmf.update(noise, power, offset, bases=False)
+        return nmf.fast_update(noise, power, offset, bases=False)
 
 
 class Linearised(NamedTuple):
@@ -101,4 +101,4 @@ class Begun:
 
     def update(self, noise: Linearised, power: torch.Tensor, offset: torch.Tensor | None) -> Linearised:
         plain = None if offset is None else offset / noise.gain
-        return noise._replace(model=nmf.update(noise.model, power / noise.gain, plain, bases=False))
+        return noise._replace(model=nmf.fast_update(noise.model, power / noise.gain, plain, bases=False))
