@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from sepriors import __version__, methods, metrics, weights
 from sepriors.files import atomic_write
-from sepriors.lab import bench, corpora, jobs, peers, plots, recipes
+from sepriors.lab import bench, corpora, jobs, peers, plots, recipes, train
 from sepriors.lab.corpora import sets
-from sepriors.lab.training import fitting, train
+from sepriors.lab.training import fitting
 from sepriors.signal import audio, mixing, rng
 
 LOSSLESS = (".wav", ".flac", ".aiff", ".aif", ".w64", ".caf", ".wave", ".rf64", ".aifc", ".au", ".snd")

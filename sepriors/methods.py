@@ -368,7 +368,7 @@ class OracleWiener(Method):
 
 
 class MethodSpec(NamedTuple):
-    """What `sepriors methods` lists: what a method is, the cards it needs, how to make it, how it departs from its source.
+    """What `sepriors methods` lists: what a method is, its cards, how to make it, how it departs from its source.
 
     `departures` is empty where it does not.
     """

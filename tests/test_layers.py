@@ -1,7 +1,8 @@
-"""A module imports only from lower levels of the table in ARCHITECTURE.md."""
+"""Who imports whom: no circles, the core never the laboratory, and the picture of ARCHITECTURE.md is the code's."""
 
 import ast
 import re
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -9,85 +10,99 @@ import pytest
 import sepriors
 
 PACKAGE = Path(sepriors.__file__).parent
-TABLE = (PACKAGE.parent / "ARCHITECTURE.md").read_text("utf-8")
-FACE = "__init__"  # the public face: it may import anything, and only the command may import from it
+PICTURE = (PACKAGE.parent / "ARCHITECTURE.md").read_text("utf-8")
+FACE = {"sepriors", "sepriors.lab"}  # they import what others ask them for, and nothing imports them
 
 
-def levels():
-    """Level by module, from the rows '| 6 | `claims` `plots` | ...'."""
-    rows = re.findall(r"^\| (\d+) \| ((?:`[\w/]+` ?)+)\|", TABLE, re.MULTILINE)
-    return {name.rstrip("/"): int(level) for level, names in rows for name in re.findall(r"`([\w/]+)`", names)}
+def module_of(path):
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-LEVELS = levels()
+SOURCES = {module_of(path): path.read_text("utf-8") for path in sorted(PACKAGE.rglob("*.py"))}
 
 
-def sources():
-    """(module of the table, file) for every file of the package."""
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(PACKAGE).with_suffix("").parts
-        if parts != (FACE,) and parts[0] != "cards":
-            yield parts[0], path
-
-
-def imported(source: str, depth: int) -> set[str]:
-    """The modules of the table that a source imports, wherever in it; `depth` folders below the package's own."""
+def imported(source, modules=frozenset(SOURCES)):
+    """The modules of the package that a source imports, wherever in it."""
     found = set()
     for node in ast.walk(ast.parse(source)):
-        names = []
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            up = node.level - depth  # 1: the package itself
-            if node.level and up < 1:
-                continue  # a neighbour inside the same subpackage
-            start = ["sepriors"] if node.level else []
-            base = ".".join([*start, *([node.module] if node.module else [])])
-            names = [f"{base}.{alias.name}" for alias in node.names]
-        for name in names:
-            first, *rest = name.split(".")
-            if first == "sepriors":
-                found.add(rest[0] if rest and rest[0] in LEVELS else FACE)
-    return found
+            assert node.level == 0, "imports are absolute"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in modules else node.module for name in names}
+    return found & modules
 
 
-def wrong(module: str, source: str, depth: int = 0) -> set[str]:
-    """What a module imports against the rule."""
-    there = imported(source, depth) - {module}
-    return {m for m in there if (m == FACE and module != "__main__") or LEVELS.get(m, -1) >= LEVELS[module]}
+ARROWS = {module: imported(source) - {module} for module, source in SOURCES.items()}
 
 
-def test_the_table_has_every_module_and_no_other():
-    assert LEVELS.keys() == {module for module, _ in sources()}
-    assert set(LEVELS.values()) == set(range(max(LEVELS.values()) + 1))
+def room(module):
+    """The room of the picture that a module is in: a folder, or a file that stands by itself."""
+    parts = module.split(".")[1:]
+    return ".".join(parts[: 2 if parts[0] == "lab" else 1])
 
 
-@pytest.mark.parametrize(("module", "path"), [pytest.param(m, p, id=str(p.relative_to(PACKAGE))) for m, p in sources()])
-def test_arrows_point_down(module, path):
-    depth = len(path.relative_to(PACKAGE).parts) - 1
-    assert wrong(module, path.read_text("utf-8"), depth) == set()
+def rooms():
+    inside = {m for m in SOURCES if m not in FACE}
+    arrows = {room(m): set() for m in inside}
+    for m in inside:
+        arrows[room(m)] |= {room(to) for to in ARROWS[m] & inside} - {room(m)}
+    return arrows
+
+
+def floors(arrows):
+    """The rooms, floor by floor: each stands on the highest that it imports from."""
+    floor = {}
+    for name in TopologicalSorter(arrows).static_order():
+        floor[name] = 1 + max((floor[to] for to in arrows[name]), default=-1)
+    return [sorted(n for n in floor if floor[n] == i) for i in range(1 + max(floor.values()))]
+
+
+def drawing(arrows):
+    return "\n".join(f"{i:2}  " + "  ".join(names) for i, names in reversed(list(enumerate(floors(arrows)))))
+
+
+def test_no_module_imports_in_a_circle():
+    with pytest.raises(CycleError):
+        TopologicalSorter({"a": {"b"}, "b": {"a"}}).prepare()
+    inside = {m: {to for to in arrows if to not in FACE} for m, arrows in ARROWS.items() if m not in FACE}
+    TopologicalSorter(inside).prepare()
+    TopologicalSorter(rooms()).prepare()
+
+
+def test_the_core_never_imports_the_laboratory():
+    core = [m for m in SOURCES if not m.startswith("sepriors.lab") and m != "sepriors.__main__"]
+    assert {m: to for m in core for to in ARROWS[m] if to.startswith("sepriors.lab")} == {}
+
+
+def test_nothing_imports_the_face():
+    assert {m for m, arrows in ARROWS.items() if arrows & FACE and m not in FACE} <= {"sepriors.__main__"}
+
+
+def test_inference_and_priors_do_not_know_each_other():
+    arrows = rooms()
+    assert "priors" not in arrows["inference"]
+    assert "inference" not in arrows["priors"]
+    assert arrows["signal"] <= {"files"}
+
+
+def test_the_picture_is_that_of_the_imports():
+    (found,) = re.findall(r"```text layers\n(.*?)\n```", PICTURE, re.DOTALL)
+    assert found == drawing(rooms()), f"expected this picture in ARCHITECTURE.md:\n{drawing(rooms())}"
 
 
 @pytest.mark.parametrize(
-    ("module", "source", "depth", "caught"),
+    ("source", "found"),
     [
-        ("nmf", "from .methods import make", 0, {"methods"}),  # upward
-        ("nmf", "from . import bench", 0, {"bench"}),
-        ("nmf", "import sepriors.lab.plots", 0, {"plots"}),
-        ("nmf", "from sepriors.inference.em import em", 0, {"em"}),
-        ("nmf", "from sepriors import metrics, rng", 0, {"metrics"}),
-        ("nmf", "from .spp import noise_power", 0, {"spp"}),  # sideways
-        ("nmf", "def f():\n    if True:\n        from .weights import load", 0, {"weights"}),  # hidden in a function
-        ("nmf", "from . import METHODS", 0, {FACE}),  # by way of the face
-        ("nmf", "import sepriors as sp", 0, {FACE}),
-        ("corpora", "from ..methods import make", 1, {"methods"}),  # from inside a subpackage
-        ("corpora", "from .. import train", 1, {"train"}),
-        ("nmf", "from .rng import rand\nfrom . import mixing, stft\nimport torch, bench", 0, {"mixing"}),
-        ("corpora", "from .manifest import base\nfrom . import synthetic\nfrom ..audio import read", 1, set()),
-        ("corpora", "from sepriors.lab.corpora import fetch", 0, set()),
-        ("__main__", "from . import __version__, bench", 0, set()),
-        ("methods", "from . import em, nmf", 0, set()),
+        ("from sepriors.methods import make", {"sepriors.methods"}),
+        ("from sepriors import methods, weights", {"sepriors.methods", "sepriors.weights"}),
+        ("from sepriors import METHODS", {"sepriors"}),
+        ("import sepriors.lab.plots", {"sepriors.lab.plots"}),
+        ("def f():\n    if True:\n        from sepriors.lab import bench", {"sepriors.lab.bench"}),
+        ("import torch, bench", set()),
     ],
 )
-def test_the_check_catches_what_it_should(module, source, depth, caught):
-    assert wrong(module, source, depth) == caught
+def test_what_a_source_imports(source, found):
+    assert imported(source) == found

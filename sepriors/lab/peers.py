@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from sepriors.inference.em import Step
+from sepriors.protocols import Step
 from sepriors.signal.audio import resample
 from sepriors.signal.rng import Generators
 
