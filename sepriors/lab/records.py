@@ -1,0 +1,432 @@
+"""Records: what was measured once, at full size, kept in git as text, and checked by every build.
+
+A record is the rows of one method on one set: `records/SET/METHOD.csv`, a row a mixture, and above them, as TOML behind
+'# ', what they depend on. It is valid while its set, its cards and its settings are the present ones, its rows are as
+they were written, and measuring some of them again gives the same numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import os
+import random
+import re
+import time
+import tomllib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from filelock import FileLock, Timeout
+
+from sepriors import __version__, methods, weights
+from sepriors.files import atomic_write
+from sepriors.lab import peers
+from sepriors.lab.bench import NOISY, PACKAGES, commit, provenance
+from sepriors.lab.corpora import Corpora, bench_set
+from sepriors.lab.jobs import WorkerPool, as_completed
+from sepriors.metrics import CLEAN_FREE, METRICS, score_many
+from sepriors.running import enhance
+
+# How far a number may be from its record on another processor, which rounds differently
+TOLERANCE = {"si_sdr": 0.05, "fwsnrseg": 0.05, "stoi": 0.002, "estoi": 0.002} | dict.fromkeys(
+    ("pesq_wb", "pesq_nb", "pesq_raw", "csig", "cbak", "covl", "dnsmos_sig", "dnsmos_bak", "dnsmos_ovr"), 0.02
+)
+
+
+class RecordError(ValueError):
+    """A record, or a set of them, that is not what it should be."""
+
+
+@dataclass(frozen=True)
+class RecordSet:
+    """A set of `sets.toml`: how its mixtures are made, and the hash of what they are made of."""
+
+    name: str
+    kind: str  # 'real' and 'white', see `corpora.bench_set`; 'pairs' as they were recorded; 'far-field' without speech
+    domain: str = "matched"
+    files: int = 44
+    seconds: float = 6.0
+    snrs: tuple[float, ...] = (-5.0, 0.0, 5.0)
+    split: str = "test"
+    seed: int = 0
+    metrics: tuple[str, ...] = ()  # none: all that the set allows
+    wider: dict[str, float] = field(default_factory=dict)  # methods whose tolerance is so many times as wide
+    sha256: str = ""
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """What is measured on it."""
+        return self.metrics or (CLEAN_FREE if self.kind == "far-field" else tuple(METRICS))
+
+    def excerpts(self, corpora: Corpora) -> list[Excerpt]:
+        """Its files; raises RecordError where the corpora make others than the hash says."""
+        made = list(self._excerpts(corpora))
+        if self.sha256 and (found := digest(made)) != self.sha256:
+            raise RecordError(f"set {self.name}: expected excerpts of hash {self.sha256[:12]}, got {found[:12]}")
+        return made
+
+    def _excerpts(self, corpora: Corpora) -> Iterator[Excerpt]:
+        if self.kind == "far-field":
+            for row in corpora.select(kind="real", split=self.split).itertuples():
+                yield Excerpt(f"{row.speaker or row.corpus}/{row.path}", (0.0,), corpora.read(row.path)[None], None)
+        elif self.kind == "pairs":
+            rows = {kind: corpora.select(kind=kind, split=self.split) for kind in ("pair-clean", "pair-noisy")}
+            clean = {Path(path).name: path for path in rows["pair-clean"]["path"]}
+            for row in rows["pair-noisy"].itertuples():
+                noisy, speech = corpora.read(row.path), corpora.read(clean[Path(row.path).name])
+                yield Excerpt(f"{row.speaker}/{row.path}", (0.0,), noisy[None], speech)
+        else:
+            sets_at = bench_set(
+                corpora, self.kind, domain=self.domain, files=self.files, seconds=self.seconds, snrs=self.snrs,
+                split=self.split, seed=self.seed,
+            )  # fmt: skip
+            for i, key in enumerate(sets_at[0].key):
+                yield Excerpt(key, self.snrs, torch.stack([m.noisy[i] for m in sets_at]), sets_at[0].clean[i])
+
+
+class Excerpt(NamedTuple):
+    """A file of a set: noisy (SNRs, N), and its clean speech (N,) where that is known.
+
+    What was recorded as it is has one SNR, which nobody knows: 0 stands for it.
+    """
+
+    key: str
+    snrs: tuple[float, ...]
+    noisy: torch.Tensor
+    clean: torch.Tensor | None
+
+
+def digest(excerpts: Sequence[Excerpt]) -> str:
+    """What a set is made of: keys, SNRs, and the level of each tenth of a second to a decibel, equal everywhere."""
+    found = hashlib.sha256()
+    for key, snrs, noisy, _ in excerpts:
+        power = noisy.double().unfold(-1, 1600, 1600).square().mean(-1).clamp_min(1e-9)
+        found.update(repr((key, snrs, noisy.shape[-1])).encode())
+        found.update((10 * power.log10()).floor().to(torch.int16).numpy().tobytes())
+    return found.hexdigest()
+
+
+def folder() -> Path:
+    """Where the records lie: SEPRIORS_RECORDS, or `records` beside the package in a checkout."""
+    return Path(os.environ.get("SEPRIORS_RECORDS") or Path(__file__).parents[2] / "records")
+
+
+@lru_cache
+def sets(where: Path | None = None) -> dict[str, RecordSet]:
+    """The sets of `sets.toml`, by name."""
+    path = (where or folder()) / "sets.toml"
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+        return {name: RecordSet(name, **_tuples(facts)) for name, facts in content.items()}
+    except (OSError, ValueError, TypeError) as error:
+        raise RecordError(f"{path}: expected sets in TOML, got {error}") from error
+
+
+def _tuples(facts: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()}
+
+
+# ---------------------------------------------------------------------------- what a method is
+
+
+def make(name: str) -> Any:
+    """The method of a record: one of ours, what people use today, or None for the noisy mixture itself."""
+    if name == NOISY:
+        return None
+    return peers.PEERS[name]() if name in peers.PEERS else methods.make(name)
+
+
+def cards_of(name: str) -> dict[str, str]:
+    """The sha256 of each card that a method needs."""
+    known = weights.cards()
+    return {card: known[card]["sha256"] for card in methods.METHODS[name].cards} if name in methods.METHODS else {}
+
+
+def settings(value: Any) -> str:
+    """A method's choices in one line; of networks and tensors, what kind they are: their cards say the rest."""
+    if isinstance(value, torch.nn.Module):
+        return type(value).__name__
+    if isinstance(value, torch.Tensor):
+        return f"Tensor{tuple(value.shape)}"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value) if f.name != "running")
+        return f"{type(value).__name__}({', '.join(f'{k}={settings(v)}' for k, v in fields)})"
+    if isinstance(value, tuple):
+        named = zip(getattr(value, "_fields", [""] * len(value)), value, strict=True)
+        inner = ", ".join(f"{k}={settings(v)}" if k else settings(v) for k, v in named)
+        return f"{type(value).__name__ if hasattr(value, '_fields') else ''}({inner})"
+    if isinstance(value, partial):
+        return settings((value.func.__name__, *value.args, *value.keywords.items()))
+    return getattr(value, "__qualname__", None) or repr(value)
+
+
+# ---------------------------------------------------------------------------- a record and its file
+
+
+class Record(NamedTuple):
+    """The rows of one method on one set, and what they depend on."""
+
+    facts: dict[str, Any]
+    rows: pd.DataFrame
+
+    def problems(self, made: RecordSet, name: str) -> list[str]:
+        """Why the record is stale, a reason each; none where it is valid as far as reading can tell."""
+        if name != NOISY and name not in {*methods.METHODS, *peers.PEERS}:
+            return [f"there is no method {name} any more"]
+        found = []
+        if self.facts.get("set_sha256") != made.sha256:
+            found.append(f"its set {made.name} was another")
+        for card, sha256 in cards_of(name).items():
+            if self.facts.get("cards", {}).get(card) != sha256:
+                found.append(f"the card {card} is another")
+        if name in methods.METHODS and self.facts.get("settings") != settings(make(name)):
+            found.append("the method's settings were others")
+        if self.facts.get("rows_sha256") != _hash_of(self.rows):
+            found.append("its rows are not as they were written")
+        return found
+
+
+def path_of(set_name: str, method: str, where: Path | None = None) -> Path:
+    """The file of a record."""
+    return (where or folder()) / set_name / f"{method}.csv"
+
+
+def read(path: Path) -> Record:
+    """A record, or the part of one that is being measured; raises RecordError for a file that is none."""
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path}: expected a record, got {error}") from error
+    if mark := re.search(r"^(<{7}|={7}|>{7})", text, re.MULTILINE):
+        raise RecordError(f"{path}: expected a record, got one in conflict ({mark[0]}); measure it again: make records")
+    head = [line for line in text.splitlines() if line.startswith("# ")]
+    try:
+        facts = tomllib.loads("\n".join(line[2:] for line in head))
+        rows = pd.read_csv(io.StringIO(text), comment="#", dtype={"key": str, "why": str}, keep_default_na=True)
+        rows["why"] = rows["why"].fillna("")
+        return Record(facts, rows.set_index(["key", "snr_db"]).sort_index())
+    except (ValueError, KeyError) as error:
+        raise RecordError(f"{path}: expected a header and rows, got {error}") from error
+
+
+def _text(rows: pd.DataFrame) -> str:
+    return rows.sort_index().to_csv(float_format="%.4f", lineterminator="\n")
+
+
+def _hash_of(rows: pd.DataFrame) -> str:
+    return hashlib.sha256(_text(rows).encode()).hexdigest()
+
+
+def _header(facts: dict[str, Any]) -> str:
+    def toml(value: Any) -> str:
+        if isinstance(value, dict):
+            return "{" + ", ".join(f'"{k}" = {toml(v)}' for k, v in value.items()) + "}"
+        if isinstance(value, (bool, int, float)):
+            return str(value).lower()
+        return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+    return "".join(f"# {key} = {toml(value)}\n" for key, value in facts.items())
+
+
+def write(path: Path, facts: dict[str, Any], rows: pd.DataFrame) -> None:
+    """Write a record whole or not at all."""
+    rows = rows.sort_index().round(4)
+    with atomic_write(path) as part:
+        part.write_text(_header({**facts, "rows_sha256": _hash_of(rows)}) + _text(rows), "utf-8")
+
+
+def table(set_name: str, names: Iterable[str], where: Path | None = None) -> pd.DataFrame:
+    """The records of some methods as `bench` knows them: method, snr_db, file, the measures, rtf, peak_mb, why.
+
+    Raises RecordError for a record that is missing or stale: it judges nothing.
+    """
+    made, frames = sets(where)[set_name], []
+    for name in names:
+        record = read(path_of(set_name, name, where))
+        if found := record.problems(made, name):
+            raise RecordError(f"{path_of(set_name, name, where)}: stale, {'; '.join(found)}; measure it: make records")
+        frames.append(record.rows.reset_index().rename(columns={"key": "file"}).assign(method=name))
+    return pd.concat(frames, ignore_index=True)
+
+
+# ---------------------------------------------------------------------------- measuring
+
+
+class Unit(NamedTuple):
+    """An excerpt at all its SNRs, for one method: what a worker measures at a time; arrays travel well."""
+
+    method: str
+    key: str
+    snrs: tuple[float, ...]
+    noisy: np.ndarray  # (SNRs, N)
+    clean: np.ndarray | None
+    seed: int
+    metrics: tuple[str, ...]
+    device: str
+
+
+def units(made: RecordSet, excerpts: Sequence[Excerpt], method: str, device: str = "cpu") -> Iterator[Unit]:
+    """The work of a record, file by file; each file has a seed of its own."""
+    for i, (key, snrs, noisy, clean) in enumerate(excerpts):
+        speech = None if clean is None else clean.numpy()
+        yield Unit(method, key, snrs, noisy.numpy(), speech, made.seed + i, made.measures, device)
+
+
+@lru_cache(maxsize=2)
+def _cached(name: str) -> Any:
+    return make(name)
+
+
+def measure(unit: Unit) -> list[dict[str, Any]]:
+    """The rows of a unit: every measure, and how long it took, as a share of the audio's length."""
+    noisy = torch.from_numpy(unit.noisy).to(unit.device)
+    method, begun = _cached(unit.method), time.perf_counter()
+    estimate = noisy if method is None else enhance(noisy, method, unit.seed)
+    rtf = (time.perf_counter() - begun) / (noisy.numel() / 16000) if method is not None else 0.0
+    pairs = ((unit.clean, x) for x in estimate.cpu().numpy())
+    return [
+        {
+            "key": unit.key, "snr_db": snr, **{m: s.values[m] for m in unit.metrics}, "rtf": rtf, "peak_mb": _peak_mb(),
+            "why": "; ".join(f"{m}: {reason}" for m, reason in s.reasons.items()),
+        }
+        for snr, s in zip(unit.snrs, score_many(pairs, 16000, unit.metrics), strict=True)
+    ]  # fmt: skip
+
+
+def _peak_mb() -> float:
+    """The greatest resident memory of this process so far, MB; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def record(
+    made: RecordSet,
+    excerpts: Sequence[Excerpt],
+    method: str,
+    pool: WorkerPool,
+    *,
+    device: str = "cpu",
+    where: Path | None = None,
+) -> Iterator[str]:
+    """Measure what is missing of a record; yields the key of each file as it is done, and writes it at once.
+
+    Rows lie in METHOD.part.csv until all are there, from where another call goes on. Raises RecordError where another
+    process measures the same record.
+    """
+    path = path_of(made.name, method, where)
+    part = path.with_name(f"{method}.part.csv")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(f"{part}.lock", timeout=0):
+            facts = _facts(made, method, pool, device)
+            rows = _begun(part, facts)
+            for unit, found in as_completed(
+                pool, measure, (u for u in units(made, excerpts, method, device) if (u.key, u.snrs[0]) not in rows)
+            ):
+                rows |= {(row["key"], row["snr_db"]): row for row in found}
+                write(part, facts, _frame(rows.values()))
+                yield unit.key
+            write(path, facts, _frame(rows.values()))
+            part.unlink(missing_ok=True)
+    except Timeout as error:
+        raise RecordError(f"{path}: another process is measuring this record") from error
+
+
+def _frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame(rows).set_index(["key", "snr_db"])
+
+
+def _facts(made: RecordSet, method: str, pool: WorkerPool, device: str) -> dict[str, Any]:
+    here = provenance()
+    ours = method in methods.METHODS
+    return {
+        "set": made.name, "set_sha256": made.sha256, "method": method, "cards": cards_of(method),
+        "settings": settings(make(method)) if ours else "",
+        "sepriors": f"{__version__}, commit {commit()}", "cpu": here["hardware"]["cpu"], "device": device,
+        "processes": pool.size(), "threads": torch.get_num_threads(),
+        "versions": {p: here["versions"][p] for p in PACKAGES}, "finished": here["finished"],
+    }  # fmt: skip
+
+
+SAME = ("set_sha256", "cards", "settings")  # what makes rows of two calls those of one record
+
+
+def _begun(part: Path, facts: dict[str, Any]) -> dict[tuple[str, float], dict[str, Any]]:
+    """The rows that an earlier call has left, if they are of the same record."""
+    if not part.is_file():
+        return {}
+    found = read(part)
+    if any(found.facts.get(name) != facts[name] for name in SAME):
+        return {}
+    rows: list[dict[str, Any]] = found.rows.reset_index().to_dict("records")  # type: ignore[assignment]
+    return {(row["key"], row["snr_db"]): row for row in rows}
+
+
+# ---------------------------------------------------------------------------- checking
+
+
+class Check(NamedTuple):
+    """A number of a record beside the same one measured now."""
+
+    set: str
+    method: str
+    key: str
+    snr_db: float
+    metric: str
+    recorded: float
+    measured: float
+    tolerance: float
+
+    @property
+    def agrees(self) -> bool:
+        both = np.isnan(self.recorded) and np.isnan(self.measured)
+        return bool(both or abs(self.recorded - self.measured) <= self.tolerance)
+
+
+def drawn(keys: Sequence[str], count: int, seed: str) -> list[str]:
+    """Some of the files, drawn by a text such as the commit, so that over time all are visited."""
+    return sorted(random.Random(seed).sample(sorted(set(keys)), min(count, len(set(keys)))))
+
+
+def check(
+    made: RecordSet, excerpts: Sequence[Excerpt], name: str, keys: Iterable[str], where: Path | None = None
+) -> Iterator[Check]:
+    """Measure some files of a record again, and compare."""
+    found, wanted = read(path_of(made.name, name, where)), set(keys)
+    for unit in units(made, excerpts, name):
+        if unit.key not in wanted:
+            continue
+        for row in measure(unit):
+            recorded = found.rows.loc[(row["key"], row["snr_db"])]
+            for metric in made.measures:
+                bound = TOLERANCE[metric] * made.wider.get(name, 1.0)
+                yield Check(made.name, name, unit.key, row["snr_db"], metric, recorded[metric], row[metric], bound)
+
+
+def overview(where: Path | None = None) -> pd.DataFrame:
+    """Every record there should be: set, method, rows, and what is wrong with it ('' where nothing is)."""
+    rows = []
+    for made in sets(where).values():
+        for name in [NOISY, *methods.METHODS, *peers.PEERS]:
+            path = path_of(made.name, name, where)
+            if not path.is_file():
+                rows.append({"set": made.name, "method": name, "rows": 0, "problem": "missing"})
+                continue
+            try:
+                found = read(path)
+                problem, count = "; ".join(found.problems(made, name)), len(found.rows)
+            except RecordError as error:
+                problem, count = str(error), 0
+            rows.append({"set": made.name, "method": name, "rows": count, "problem": problem})
+    return pd.DataFrame(rows)
