@@ -29,7 +29,7 @@ from sepriors import weights
 from sepriors.files import atomic_write
 from sepriors.lab.claims import Interval, bootstrap
 from sepriors.lab.corpora.sets import clusters_of
-from sepriors.lab.jobs import WorkerPool, as_completed, cached_method
+from sepriors.lab.jobs import BATCH, WorkerPool, as_completed, cached_method
 from sepriors.metrics import METRICS, check_names, score_many
 from sepriors.protocols import Method
 from sepriors.running import enhance
@@ -37,7 +37,6 @@ from sepriors.signal.mixing import Mixture
 
 NOISY = "noisy"  # the row that every other is compared with
 PACKAGES = ("torch", "numpy", "pesq", "pystoi", "speechmos")  # a change of one of them may change a number
-BATCH = 16  # utterances at once: past that two cores gain nothing
 
 
 class Cost(NamedTuple):
@@ -148,9 +147,9 @@ def run_parallel(
     folder: Path | None = None,
     executor: Executor | None = None,
 ) -> Iterator[tuple[Place, dict[str, Any]]]:
-    """The records of `run` by a crew, each with its place, as they come; `ordered` makes the table of them.
+    """The records of `run` by a worker pool, each with its place, as they come; `ordered` makes the table of them.
 
-    A job is a method on a file; a crew of this process alone takes files together, as `run` does, and measures over
+    A job is a method on a file; this process alone takes files together, as `run` does, and measures over
     `executor`. A value of `methods` that is a name is made by each worker, once. Records that `folder` has are not made
     again; each new one is written there at once. They are found by all that they depend on: code, cards, libraries,
     name of the method, signals, seed and measures. Further columns say how the cost came about: `workers` at once,
@@ -232,8 +231,8 @@ def _digest(*parts: Any) -> str:
 
 def code() -> str:
     """A digest of what a number depends on besides signals and settings: this package, its cards, the libraries."""
-    here = Path(__file__).parent
-    sources = [path.read_bytes() for path in [*sorted(here.rglob("*.py")), weights.folder() / "cards.toml"]]
+    package = Path(weights.__file__).parent
+    sources = [path.read_bytes() for path in [*sorted(package.rglob("*.py")), weights.folder() / "cards.toml"]]
     return _digest(*sources, *(version(package) for package in PACKAGES))
 
 

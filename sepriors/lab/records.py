@@ -74,15 +74,18 @@ class RecordSet:
         return made
 
     def _excerpts(self, corpora: Corpora) -> Iterator[Excerpt]:
+        def paths(kind: str) -> list[tuple[str, str]]:
+            rows = corpora.select(kind=kind, split=self.split)
+            return list(zip(rows["speaker"].where(rows["speaker"] != "", rows["corpus"]), rows["path"], strict=True))
+
         if self.kind == "far-field":
-            for row in corpora.select(kind="real", split=self.split).itertuples():
-                yield Excerpt(f"{row.speaker or row.corpus}/{row.path}", (0.0,), corpora.read(row.path)[None], None)
+            for speaker, path in paths("real"):
+                yield Excerpt(f"{speaker}/{path}", (0.0,), corpora.read(path)[None], None)
         elif self.kind == "pairs":
-            rows = {kind: corpora.select(kind=kind, split=self.split) for kind in ("pair-clean", "pair-noisy")}
-            clean = {Path(path).name: path for path in rows["pair-clean"]["path"]}
-            for row in rows["pair-noisy"].itertuples():
-                noisy, speech = corpora.read(row.path), corpora.read(clean[Path(row.path).name])
-                yield Excerpt(f"{row.speaker}/{row.path}", (0.0,), noisy[None], speech)
+            clean = {Path(path).name: path for _, path in paths("pair-clean")}
+            for speaker, path in paths("pair-noisy"):
+                speech = corpora.read(clean[Path(path).name])
+                yield Excerpt(f"{speaker}/{path}", (0.0,), corpora.read(path)[None], speech)
         else:
             sets_at = bench_set(
                 corpora, self.kind, domain=self.domain, files=self.files, seconds=self.seconds, snrs=self.snrs,
