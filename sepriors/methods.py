@@ -117,7 +117,7 @@ class VarianceEM:
         """Langevin dynamics with ten parallel states and one step a round (Sadeghi & Serizel, 2023 and 2024)."""
         # Deviation: steps in the shape of a clean frame's posterior, stable wherever; a gain a frame; two of the states
         # serve the rounds, where more change little, and all ten the estimate.
-        walk = Langevin(0.5, prior.posterior_shape(share=1.0))
+        walk = Langevin(0.5, prior.posterior_shape(fraction=1.0))
         return cls(prior, MCMC(walk, steps=1, chains=2, start_variance=0.01, final_steps=10, final_times=5), **choices)
 
     def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
@@ -482,7 +482,7 @@ def recurrent_ldem(chains: int, final_times: int, **choices: Any) -> VarianceEM:
     # Deviation: steps in the shape of a clean frame's posterior, since a plain one of .01 diverges there; averaged
     # noise; `chains` states serve the rounds, `final_times` as many the estimate; no perturbation between rounds.
     prior = priors.load("rvae")
-    walk = Langevin(0.5, prior.posterior_shape(share=1.0), averaged=True)
+    walk = Langevin(0.5, prior.posterior_shape(fraction=1.0), averaged=True)
     latent = MCMC(walk, steps=1, chains=chains, start_variance=0.01, final_steps=5, final_times=final_times)
     return recurrent(latent, prior, **choices)
 
