@@ -117,7 +117,7 @@ def ldem(prior: Any, **choices: Any) -> NoiseEM:
     """Langevin dynamics with ten parallel states and one step a round (Sadeghi & Serizel, 2023 and 2024)."""
     # Deviation: steps in the shape of a clean frame's posterior, stable wherever; a gain a frame; two of the states
     # serve the rounds, where more change little, and all ten the estimate.
-    walk = Langevin(0.5, prior.posterior_shape(share=1.0))
+    walk = Langevin(0.5, prior.posterior_shape(fraction=1.0))
     latent = MCMC(walk, steps=1, chains=2, start_variance=0.01, final_steps=10, final_times=5)
     return variance_em(prior, latent, **choices)
 
@@ -133,7 +133,7 @@ def recurrent_ldem(chains: int, final_times: int, **choices: Any) -> NoiseEM:
     # Deviation: steps in the shape of a clean frame's posterior, since a plain one of .01 diverges there; averaged
     # noise; `chains` states serve the rounds, `final_times` as many the estimate; no perturbation between rounds.
     prior = priors.load("rvae")
-    walk = Langevin(0.5, prior.posterior_shape(share=1.0), averaged=True)
+    walk = Langevin(0.5, prior.posterior_shape(fraction=1.0), averaged=True)
     latent = MCMC(walk, steps=1, chains=chains, start_variance=0.01, final_steps=5, final_times=final_times)
     return recurrent(latent, prior, **choices)
 

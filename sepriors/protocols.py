@@ -47,7 +47,8 @@ class VariancePrior(Protocol):
 class Drawable(Protocol):
     """A posterior of the latent variables that can be drawn from."""
 
-    mean: torch.Tensor
+    @property
+    def mean(self) -> torch.Tensor: ...
 
     def draw(self, noise: torch.Tensor) -> Drawn:
         """A draw for standard normal noise (..., L, T), differentiable, and each frame's divergence from the prior."""

@@ -26,10 +26,10 @@ class WeightsError(ValueError):
 
 
 class Weights(NamedTuple):
-    """Tensors by name, and the configuration that stands in the file's metadata (text by name)."""
+    """Tensors by name, and the configuration that stands in the file's metadata, as JSON has it."""
 
     tensors: dict[str, torch.Tensor]
-    config: dict[str, str]
+    config: dict[str, Any]
 
 
 def folder() -> Path:
@@ -62,7 +62,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def save(path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor], config: Mapping[str, str]) -> None:
+def save(path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> None:
     """Write tensors with their configuration, whole or not at all; the same content gives the same bytes.
 
     The configuration is one JSON text in the metadata: safetensors writes several entries in random order, which would

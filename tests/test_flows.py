@@ -262,7 +262,8 @@ def test_noise_below_the_least():
 
 
 def test_one_seed_one_walk_alone_and_in_company():
-    prior, x, variance = drawn_flow(told=True, dtype=torch.float32), normal(3, 160).float() * 0.03, 1e-3 * V.float()
+    prior = drawn_flow(conditional=True, dtype=torch.float32)
+    x, variance = normal(3, 160).float() * 0.03, 1e-3 * V.float()
 
     def ends(rows, seeds):
         each = generators(seeds, len(seeds))
@@ -278,7 +279,7 @@ def test_one_seed_one_walk_alone_and_in_company():
 
 
 def test_all_of_it_in_inference_mode():
-    prior, told = drawn_flow(dtype=torch.float32), drawn_flow(told=True, dtype=torch.float32)
+    prior, told = drawn_flow(dtype=torch.float32), drawn_flow(conditional=True, dtype=torch.float32)
     x, variance, results = 0.03 * normal(2, 160, dtype=torch.float32), torch.tensor([1e-4, 1e-3]), []
     for mode in (False, True):
         with torch.inference_mode(mode):

@@ -489,7 +489,7 @@ def flow_method(name, **choices):
     """With an untrained flow, and few rounds."""
     if name == "map":
         return FlowMAP(drawn_flow(dtype=torch.float32), **{"iterations": 4} | choices)
-    told = drawn_flow(told=True, dtype=torch.float32, away=0.3)  # no walk is stable where a flow bends more
+    told = drawn_flow(conditional=True, dtype=torch.float32, away=0.3)  # no walk is stable where a flow bends more
     if name == "tweedie":
         return FlowTweedie(told, **{"iterations": 3} | choices)
     return FlowLangevin(told, **{"chains": 2, "iterations": 2, "steps": 1} | choices)
@@ -626,7 +626,7 @@ def test_steps_of_a_flow_method(name):
 
 
 def test_a_mean_over_where_windows_begin():
-    x, told = noisy(2, 2000).noisy, drawn_flow(told=True, dtype=torch.float32, away=0.3)
+    x, told = noisy(2, 2000).noisy, drawn_flow(conditional=True, dtype=torch.float32, away=0.3)
     made = white(x, told, None)
     means = [denoise(told, made.x, made.variance, offset=offset) for offset in (0, 20, 40, 60)]
     steps = list(FlowTweedie(told, iterations=4)(x, generators=generators(0, 2)))
@@ -742,7 +742,7 @@ def test_compressed_rows_do_not_feel_each_other(dtype):
 
 def score_method(name, prior=None, **choices):
     """With an untrained network, and few rounds."""
-    prior = prior or drawn_score(told=name == "diffusion-supervised", dtype=torch.float32)
+    prior = prior or drawn_score(conditional=name == "diffusion-supervised", dtype=torch.float32)
     if name == "diffusion-supervised":
         return Supervised(prior, **{"iterations": 3, "draws": 2} | choices)
     esteps = {
@@ -783,7 +783,7 @@ def test_a_score_method_keeps_any_length(name, length):
 @every_score
 @pytest.mark.parametrize("length", [1, 2000])
 def test_a_score_method_in_another_transform(name, length):
-    prior = drawn_score(told=name == "diffusion-supervised", stft=STFT(64, 32), dtype=torch.float32)
+    prior = drawn_score(conditional=name == "diffusion-supervised", stft=STFT(64, 32), dtype=torch.float32)
     first = replace(speech_and_noise(), stft=STFT(64, 32), speech_bases=torch.ones(33, 2)) if name == "first" else None
     method = score_method(name, prior, **({} if name == "diffusion-supervised" else {"first": first}))
     got = enhance(noisy(2, 4000).noisy[:, -length:], method)
@@ -895,7 +895,7 @@ def test_rounds_of_a_score_method_can_be_looked_at_late(name):
 @every_score
 def test_a_score_network_that_could_learn_leaves_no_gradient(name):
     """And stays as it was, like the signal: in double precision it is a copy that is used."""
-    x, prior = noisy(2, 2000).noisy, drawn_score(told=name == "diffusion-supervised", dtype=torch.float32)
+    x, prior = noisy(2, 2000).noisy, drawn_score(conditional=name == "diffusion-supervised", dtype=torch.float32)
     expected, kept = enhance(x, score_method(name, prior)), x.clone()
     before = {key: p.clone() for key, p in prior.state_dict().items()}
     prior.requires_grad_(True)
@@ -919,7 +919,7 @@ def test_a_network_told_the_mixture_where_none_is_and_the_other_way_round():
     with pytest.raises(ValueError, match="expected no noisy spectrum beside x, got one"):
         enhance(x, score_method("diffusion-supervised", drawn_score()))
     with pytest.raises(ValueError, match="expected a noisy spectrum beside x, got none"):
-        enhance(x, score_method("gibbs", drawn_score(told=True)))
+        enhance(x, score_method("gibbs", drawn_score(conditional=True)))
 
 
 # ------------------------------------------------------------- what a score method is
@@ -970,7 +970,7 @@ def test_a_score_method_after_an_nmf_keeps_the_bases_it_ends_with(known_noise):
 
 @pytest.mark.parametrize("schedule", [diffusion.OUVE(), diffusion.EDM()], ids=str)
 def test_the_supervised_method_is_a_reverse_process_told_the_mixture(schedule):
-    x, prior, g = noisy(2, 3000).noisy.double(), drawn_score(told=True), generators([1, 2], 2)
+    x, prior, g = noisy(2, 3000).noisy.double(), drawn_score(conditional=True), generators([1, 2], 2)
     transform = CompressedDomain.like(x, prior)
     X = transform(x)
     s = diffusion.start(X, schedule, 3, g)

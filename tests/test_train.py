@@ -89,7 +89,7 @@ def test_bases(toy, name):
     made = recipes.RECIPES[name]
     assert W["W"].shape == (made.stft.bins, made.rank)
     torch.testing.assert_close(W["W"].sum(0), torch.ones(made.rank))
-    assert config["rank"] == str(made.rank)
+    assert config["rank"] == made.rank
     assert facts["minutes"] <= 0.5 or facts["files"] == 1
     assert facts["corpus"] == {"speech": "mini-librispeech", "noise": "noise", "white": "drawn white noise"}[made.kind]
 
@@ -173,7 +173,7 @@ def test_a_card_is_entered_and_read_again(toy, tmp_path, monkeypatch):
     assert card.keys() == shipped["nmf-speech-257"].keys()
     got = weights.load("nmf-speech-257")
     assert got.tensors["W"].equal(train.train("nmf-speech-257", toy, seed=3, progress=False).tensors["W"])
-    assert got.config == {"n_fft": "512", "hop": "128", "sample_rate": "16000", "rank": "40"}
+    assert got.config == {"stft": {"n_fft": 512, "hop": 128, "sample_rate": 16000}, "rank": 40}
 
     train.write_card("nmf-white-257", toy, progress=False)
     cards = tomllib.loads((tmp_path / "cards.toml").read_text("utf-8"))
@@ -563,12 +563,13 @@ SCORES = [name for name, made in recipes.RECIPES.items() if isinstance(made, rec
 
 def network(name="score"):
     made = recipes.RECIPES[name]
-    return Denoiser(channels=made.channels, told=made.told)
+    return Denoiser(channels=made.channels, conditional=made.told)
 
 
 def drawn_spectra(made, corpus, *, seed=0, **choices):
     """A batch as a recipe draws it."""
-    return recipes.score.spectrograms(made, Denoiser(told=made.told), corpus, 0, False, **choices)[0](seeded(seed))
+    net = Denoiser(conditional=made.told)
+    return recipes.score.spectrograms(made, net, corpus, 0, False, **choices)[0](seeded(seed))
 
 
 def undone(S, length):
@@ -582,7 +583,7 @@ def test_a_denoiser(watched, name):
     made = recipes.RECIPES[name]
     learned = train.train(name, watched, progress=False)
     facts, got = learned.facts, Denoiser.from_weights(weights.Weights(learned.tensors, learned.config))
-    assert (got.told, got.channels) == (made.told, (8, 8))
+    assert (got.conditional, got.channels) == (made.told, (8, 8))
     assert {p.dtype for p in learned.tensors.values()} == {torch.float16}
     assert all(p.isfinite().all() for p in got.parameters())
     assert (facts["corpus"], facts["files"], facts["minutes"]) == ("mini-librispeech", 6, 0.2)
@@ -667,7 +668,7 @@ def test_the_error_of_a_denoiser_is_over_what_independent_bins_would_leave():
     """Whoever knows the speech has none; before training it is 1 for white speech of that spread; no last bin."""
     made, net = recipes.ScoreRecipe(), network()
     net.start(seeded())
-    clean = net.spread * torch.randn(40, 1, 257, 50, dtype=torch.cfloat, generator=seeded(1))
+    clean = net.sigma_data * torch.randn(40, 1, 257, 50, dtype=torch.cfloat, generator=seeded(1))
     sigma = torch.logspace(-2, 0.4, 40)
     known = Says(clean[:, 0].clone(), torch.ones(40, 257, 50))
     known.mean[:, -1] = 1e6
@@ -831,7 +832,7 @@ def test_a_flow(watched, name):
     assert got.hidden == made.hidden
     assert got.rms == WaveGlow.rms
     if family is WaveGlow:
-        assert (got.context, got.mu, got.told) == (made.context, made.mu, made.noise is not None)
+        assert (got.context, got.mu, got.conditional) == (made.context, made.mu, made.noise is not None)
     assert {p.dtype for p in learned.tensors.values() if p.is_floating_point()} == {torch.float16}
     assert all(p.isfinite().all() for p in got.parameters())
     assert {path.split("/")[1] for path in watched.seen} == {"train", "valid"}
@@ -957,7 +958,7 @@ def test_a_finished_flow_is_asked_in_half_precision():
     assert abs(got.clean - float(flow.log_prob(s).mean()) / 160) > 0.01
     assert got.hidden == flow.hidden
     assert flow.clean == math.inf  # what was given stays
-    assert recipes.flow.finished(drawn_flow(told=True, dtype=torch.float32), s)[1]["clean"] == "inf"
+    assert recipes.flow.finished(drawn_flow(conditional=True, dtype=torch.float32), s)[1]["clean"] == math.inf
 
 
 # ------------------------------------------------------------- unpaired
@@ -1097,7 +1098,7 @@ def test_embeddings(watched):
     assert not any(path.startswith("noise/valid") for path in watched.seen)
     assert {p.dtype for p in learned.tensors.values()} == {torch.half}
     made = SSL.from_weights(weights.Weights(learned.tensors, learned.config))
-    assert (made.width, made.layers) == (8, 3)
+    assert (made.width, made.layers) == (8, 2)
     for i in (1, 2):
         assert len(learned.facts[f"valid_guessed_{i}"]) == 4
         assert 0 < learned.facts[f"valid_most_frequent_{i}"] <= 1

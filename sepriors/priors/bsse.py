@@ -1,6 +1,6 @@
 """A mask from embeddings and spectrum together: the enhancer of Hung et al. (2022), which is trained on pairs (`bsse`).
 
-No prior by itself. What is a prior in it is what its embeddings have heard before, and how much that is worth beside
+No prior by itself. What is a prior in it is what its embeddings were pretrained on, and how much that is worth beside
 the spectrum is what chapter 8 asks.
 """
 
@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import nn
 
+from sepriors.priors.base import Configured
 from sepriors.priors.ssl import SSL
-from sepriors.weights import Weights
 
 Inputs = Literal["spectrum", "embeddings", "both"]
 
@@ -30,7 +30,7 @@ class Masked(NamedTuple):
         return self.speech.mT.expm1() * self.phase
 
 
-class BSSE(nn.Module):
+class BSSE(Configured):
     """Linear, a bidirectional LSTM of two layers whose directions are summed, a sigmoid mask on log(1 + |X|).
 
     The layers of `SSL` are normalised, weighted by a softmax and added; each frame stands twice, beside the two spectra
@@ -53,32 +53,11 @@ class BSSE(nn.Module):
         self.inputs, self.width, self.hidden, self.ssl = inputs, width, hidden, ssl
         size = self.bins * (inputs != "embeddings")
         if ssl is not None:
-            self.layer_scores = nn.Parameter(torch.zeros(ssl.layers))
+            self.layer_scores = nn.Parameter(torch.zeros(ssl.layers + 1))
             size += ssl.width
         self.inward = nn.Linear(size, width)
         self.lstm = nn.LSTM(width, hidden, num_layers=2, bidirectional=True, batch_first=True)
         self.outward = nn.Linear(hidden, self.bins)
-
-    @classmethod
-    def from_weights(cls, found: Weights) -> BSSE:
-        """The network of a file, its sizes from the file's configuration."""
-        c = found.config
-        inner = {key.removeprefix("ssl."): value for key, value in c.items() if key.startswith("ssl.")}
-        made = cls(
-            c["inputs"],  # type: ignore[arg-type]  # __init__ looks
-            SSL.from_config(inner) if inner else None,
-            int(c["width"]),
-            int(c["hidden"]),
-        )
-        made.load_state_dict({name: tensor.float() for name, tensor in found.tensors.items()})
-        return made
-
-    @property
-    def config(self) -> dict[str, str]:
-        """What `from_weights` needs beside the tensors."""
-        inner = {} if self.ssl is None else {f"ssl.{key}": value for key, value in self.ssl.config.items()}
-        sizes = {"inputs": self.inputs, "width": str(self.width), "hidden": str(self.hidden)}
-        return {"family": "bsse", **sizes, **inner}
 
     @property
     def layer_weights(self) -> torch.Tensor:

@@ -1,19 +1,18 @@
 r"""Two waveforms from one: a codec's encoder, a branch for speech and one for noise, and one decoder for both.
 
 USE-DDP (Klement et al., 2025): nothing in the network says which branch is speech; that is what the corpora say which
-its discriminators have heard (`sepriors.lab.training.adversarial`). The mixture is rebuilt as $\alpha s + \beta n$.
+its discriminators take for real (`sepriors.lab.training.adversarial`). The mixture is rebuilt as $\alpha s + \beta n$.
 """
 
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from sepriors.weights import Weights
+from sepriors.priors.base import Configured
 
 RATE = 16000  # Hz
 
@@ -49,7 +48,7 @@ def scales(x: torch.Tensor, s: torch.Tensor, n: torch.Tensor, ridge: float = 1e-
     return (nn_ * xs - sn * xn) / det / norms[0], (ss * xn - sn * xs) / det / norms[1]
 
 
-class Codec(nn.Module):
+class Codec(Configured):
     """The network of `use-ddp`: waveforms (B, N) at 16 kHz -> speech and noise, which add up to about the mixture.
 
     Encoder and decoder stride 320 samples, 50 frames a second. Untrained branches share evenly, so that a trained
@@ -60,7 +59,7 @@ class Codec(nn.Module):
     torch.Size([2, 1000])
     """
 
-    strides: tuple[int, ...] = (5, 4, 4, 4)
+    hop = 320  # samples a frame of the latent sequence
     rms = 1.0  # the level that encoder and decoder expect
 
     def __init__(
@@ -68,40 +67,16 @@ class Codec(nn.Module):
     ) -> None:
         super().__init__()
         self.channels, self.width, self.layers, self.heads = channels, width, layers, heads
-        steps = list(zip(pairwise(channels), self.strides[1:], strict=True))
-        first, edge = channels[0], 16
-        encoder: list[nn.Module] = [Down(1, first, self.strides[0]), Residual(first)]
-        for (a, b), stride in steps[:-1]:
-            encoder += [Down(a, b, stride), Residual(b)]
-        (a, b), stride = steps[-1]
-        decoder: list[nn.Module] = [nn.ConvTranspose1d(b, a, stride, stride), Residual(a)]
-        encoder += [nn.ELU(), nn.Conv1d(a, b, stride, stride)]
-        for (a, b), stride in reversed(steps[:-1]):
-            decoder += [Up(b, a, stride), Residual(a)]
-        decoder += [Up(first, edge, self.strides[0]), nn.ELU(), nn.Conv1d(edge, 1, 7, padding=3)]
-        self.encoder, self.decoder = nn.Sequential(*encoder), nn.Sequential(*decoder)
-        self.speech, self.noise = (Branch(channels[-1], width, layers, heads) for _ in range(2))
-
-    @classmethod
-    def from_weights(cls, found: Weights) -> Codec:
-        """The network of a file, its sizes from the file's configuration."""
-        c = found.config
-        channels = tuple(int(C) for C in c["channels"].split())
-        made = cls(channels, int(c["width"]), int(c["layers"]), int(c["heads"]))
-        made.load_state_dict({name: tensor.float() for name, tensor in found.tensors.items()})
-        return made
-
-    @property
-    def config(self) -> dict[str, str]:
-        """What `from_weights` needs beside the tensors."""
-        sizes = {"width": self.width, "layers": self.layers, "heads": self.heads}
-        channels = " ".join(map(str, self.channels))
-        return {"family": "codec", "channels": channels, **{key: str(value) for key, value in sizes.items()}}
-
-    @property
-    def hop(self) -> int:
-        """Samples a frame of the latent sequence."""
-        return math.prod(self.strides)
+        a, b, c, d = channels
+        self.encoder = nn.Sequential(
+            Down(1, a, 5), Residual(a), Down(a, b, 4), Residual(b), Down(b, c, 4), Residual(c),
+            nn.ELU(), nn.Conv1d(c, d, 4, 4),
+        )  # fmt: skip
+        self.decoder = nn.Sequential(
+            nn.ConvTranspose1d(d, c, 4, 4), Residual(c), Up(c, b, 4), Residual(b), Up(b, a, 4), Residual(a),
+            Up(a, 16, 5), nn.ELU(), nn.Conv1d(16, 1, 7, padding=3),
+        )  # fmt: skip
+        self.speech, self.noise = (Branch(d, width, layers, heads) for _ in range(2))
 
     def start(self, generator: torch.Generator) -> None:
         """Random parameters from one generator; each residual, and each branch, begins as if it were not there."""
@@ -123,8 +98,8 @@ class Codec(nn.Module):
         """Latent sequences (B, D, T) -> waveforms (B, length)."""
         return self.decoder(z)[:, 0, :length]
 
-    def share(self, z: torch.Tensor) -> torch.Tensor:
-        r"""The share of speech, 0 to 1, in each place of a latent sequence (B, D, T): $\varsigma(g_s - g_n)$.
+    def mask(self, z: torch.Tensor) -> torch.Tensor:
+        r"""The mask of speech, 0 to 1, of a latent sequence (B, D, T): $\varsigma(g_s - g_n)$.
 
         So the branches divide what there is; a half each before they have learned.
         """
@@ -136,8 +111,8 @@ class Codec(nn.Module):
         """Speech and noise (B, N) of mixtures (B, N), at levels that mean nothing until `scales` has set them."""
         level = x.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-12) / self.rms
         z = self.encode(x / level)
-        share = self.share(z)
-        both = torch.cat([2 * share * z, 2 * (1 - share) * z])
+        mask = self.mask(z)
+        both = torch.cat([2 * mask * z, 2 * (1 - mask) * z])
         return Pair(*(level * part for part in self.decode(both, x.shape[-1]).to(x).chunk(2)))
 
     def separate(self, x: torch.Tensor) -> Pair:
@@ -183,7 +158,7 @@ class Residual(nn.Module):
 
 
 class Branch(nn.Module):
-    """What one source asks for of a latent sequence (B, T, D): a number a place, the logarithm of a share.
+    """What one source asks for of a latent sequence (B, T, D), a logit for each entry of the mask.
 
     Transformer layers with rotary positions (Su et al., 2021).
     """
@@ -196,17 +171,17 @@ class Branch(nn.Module):
         self.last = nn.Linear(width, size)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        asked: torch.Tensor = self.last(self.norm(self.layers(self.enter(z))))
-        return asked
+        logit: torch.Tensor = self.last(self.norm(self.layers(self.enter(z))))
+        return logit
 
 
 class Layer(nn.Module):
-    """A transformer layer: attention between frames that are `reach` apart at most, and two layers on each.
+    """A transformer layer: attention between frames that are `max_distance` apart at most, and two layers on each.
 
     One second: what a clip of the training holds, so that a long file asks for nothing that was never learned.
     """
 
-    reach = 50  # frames
+    max_distance = 50  # frames
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -216,13 +191,11 @@ class Layer(nn.Module):
         self.widen, self.last_widen = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
-        q, k, v = (
-            self.attend(self.norm(h)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        )  # (B, heads, T, E)
+        q, k, v = self.attend(self.norm(h)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # B, heads, T, E
         t = torch.arange(h.shape[1], device=h.device)
-        near = (t[:, None] - t).abs() <= self.reach
-        there = nn.functional.scaled_dot_product_attention(rotate(q), rotate(k), v, near)
-        h = h + self.last_attend(there.transpose(1, 2).flatten(2))
+        near = (t[:, None] - t).abs() <= self.max_distance
+        attended = nn.functional.scaled_dot_product_attention(rotate(q), rotate(k), v, near)
+        h = h + self.last_attend(attended.transpose(1, 2).flatten(2))
         return h + self.last_widen(nn.functional.gelu(self.widen(self.norm_of_frame(h))))
 
 

@@ -16,13 +16,13 @@ import torch
 from torch import nn
 
 from sepriors.priors.codec import RATE, Branch, Codec
-from sepriors.weights import Weights, WeightsError
+from sepriors.weights import WeightsError
 
 
 class Descript(Codec):
     """Encoder and decoder of a Descript Audio Codec, with untrained branches; `from_checkpoint` reads the weights.
 
-    >>> net = Descript(encoder=8, rates=(2, 4, 5, 8), decoder=64, width=8)
+    >>> net = Descript(encoder_dim=8, rates=(2, 4, 5, 8), decoder_dim=64, width=8)
     >>> net(0.1 * torch.randn(1, 1000)).noise.shape
     torch.Size([1, 1000])
     """
@@ -31,27 +31,27 @@ class Descript(Codec):
 
     def __init__(
         self,
-        encoder: int = 64,
+        encoder_dim: int = 64,
         rates: tuple[int, ...] = (2, 4, 5, 8),
-        decoder: int = 1536,
+        decoder_dim: int = 1536,
         width: int = 96,
         layers: int = 2,
         heads: int = 4,
     ) -> None:
         nn.Module.__init__(self)
-        self.first, self.rates, self.last = encoder, rates, decoder
-        self.strides, self.width, self.layers, self.heads = rates, width, layers, heads
-        up = [encoder << i for i in range(len(rates) + 1)]
-        down = [decoder >> i for i in range(len(rates) + 1)]
+        self.encoder_dim, self.rates, self.decoder_dim = encoder_dim, rates, decoder_dim
+        self.hop, self.width, self.layers, self.heads = math.prod(rates), width, layers, heads
+        up = [encoder_dim << i for i in range(len(rates) + 1)]
+        down = [decoder_dim >> i for i in range(len(rates) + 1)]
         size = up[-1]
         self.encoder = nn.Sequential(
-            nn.Conv1d(1, encoder, 7, padding=3),
+            nn.Conv1d(1, encoder_dim, 7, padding=3),
             *(_encoder_block(a, b, stride) for (a, b), stride in zip(pairwise(up), rates, strict=True)),
             Snake(size),
             nn.Conv1d(size, size, 3, padding=1),
         )
         self.decoder = nn.Sequential(
-            nn.Conv1d(size, decoder, 7, padding=3),
+            nn.Conv1d(size, decoder_dim, 7, padding=3),
             *(_decoder_block(a, b, stride) for (a, b), stride in zip(pairwise(down), reversed(rates), strict=True)),
             Snake(down[-1]),
             nn.Conv1d(down[-1], 1, 7, padding=3),
@@ -81,23 +81,6 @@ class Descript(Codec):
         except (LookupError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise WeightsError(f"{expected}, got {error}") from error
         return made
-
-    @classmethod
-    def from_weights(cls, found: Weights) -> Descript:
-        """The network of a file of ours, its sizes from the file's configuration."""
-        c = found.config
-        rates = tuple(int(rate) for rate in c["rates"].split())
-        made = cls(int(c["encoder"]), rates, int(c["decoder"]), int(c["width"]), int(c["layers"]), int(c["heads"]))
-        made.load_state_dict({name: tensor.float() for name, tensor in found.tensors.items()})
-        return made
-
-    @property
-    def config(self) -> dict[str, str]:
-        """What `from_weights` needs beside the tensors."""
-        sizes = {"encoder": self.first, "decoder": self.last, "width": self.width}
-        sizes |= {"layers": self.layers, "heads": self.heads}
-        rates = " ".join(map(str, self.rates))
-        return {"family": "descript", "rates": rates, **{key: str(value) for key, value in sizes.items()}}
 
 
 def _plain(state: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -136,16 +119,11 @@ class Block(nn.Module):
 
 
 def _units(channels: int) -> list[nn.Module]:
-    return [
-        Block(
-            Snake(channels),
-            nn.Conv1d(channels, channels, 7, dilation=dilation, padding=3 * dilation),
-            Snake(channels),
-            nn.Conv1d(channels, channels, 1),
-            residual=True,
-        )
-        for dilation in (1, 3, 9)
-    ]
+    def unit(dilation: int) -> Block:
+        wide = nn.Conv1d(channels, channels, 7, dilation=dilation, padding=3 * dilation)
+        return Block(Snake(channels), wide, Snake(channels), nn.Conv1d(channels, channels, 1), residual=True)
+
+    return [unit(1), unit(3), unit(9)]
 
 
 def _encoder_block(a: int, b: int, stride: int) -> Block:

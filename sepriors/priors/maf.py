@@ -14,17 +14,17 @@ import torch
 from nflows.transforms import CompositeTransform, MaskedAffineAutoregressiveTransform, ReversePermutation
 from torch import nn
 
+from sepriors.priors.base import Configured
 from sepriors.protocols import Image
 from sepriors.signal.rng import Generators, randn
-from sepriors.weights import Weights
 
 
-class MAF(nn.Module):
+class MAF(Configured):
     """The prior `maf`: so many autoregressive blocks, the order of the features reversed between them.
 
     The base is a standard normal, or with `components` a mixture of so many Gaussians that is learned with the rest: a
-    normal base has one mode, and a continuous map must stretch it to reach two. `rms` is the level of what it learns.
-    nflows folds a batch into one product, so the last bits of a result can depend on what else is in the batch.
+    normal base has one mode, and a continuous map must stretch it to reach two. `rms` is the level of what it learns,
+    `clean` the log-density of validation speech, nats a sample.
 
     >>> flow = MAF()
     >>> points = torch.randn(500, 2)
@@ -36,8 +36,8 @@ class MAF(nn.Module):
         clean: float = math.inf,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.clean = clean  # log-density of clean speech that it has not seen, nats a sample
-        self.window, self.blocks, self.hidden, self.components, self.rms = features, blocks, hidden, components, rms
+        self.features, self.blocks, self.hidden, self.components = features, blocks, hidden, components
+        self.window, self.rms, self.clean = features, rms, clean
         parts: list[nn.Module] = []
         for i in range(blocks):
             parts += [ReversePermutation(features)] if i else []
@@ -48,34 +48,19 @@ class MAF(nn.Module):
             self.means = nn.Parameter(torch.zeros(components, features))
             self.log_stds = nn.Parameter(torch.zeros(components, features))
 
-    @classmethod
-    def from_weights(cls, found: Weights) -> MAF:
-        """The flow of a file, its sizes from the file's configuration."""
-        c = {key: int(found.config[key]) for key in ("features", "blocks", "hidden", "components")}
-        made = cls(**c, rms=float(found.config["rms"]), clean=float(found.config["clean"]))
-        state = dict(made.named_buffers())
-        for name, p in found.tensors.items():
-            mask = state.get(name.replace(".weight", ".mask"))
-            state[name] = p.float() if mask is None else torch.zeros_like(mask).masked_scatter(mask > 0, p.float())
-        made.load_state_dict(state)
-        return made
+    def _masks(self) -> dict[str, torch.Tensor]:
+        """Which entries of a weight count, by its name."""
+        return {name.replace(".mask", ".weight"): m > 0 for name, m in self.named_buffers() if name.endswith(".mask")}
 
     @property
     def tensors(self) -> dict[str, torch.Tensor]:
         """Its parameters as a file has them: of a weight only what its mask lets through, in one row."""
-        masks = {name.replace(".mask", ".weight"): m > 0 for name, m in self.named_buffers() if name.endswith(".mask")}
+        masks = self._masks()
         return {name: p[masks[name]] if name in masks else p for name, p in self.named_parameters()}
 
-    @property
-    def config(self) -> dict[str, str]:
-        """What `from_weights` needs beside the tensors."""
-        sizes = {"features": self.window, "blocks": self.blocks, "hidden": self.hidden, "components": self.components}
-        return {
-            "family": "maf",
-            "rms": repr(self.rms),
-            "clean": repr(self.clean),
-            **{key: str(value) for key, value in sizes.items()},
-        }
+    def load_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
+        full = {name: torch.zeros(m.shape).masked_scatter(m, tensors[name]) for name, m in self._masks().items()}
+        self.load_state_dict(dict(self.named_buffers()) | tensors | full)
 
     def start(self, generator: torch.Generator) -> None:
         """Parameters before training, from a generator: nflows takes torch's own."""

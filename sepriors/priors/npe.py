@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from sepriors.priors.base import Configured
 from sepriors.signal.stft import STFT
-from sepriors.weights import Weights
 
 DECADE = 2.302585  # log 10: 10 dB of power, what features are counted in
 
@@ -30,7 +30,7 @@ class Posterior(NamedTuple):
         return nn.functional.avg_pool2d(power[:, None], (3, 9), 1, (1, 4), count_include_pad=False)[:, 0]
 
 
-class NPE(nn.Module):
+class NPE(Configured):
     r"""Two recurrent layers over frames, from a mixture's power to a Wiener gain and the noise's variance.
 
     What goes in are the logarithms of the power and of its ratio to a guess of the noise's variance; the first guess is
@@ -57,21 +57,6 @@ class NPE(nn.Module):
         self.inward = nn.Sequential(nn.Linear(2 * stft.bins, width), nn.LayerNorm(width), nn.SiLU())
         self.recurrent = nn.GRU(width, hidden, num_layers=2, bidirectional=True, batch_first=True)
         self.outward = nn.Linear(2 * hidden, 2 * stft.bins)
-
-    @classmethod
-    def from_weights(cls, found: Weights) -> NPE:
-        """The network of a file, its sizes from the file's configuration."""
-        c = found.config
-        made = cls(STFT(int(c["n_fft"]), int(c["hop"])), int(c["width"]), int(c["hidden"]), int(c["passes"]))
-        made.load_state_dict({name: tensor.float() for name, tensor in found.tensors.items()})
-        return made
-
-    @property
-    def config(self) -> dict[str, str]:
-        """What `from_weights` needs beside the tensors."""
-        sizes = {"width": self.width, "hidden": self.hidden, "passes": self.passes}
-        transform = {"n_fft": self.stft.n_fft, "hop": self.stft.hop}
-        return {"family": "npe", **{key: str(value) for key, value in {**transform, **sizes}.items()}}
 
     def forward(self, X: torch.Tensor, guess: torch.Tensor) -> Posterior:
         """One pass: spectra (B, F, T) of power about 1, and a guess of the noise's variance (B, F, T or 1)."""

@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import difflib
 import pickle
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torchaudio
 from torch import nn
 
-from sepriors.weights import Weights, WeightsError
+from sepriors.priors.base import Configured
+from sepriors.weights import WeightsError
 
 BUNDLES = ("WAV2VEC2_BASE", "HUBERT_BASE", "WAVLM_BASE_PLUS")  # at 16 kHz, 12 layers of 768, 95 million parameters
 FAULTS = (OSError, RuntimeError, ValueError, EOFError, LookupError, pickle.UnpicklingError)  # network, disk, file
 KERNELS = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))  # and strides, those of wav2vec 2.0
 
 
-class SSL(nn.Module):
+class SSL(Configured):
     """Embeddings of speech, `layers` + 1 of them a frame: what enters the transformer, and what each layer makes of it.
 
     Frame i lies around sample 320 i + 80: between frames 2 i and 2 i + 1 of a spectrum with a hop of 160 samples, whose
@@ -46,42 +46,26 @@ class SSL(nn.Module):
         channels: tuple[int, ...] = (16, 32, 64, 96, 96, 96, 96),
     ) -> None:
         super().__init__()
-        self.sizes = {"width": width, "layers": layers, "heads": heads, "inner": inner}
-        self.channels = channels
+        self.width, self.layers, self.heads, self.inner, self.channels = width, layers, heads, inner, channels
         self.network: nn.Module = torchaudio.models.wav2vec2_model(**self.settings, aux_num_out=None)
 
     @property
     def settings(self) -> dict[str, Any]:
         """What torchaudio's builders call these sizes. No dropout, and each frame normalised by itself."""
-        rates = ("projection", "attention", "ff_interm", "")
-        dropout = {f"encoder_{name}_dropout".replace("__", "_"): 0.0 for name in rates}
         return {
             "extractor_mode": "layer_norm",
             "extractor_conv_layer_config": [(C, *k) for C, k in zip(self.channels, KERNELS, strict=True)],
             "extractor_conv_bias": False,
-            "encoder_embed_dim": self.sizes["width"],
+            "encoder_embed_dim": self.width,
             "encoder_pos_conv_kernel": 64,
-            "encoder_pos_conv_groups": self.sizes["heads"],
-            "encoder_num_layers": self.sizes["layers"],
-            "encoder_num_heads": self.sizes["heads"],
-            "encoder_ff_interm_features": self.sizes["inner"],
+            "encoder_pos_conv_groups": self.heads,
+            "encoder_num_layers": self.layers,
+            "encoder_num_heads": self.heads,
+            "encoder_ff_interm_features": self.inner,
             "encoder_layer_norm_first": True,
             "encoder_layer_drop": 0.0,
-            **dropout,
+            **{f"encoder_{name}dropout": 0.0 for name in ("", "projection_", "attention_", "ff_interm_")},
         }
-
-    @classmethod
-    def from_weights(cls, found: Weights) -> SSL:
-        """The network of a file, its sizes from the file's configuration."""
-        made = cls.from_config(found.config)
-        made.load_state_dict({name: tensor.float() for name, tensor in found.tensors.items()})
-        return made
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, str]) -> SSL:
-        """The network of these sizes, before training."""
-        sizes = {name: int(config[name]) for name in ("width", "layers", "heads", "inner")}
-        return cls(**sizes, channels=tuple(int(C) for C in config["channels"].split()))
 
     @classmethod
     def from_bundle(cls, name: str, *, folder: str | None = None, progress: bool = True) -> SSL:
@@ -104,23 +88,8 @@ class SSL(nn.Module):
         made = cls.__new__(cls)
         nn.Module.__init__(made)
         made.network = network.requires_grad_(False).eval()
+        made.layers, made.width = len(made.transformer.layers), made.transformer.layer_norm.normalized_shape[0]
         return made
-
-    @property
-    def config(self) -> dict[str, str]:
-        """What `from_weights` needs beside the tensors."""
-        sizes = {key: str(value) for key, value in self.sizes.items()}
-        return {"family": "ssl", **sizes, "channels": " ".join(map(str, self.channels))}
-
-    @property
-    def layers(self) -> int:
-        """How many embeddings there are of a frame."""
-        return 1 + len(self.transformer.layers)
-
-    @property
-    def width(self) -> int:
-        """Numbers in an embedding."""
-        return int(self.transformer.layer_norm.normalized_shape[0])
 
     @property
     def transformer(self) -> Any:
@@ -128,30 +97,17 @@ class SSL(nn.Module):
         network: Any = self.network
         return network.encoder.transformer
 
-    def forward(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Waveforms (B, N) at 16 kHz -> embeddings (layers + 1, B, T, D), T = ceil((1 + ceil(N / 160)) / 2).
 
-        `lengths` (B,) are samples: what lies beyond them is seen by no frame before, and its own frames mean nothing.
-        Raises ValueError for another shape, and where the network cannot be told lengths, as WavLM cannot.
+        Raises ValueError for another shape.
         """
         if x.ndim != 2 or not x.numel():
             raise ValueError(f"expected waveforms (B, N) of one sample at least, got {tuple(x.shape)}")
         network: Any = self.network
-        if lengths is None:
-            return self._embed(framed(x))
-        if hasattr(self.transformer.layers[0].attention, "rel_attn_embed"):
-            raise ValueError("expected no lengths, since WavLM's attention takes no mask; embed each length by itself")
-        within = torch.arange(x.shape[-1], device=x.device) < lengths[:, None]
-        features, _ = network.feature_extractor(framed(x * within), None)
-        return self._layers(*network.encoder._preprocess(features, frames(lengths)))
-
-    def _embed(self, x: torch.Tensor) -> torch.Tensor:
-        network: Any = self.network
-        features, _ = network.feature_extractor(x, None)
-        return self._layers(*network.encoder._preprocess(features))
-
-    def _layers(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        return torch.stack([x, *self.transformer.get_intermediate_outputs(x, attention_mask=mask)])
+        features, _ = network.feature_extractor(framed(x), None)
+        h, _ = network.encoder._preprocess(features)
+        return torch.stack([h, *self.transformer.get_intermediate_outputs(h)])
 
 
 def frames(length: Any) -> Any:

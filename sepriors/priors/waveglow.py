@@ -14,47 +14,47 @@ import torch
 from nflows.transforms.lu import LULinear
 from torch import nn
 
+from sepriors.priors.base import Configured
 from sepriors.priors.vae import affine
 from sepriors.protocols import Image
 from sepriors.signal.rng import Generators, randn
-from sepriors.weights import Weights
 
 
 class Coupling(nn.Module):
     """Log-scale and shift of one half of the channels, from the other half in this window and those around it.
 
-    Two hidden layers; without `context` each window stands alone. `reach` is the distance, in windows, of the second
-    layer's neighbours. A flow of noisy speech is told the noise's level, one number an utterance.
+    Two hidden layers; without `context` each window stands alone. `dilation` is the distance, in windows, of the second
+    layer's neighbours. A flow of noisy speech is conditioned on the noise's level, one number an utterance.
     """
 
     limit = 5.0  # of the log-scale: one block changes a density by no more than that, nats a dimension
 
-    def __init__(self, channels: int, hidden: int, reach: int, context: bool, told: bool) -> None:
+    def __init__(self, channels: int, hidden: int, dilation: int, context: bool, conditional: bool) -> None:
         super().__init__()
-        self.reach = reach if context else 0
+        self.dilation = dilation if context else 0
         taps = 3 if context else 1
-        self.first = nn.Linear(taps * (channels // 2) + told, hidden)
+        self.first = nn.Linear(taps * (channels // 2) + conditional, hidden)
         self.second = nn.Linear(taps * hidden, hidden)
         self.last = nn.Linear(hidden, 2 * (channels - channels // 2))
         nn.init.zeros_(self.last.weight)  # a block starts as its 1 × 1 convolution
         nn.init.zeros_(self.last.bias)
 
     def forward(self, half: torch.Tensor, level: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        x = neighbours(half, min(self.reach, 1))
+        x = neighbours(half, min(self.dilation, 1))
         if level is not None:
             x = torch.cat([x, level[:, None, None].expand(-1, 1, x.shape[-1])], dim=1)
         h = nn.functional.silu(affine(self.first.weight, self.first.bias, x))
-        h = h + nn.functional.silu(affine(self.second.weight, self.second.bias, neighbours(h, self.reach)))
+        h = h + nn.functional.silu(affine(self.second.weight, self.second.bias, neighbours(h, self.dilation)))
         log_scale, shift = affine(self.last.weight, self.last.bias, h).to(half.dtype).chunk(2, dim=1)
         return self.limit * torch.tanh(log_scale / self.limit), shift
 
 
-def neighbours(x: torch.Tensor, reach: int) -> torch.Tensor:
-    """Columns (B, C, T) with those `reach` before and after them below: (B, 3C, T); as they are if `reach` is 0."""
-    if not reach:
+def neighbours(x: torch.Tensor, dilation: int) -> torch.Tensor:
+    """Columns (B, C, T) with those `dilation` before and after them below: (B, 3C, T); as they are if that is 0."""
+    if not dilation:
         return x
-    padded = nn.functional.pad(x, (reach, reach))
-    return torch.cat([padded[..., : -2 * reach], x, padded[..., 2 * reach :]], dim=1)
+    padded = nn.functional.pad(x, (dilation, dilation))
+    return torch.cat([padded[..., : -2 * dilation], x, padded[..., 2 * dilation :]], dim=1)
 
 
 class Block(nn.Module):
@@ -63,11 +63,11 @@ class Block(nn.Module):
     The convolution is held as LU factors (nflows'), so that its determinant is a sum; it starts as a random rotation.
     """
 
-    def __init__(self, channels: int, hidden: int, reach: int, context: bool, told: bool) -> None:
+    def __init__(self, channels: int, hidden: int, dilation: int, context: bool, conditional: bool) -> None:
         super().__init__()
         self.channels = channels
         self.lu = LULinear(channels)
-        self.coupling = Coupling(channels, hidden, reach, context, told)
+        self.coupling = Coupling(channels, hidden, dilation, context, conditional)
 
     def rotate(self, generator: torch.Generator) -> None:
         """Set the convolution to a random rotation, its rows ordered and signed so that its LU factors fit nflows'."""
@@ -93,20 +93,18 @@ class Block(nn.Module):
     def inverse(self, y: torch.Tensor, level: torch.Tensor | None) -> torch.Tensor:
         a, b = y.tensor_split([self.channels // 2], dim=1)
         log_scale, shift = self.coupling(a, level)
-        x = torch.cat([a, (b - shift) * (-log_scale).exp()], dim=1) - self.lu.bias[:, None]
-        lower, upper = self.lu._create_lower_upper()  # nflows' own inverse calls what torch has removed
-        back = torch.linalg.solve_triangular(lower, torch.eye(self.channels).to(lower), upper=False, unitriangular=True)
-        back = torch.linalg.solve_triangular(upper, back, upper=True)
-        return affine(back, torch.zeros_like(self.lu.bias), x)
+        x = torch.cat([a, (b - shift) * (-log_scale).exp()], dim=1)
+        # nflows' own inverse calls what torch has removed
+        return torch.linalg.solve(self.lu.weight(), x - self.lu.bias[:, None])
 
 
-class WaveGlow(nn.Module):
+class WaveGlow(Configured):
     r"""The prior `waveglow`: an exact log-density of waveforms, whose length is a multiple of `window`.
 
     `context` lets a coupling look at neighbouring windows, as the code of Prenger et al. (2019) does; without it each
     window of 80 samples is a draw of its own, the other reading of the paper. `mu` compands the signal first, by the
-    μ-law. A flow that is `told` the level of noise is a family $p_\sigma$: the density of speech in white noise.
-    `clean` is the log-density of clean speech that it has not seen, nats a sample: where Shi et al. (2021, § 5.2) stop.
+    μ-law. A flow that is `conditional` on the level of noise is a family $p_\sigma$: the density of speech in white
+    noise. `clean` is the log-density of validation speech, nats a sample: where Shi et al. (2021, § 5.2) stop.
 
     >>> flow = WaveGlow(hidden=8)
     >>> flow.log_prob(0.03 * torch.randn(2, 800)).shape
@@ -118,44 +116,20 @@ class WaveGlow(nn.Module):
     def __init__(
         self,
         window: int = 80,
-        blocks: int = 12,
+        depth: int = 12,
         early_every: int = 4,
         early_size: int = 20,
         hidden: int = 128,
         context: bool = True,
-        told: bool = False,
+        conditional: bool = False,
         mu: float = 0.0,
         clean: float = math.inf,
     ) -> None:
         super().__init__()
-        self.clean = clean
-        self.window, self.early_every, self.early_size = window, early_every, early_size
-        self.hidden, self.context, self.told, self.mu = hidden, context, told, mu
-        sizes = [window - early_size * (i // early_every) for i in range(blocks)]
-        self.blocks = nn.ModuleList(Block(c, hidden, 2 ** (i % 4), context, told) for i, c in enumerate(sizes))
-
-    @classmethod
-    def from_weights(cls, found: Weights) -> WaveGlow:
-        """The flow of a file, its sizes from the file's configuration."""
-        c = found.config
-        sizes = {key: int(c[key]) for key in ("window", "blocks", "early_every", "early_size", "hidden")}
-        made = cls(**sizes, context=bool(int(c["context"])),
-                   told=bool(int(c["told"])), mu=float(c["mu"]),
-                   clean=float(c.get("clean", "inf")))  # fmt: skip
-        made.load_state_dict({name: tensor.float() for name, tensor in found.tensors.items()})
-        return made
-
-    @property
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """Its parameters, as a file has them."""
-        return dict(self.named_parameters())
-
-    @property
-    def config(self) -> dict[str, str]:
-        """What `from_weights` needs beside the tensors."""
-        sizes = {key: getattr(self, key) for key in ("window", "early_every", "early_size", "hidden", "mu", "clean")}
-        sizes |= {"blocks": len(self.blocks), "context": int(self.context), "told": int(self.told)}
-        return {"family": "waveglow", **{key: str(value) for key, value in sizes.items()}}
+        self.window, self.depth, self.early_every, self.early_size = window, depth, early_every, early_size
+        self.hidden, self.context, self.conditional, self.mu, self.clean = hidden, context, conditional, mu, clean
+        sizes = [window - early_size * (i // early_every) for i in range(depth)]
+        self.blocks = nn.ModuleList(Block(c, hidden, 2 ** (i % 4), context, conditional) for i, c in enumerate(sizes))
 
     def start(self, generator: torch.Generator) -> None:
         """Parameters before training: rotations, and the couplings' hidden layers as torch would have them."""
@@ -197,7 +171,7 @@ class WaveGlow(nn.Module):
         r"""$\log p(s) = \log \mathcal{N}(z; 0, I) + \log |\det \partial z / \partial s|$, eq. (6), nats.
 
         (B, N) -> (B,).
-        `noise` (B,): standard deviations of the white noise in s, of a flow that is `told`. Raises ValueError for a
+        `noise` (B,): standard deviations of the white noise in s, for a `conditional` flow. Raises ValueError for a
         length that the window does not divide, and for noise that is missing, unasked for or not positive.
         """
         if s.ndim != 2 or s.shape[-1] % self.window or not s.shape[-1]:
@@ -227,7 +201,7 @@ class WaveGlow(nn.Module):
 
     def _level(self, s: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor | None:
         """The noise's level as the couplings see it: decades about a hundredth of full scale, (B,)."""
-        if not self.told:
+        if not self.conditional:
             if noise is not None:
                 raise ValueError("expected no noise level: this flow knows clean speech only")
             return None

@@ -27,7 +27,7 @@ class Learned(NamedTuple):
     """What training gives: the tensors, the configuration that goes into their file, and facts for their card."""
 
     tensors: dict[str, torch.Tensor]
-    config: dict[str, str]
+    config: dict[str, Any]
     facts: dict[str, Any]
 
 

@@ -51,7 +51,7 @@ class FlowRecipe(OfOneCorpus, LongRecipe):
         """The flow before training, but for its random parameters."""
         if self.family == "maf":
             return MAF(80, hidden=self.hidden, rms=WaveGlow.rms)
-        return WaveGlow(hidden=self.hidden, context=self.context, mu=self.mu, told=self.noise is not None)
+        return WaveGlow(hidden=self.hidden, context=self.context, mu=self.mu, conditional=self.noise is not None)
 
     def learn(
         self, corpora: Corpora, seed: int, progress: bool, checkpoint: Path | None = None, fabric: Any = None
@@ -96,12 +96,11 @@ class FlowRecipe(OfOneCorpus, LongRecipe):
         return self.shorten(steps=4, batch=2, seconds=0.5, hidden=16)
 
 
-def finished(flow: WaveGlow | MAF, held_out: torch.Tensor) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def finished(flow: WaveGlow | MAF, held_out: torch.Tensor) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """A trained flow's parameters in half precision, and its configuration, with the density of clean speech (B, N)."""
     tensors = {name: p.detach().cpu().half() for name, p in flow.tensors.items()}
-    told = getattr(flow, "told", False)
     made = type(flow).from_weights(weights.Weights(tensors, flow.config))
-    if not told:
+    if not getattr(flow, "conditional", False):
         with torch.inference_mode():
             made.clean = round(float(made.log_prob(held_out.cpu()).mean()) / held_out.shape[-1], 3)
     return tensors, made.config

@@ -54,8 +54,7 @@ class NMFRecipe(OfOneCorpus):
                 curve.append(round(missed(model.W[0], held_out), 4))
         if curve:
             facts["valid_divergence"] = curve
-        config = {**asdict(self.stft), "rank": self.rank}
-        return Learned({"W": model.W[0]}, {key: str(value) for key, value in config.items()}, facts)
+        return Learned({"W": model.W[0]}, {"stft": asdict(self.stft), "rank": self.rank}, facts)
 
     def held_out(self, corpora: Corpora, seed: int) -> torch.Tensor:
         """Validation spectra (1, F, T), no more than HELD_OUT frames of them."""

@@ -52,12 +52,12 @@ class ScoreRecipe(OfOneCorpus, LongRecipe):
     ) -> Learned:
         """The network's parameters, in half precision, and its error on validation speech by noise level."""
         (g,) = generators(seed, 1)
-        made = Denoiser(channels=self.channels, told=self.told)
+        made = Denoiser(channels=self.channels, conditional=self.told)
         made.start(g)
         draw, facts = spectrograms(self, made, corpora, seed, progress)
         valid = replace(self, minutes=math.inf, batch=64, quiet=1.0)
         held_out = spectrograms(valid, made, corpora, seed, False, split="valid")[0](generators(0, 1)[0])
-        low, high = (math.log(sigma) for sigma in made.levels)
+        low, high = (math.log(sigma) for sigma in (made.sigma_min, made.sigma_max))
 
         def loss(model: Any, batch: torch.Tensor, g: torch.Generator, done: float) -> torch.Tensor:
             even = (torch.arange(len(batch)) + torch.rand(len(batch), generator=g)) / len(batch)

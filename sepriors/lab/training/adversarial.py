@@ -263,8 +263,8 @@ class AdversarialLoss(nn.Module):
         # Deviation: ours. What the corpora are is told to the network itself, too; nothing of it is paired. With
         # adversaries alone speech was in both branches after 600 steps, and SI-SDR below the mixture's.
         z = self.generator.encode(self.generator.rms * x)
-        share = self.generator.share(z)
-        lost = share if branch else 1 - share
+        mask = self.generator.mask(z)
+        lost = mask if branch else 1 - mask
         return (lost * z).square().sum() / z.square().sum().clamp_min(1e-8)
 
 
