@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from sepriors.inference import nmf
 from sepriors.lab.corpora import Corpora
-from sepriors.lab.training.simulator import NoiseSource, chance, noise_odds
+from sepriors.lab.training.simulator import NoiseSource, chance, choose, noise_odds, rms
 from sepriors.signal.rng import generators
 from sepriors.signal.stft import STFT
 
@@ -29,7 +29,7 @@ def gaussian(V: torch.Tensor, stft: STFT, length: int, g: torch.Generator) -> to
     """
     white = torch.randn(len(V), length, generator=g)
     x = stft.inverse(stft(white) * V.sqrt(), length)
-    return x / x.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-8)
+    return x / rms(x)
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class FittedNoise:
         files = corpora.decoded(rows, progress=progress)
         fits = []
         for x in tqdm(files, desc="factorisations", disable=not progress):
-            P = stft(x / x.square().mean().sqrt().clamp_min(1e-8)).abs().square()[None] + 1e-10
+            P = stft(x / rms(x)).abs().square()[None] + 1e-10
             model = nmf.fit(P, rank, iterations=iterations, generators=generators(seed, 1))
             fits.append(Fit(model.W[0], model.H[0]))
         return cls(fits, noise_odds(rows, files.lengths), length, stft)
@@ -175,8 +175,8 @@ class FittedNoise:
     def draw(self, count: int, g: torch.Generator) -> torch.Tensor:
         """Clips (count, N), of power 1."""
         T = 1 - (-self.length // self.stft.hop)
-        which = torch.multinomial(self.odds, count, replacement=True, generator=g).tolist()
-        return gaussian(torch.stack([self._variance(self.fits[i], T, g) for i in which]), self.stft, self.length, g)
+        variances = [self._variance(self.fits[i], T, g) for i in choose(self.odds, count, g)]
+        return gaussian(torch.stack(variances), self.stft, self.length, g)
 
     def _variance(self, fit: Fit, T: int, g: torch.Generator) -> torch.Tensor:
         """A part (F, T) of a recording's variance; a short one goes round."""

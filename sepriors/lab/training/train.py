@@ -31,7 +31,7 @@ def train(
 ) -> Learned:
     """Learn the weights of a card from the training split; the longer recipes keep a checkpoint, and go on from it.
 
-    With a `fabric`, see `fitting.init_distributed`, these share their batches out between its processes.
+    With a `fabric`, see `fitting.init_distributed`, these divide their batches between its processes.
     """
     start = time.perf_counter()
     made = recipe(name) if fabric is None else recipe(name).per_process(fabric.world_size)
@@ -95,7 +95,7 @@ def _hardware(made: Recipe, processes: int) -> str:
 
 
 def _licence(made: Recipe, corpora: Corpora) -> str:
-    licences = sorted(set(made.heard(corpora)["licence"]))
+    licences = sorted(set(made.training_files(corpora)["licence"]))
     return f"weights MIT; trained on {', '.join(licences)}" if licences else "MIT"
 
 

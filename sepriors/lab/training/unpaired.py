@@ -22,7 +22,7 @@ Clean = Literal["in-domain", "out-of-domain", "close-talk"]
 ELSEWHERE = ["emodb", "rhasspy", "grid", "synthetic-de"]
 
 
-class Share(NamedTuple):
+class Split(NamedTuple):
     """The files of the four corpora: the mixtures' speech and noise, which go together, and the two priors."""
 
     speech: pd.DataFrame
@@ -31,7 +31,7 @@ class Share(NamedTuple):
     alone: pd.DataFrame
 
 
-def share(corpora: Corpora, clean: Clean = "in-domain", minutes: float = math.inf, seed: int = 0) -> Share:
+def split(corpora: Corpora, clean: Clean = "in-domain", minutes: float = math.inf, seed: int = 0) -> Split:
     """Divide the training files: speakers in turn to the mixtures and to the clean corpus, noise recordings likewise.
 
     Every clean corpus has so many minutes at most, so that priors differ in what they are made of, not in how much.
@@ -46,7 +46,7 @@ def share(corpora: Corpora, clean: Clean = "in-domain", minutes: float = math.in
         rest = rest[(rest["kind"] == "speech") & (rest["split"] == "train")]
     rest = rest.sample(frac=1, random_state=seed)
     rest = rest[: max(1, int((rest["seconds"].cumsum() <= 60 * minutes).sum()))]
-    parts = Share(speech, noise, rest, alone)
+    parts = Split(speech, noise, rest, alone)
     for name, rows in parts._asdict().items():
         if rows.empty:
             raise CorpusError(f"expected training files for {name}, of a clean corpus {clean}, got none; {corpora}")
@@ -61,7 +61,7 @@ def _halves(rows: pd.DataFrame, names: pd.Series) -> tuple[pd.DataFrame, pd.Data
 
 def drawing(
     corpora: Corpora,
-    parts: Share,
+    parts: Split,
     *,
     batch: int,
     seconds: float,
