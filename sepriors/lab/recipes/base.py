@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self, TypeVar
+from typing import Any, ClassVar, NamedTuple, Self
 
 import pandas as pd
 import torch
@@ -16,13 +16,13 @@ from tqdm import tqdm
 from sepriors.lab.corpora import Corpora, CorpusError
 from sepriors.lab.corpora.sets import speech_of
 from sepriors.lab.training.fitting import Fitted, fit
-from sepriors.lab.training.simulator import Conditions, Pairs, Simulator
+from sepriors.lab.training.simulator import Conditions, Pairs, Simulator, at_most
 from sepriors.metrics import si_sdr
 from sepriors.signal.rng import generators
 from sepriors.signal.stft import STFT
 
 Draw = Callable[[torch.Generator], torch.Tensor]
-File = TypeVar("File", bound=Sized)
+Drawn = tuple[Draw, dict[str, Any]]  # what draws from files, and what the card says of them
 
 
 class Learned(NamedTuple):
@@ -116,11 +116,20 @@ class Data(NamedTuple):
 
 
 class LongRecipe(Recipe):
-    """Learned by the training loop: keeps a checkpoint, goes on from it, and runs on a GPU or several where asked to."""
+    """Learned by the training loop: keeps a checkpoint and goes on from it, on a GPU where there is one, or on several.
 
-    steps: Any  # fields of the recipes, which say where they stand
+    The attributes are what `fit` is given; recipes have some of them as fields.
+    """
+
+    steps: Any
     batch: int  # draws a step, on all devices together
     learning_rate: float
+    clip = math.inf
+    betas = (0.9, 0.999)
+    warm_steps = 500
+    validations = 20
+    best_if_diverged = False
+    fast: bool | None = None
 
     @abstractmethod
     def learn(
@@ -137,20 +146,29 @@ class LongRecipe(Recipe):
         """How good the averaged model is."""
 
     @property
-    def options(self) -> dict[str, Any]:
-        """What else `fit` is given."""
+    def rates(self) -> dict[str, float]:
+        """How many times as fast as the rest the named parts of the network learn."""
         return {}
 
-    def fit(self, model: torch.nn.Module, data: Data, g: torch.Generator, about: str, **loop: Any) -> Fitted:
+    def listen(self, model: Any, held_out: Any, folder: Path) -> None:
+        """Leave samples in the folder, to listen to while it trains; none, unless a recipe says so."""
+
+    def fit(
+        self, model: Any, data: Data, g: torch.Generator, about: str, steps: int, checkpoint: Path | None, **loop: Any
+    ) -> Fitted:
         """The training loop on these data; the recipe and `about` name the run in its checkpoint."""
 
         def validate(model: Any) -> float:
             with torch.inference_mode():
+                if checkpoint is not None:
+                    self.listen(model, data.held_out, checkpoint.with_suffix(".samples"))
                 return self.validate(model, data.held_out)
 
         return fit(
-            model.to(device()), data.draw, self.loss, validate=validate, learning_rate=self.learning_rate, generator=g,
-            about=f"{self}, {about}, {data.facts['files']} files of {data.facts['corpus']}", **self.options, **loop,
+            model.to(device()), data.draw, self.loss, validate=validate, generator=g, steps=steps, clip=self.clip,
+            learning_rate=self.learning_rate, betas=self.betas, warm=self.warm_steps, rates=self.rates, fast=self.fast,
+            validations=self.validations, best_if_diverged=self.best_if_diverged, checkpoint=checkpoint,
+            about=f"{self}, {about}, {data.facts['files']} files of {data.facts['corpus']}", **loop,
         )  # fmt: skip
 
     def per_process(self, processes: int) -> Self:
@@ -185,10 +203,8 @@ class OneFit(LongRecipe):
         """The weights, from the training split."""
         (g,) = generators(seed + self.seed, 1)
         data = self.data(corpora, seed, progress)
-        fitted = self.fit(
-            self.make(g), data, g, f"seed {seed}", steps=self.steps, checkpoint=checkpoint, progress=progress,
-            fabric=fabric,
-        )  # fmt: skip
+        about = f"seed {seed}"
+        fitted = self.fit(self.make(g), data, g, about, self.steps, checkpoint, progress=progress, fabric=fabric)
         learned, (name, digits) = self.finish(fitted.model, data.held_out), self.curve
         facts = {**data.facts, name: [round(value, digits) for value in fitted.curve], **learned.facts}
         if fitted.diverged is not None:
@@ -209,19 +225,6 @@ def to_float16(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 def at_peak(x: torch.Tensor) -> torch.Tensor:
     """A file at a peak of 1, as mixtures will have."""
     return x / x.abs().max().clamp_min(1e-8)
-
-
-def at_most(rows: pd.DataFrame, minutes: float) -> pd.DataFrame:
-    """The first of the files, no more than so many minutes of them, but one."""
-    return rows[: max(1, int((rows["seconds"].cumsum() <= 60 * minutes).sum()))]
-
-
-def long_enough(files: Iterable[File], length: int, what: str) -> list[File]:
-    """The files of that length at least; raises CorpusError, which says of `what`, where there is none."""
-    every = list(files)
-    if kept := [x for x in every if len(x) >= length]:
-        return kept
-    raise CorpusError(f"expected {what} at least, got none of {len(every)}")
 
 
 def spectra(
@@ -245,15 +248,10 @@ def about(rows: pd.DataFrame, prefix: str = "") -> dict[str, Any]:
     facts = {
         "corpus": ", ".join(sorted(rows["corpus"].unique())),
         "files": len(rows),
-        "minutes": minutes_of(rows),
+        "minutes": round(float(rows["seconds"].sum()) / 60, 1),
         **({"speakers": speakers} if speakers else {}),
     }
     return {prefix + key: value for key, value in facts.items()}
-
-
-def minutes_of(rows: pd.DataFrame) -> float:
-    """Minutes of recordings, to a tenth."""
-    return round(float(rows["seconds"].sum()) / 60, 1)
 
 
 def validation_pairs(corpora: Corpora, *, files: int = 24, seconds: float = 3.0, snr_db: float = 0.0) -> Pairs:

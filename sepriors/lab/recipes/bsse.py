@@ -13,7 +13,7 @@ import torch
 from sepriors import weights
 from sepriors.lab.corpora import Corpora, bench_set
 from sepriors.lab.corpora.sets import DOMAINS
-from sepriors.lab.recipes.base import Data, Learned, OneFit, OfOneCorpus, about, si_sdr_gain, validation_pairs
+from sepriors.lab.recipes.base import Data, Learned, OfOneCorpus, OneFit, about, si_sdr_gain, validation_pairs
 from sepriors.lab.recipes.npe import snr
 from sepriors.lab.recipes.ssl import SMALL
 from sepriors.lab.training.simulator import Conditions, Pairs, Simulator, rms, training_noise
@@ -59,12 +59,13 @@ class PairedRecipe(OfOneCorpus, OneFit):
     seed: int = 0  # added to the caller's
 
     curve = "valid_si_sdr_gain", 2
+    clip = 5.0
+    warm_steps = 200
 
     @property
-    def options(self) -> dict[str, Any]:
-        """What else `fit` is given."""
-        rates = {} if self.inputs == "spectrum" else {"ssl": self.slower}
-        return {"clip": 5.0, "warm": 200, "rates": rates, "fast": None}
+    def rates(self) -> dict[str, float]:
+        """The embeddings learn more slowly."""
+        return {} if self.inputs == "spectrum" else {"ssl": self.slower}
 
     @property
     def about(self) -> str:
@@ -135,10 +136,11 @@ class PairedRecipe(OfOneCorpus, OneFit):
 
     def smoke(self) -> Self:
         """Shortened to seconds."""
-        small = {"conditions": replace(self.conditions, responses=2), "fresh": SMALL, "sizes": {"width": 8, "hidden": 8}}
+        rooms, sizes = replace(self.conditions, responses=2), {"width": 8, "hidden": 8}
         return self.shorten(
-            steps=4, batch=2, seconds=0.5, start=None, bench_files=min(1, self.bench_files), **small
-        )
+            steps=4, batch=2, seconds=0.5, conditions=rooms, bench_files=min(1, self.bench_files), start=None,
+            fresh=SMALL, sizes=sizes,
+        )  # fmt: skip
 
 
 SCORES = ("pesq_wb", "csig", "cbak", "covl", "stoi", "si_sdr")

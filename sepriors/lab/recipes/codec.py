@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import pandas as pd
 import torch
@@ -14,9 +15,8 @@ from torch import nn
 from sepriors.lab.corpora import Corpora
 from sepriors.lab.corpora.fetch import download
 from sepriors.lab.corpora.store import cache_dir
-from sepriors.lab.recipes.base import Data, Learned, OneFit, about, device, minutes_of, si_sdr_gain, validation_pairs
+from sepriors.lab.recipes.base import Data, Learned, OneFit, about, device, si_sdr_gain, validation_pairs
 from sepriors.lab.training.adversarial import AdversarialLoss, LossWeights, reconstruction_loss, unit
-from sepriors.lab.training.fitting import Fitted
 from sepriors.lab.training.simulator import Pairs
 from sepriors.lab.training.unpaired import Clean, Split, drawing, split
 from sepriors.metrics import score_many, si_sdr
@@ -24,14 +24,17 @@ from sepriors.priors import Codec, Descript, load
 from sepriors.signal.audio import write
 
 
+@dataclass(frozen=True)
 class OfCorpora(OneFit):
     """Learns from mixtures, clean speech and noise that share no recording."""
 
-    weights: LossWeights  # fields of the recipes, which say where they stand
-    clean: Clean
-    snrs: tuple[float, float]
-    seconds: float
-    bleed: tuple[float, float] | None = None  # of the mixtures' noise into the clean speech, dB
+    clean: Clean = "in-domain"
+    weights: LossWeights = LossWeights()  # noqa: RUF009
+    snrs: tuple[float, float] = (-5.0, 15.0)
+    bleed: tuple[float, float] = (10.0, 15.0)  # of the mixtures' noise into speech that is 'close-talk', dB
+    seconds: float = 1.5
+
+    clip = 10.0
 
     def known(self, corpora: Corpora, seed: int = 0) -> Split:
         """The recordings that the training knows."""
@@ -39,14 +42,14 @@ class OfCorpora(OneFit):
 
     def data(self, corpora: Corpora, seed: int, progress: bool) -> Data:
         """Mixtures, clean speech and noise, and mixtures of validation recordings."""
-        parts = split(corpora, self.clean, self.minutes, seed)
         bleed = self.bleed if self.clean == "close-talk" else None
         draw = drawing(
-            corpora, parts, batch=self.batch, seconds=self.seconds, snrs=self.snrs, bleed=bleed, progress=progress
-        )
+            corpora, split(corpora, self.clean, self.minutes, seed), batch=self.batch, seconds=self.seconds,
+            snrs=self.snrs, bleed=bleed, progress=progress,
+        )  # fmt: skip
         known = self.known(corpora, seed)
-        facts = about(pd.concat(known)) | {f"{name}_minutes": minutes_of(part) for name, part in known._asdict().items()}
-        return Data(draw, validation_pairs(corpora), facts)
+        minutes = {f"{name}_minutes": about(rows)["minutes"] for name, rows in known._asdict().items()}
+        return Data(draw, validation_pairs(corpora), about(pd.concat(known)) | minutes)
 
     def training_files(self, corpora: Corpora) -> pd.DataFrame:
         """The recordings that the training knows: of the mixtures, and of both corpora."""
@@ -60,22 +63,13 @@ class CodecRecipe(OfCorpora):
     It is given no clean speech: each of the three priors of chapter 7 begins here. Its branches share evenly.
     """
 
-    weights: LossWeights = LossWeights()  # noqa: RUF009
-    snrs: tuple[float, float] = (-5.0, 15.0)
     steps: int = 8000
     batch: int = 4  # of mixtures, and as many of noise
-    seconds: float = 1.5
     learning_rate: float = 1e-3
     channels: tuple[int, ...] = (24, 48, 96, 256)
     width: int = 96
-    clean: Clean = "in-domain"
 
     curve = "valid_rebuilt_si_sdr", 2
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What else `fit` is given."""
-        return {"clip": 10.0, "fast": None}
 
     @property
     def about(self) -> str:
@@ -119,13 +113,6 @@ class CodecRecipe(OfCorpora):
         return self.shorten(steps=4, batch=2, seconds=0.5, channels=(8, 8, 8, 16), width=8)
 
 
-class Watched(NamedTuple):
-    """Validation mixtures, and the folder where what is made of some of them is left to listen to."""
-
-    pairs: Pairs
-    samples: Path | None
-
-
 @dataclass(frozen=True)
 class UnpairedRecipe(OfCorpora):
     """`use-ddp` (Klement et al., 2025): the codec, and three ensembles of discriminators that make a prior of a corpus.
@@ -134,31 +121,25 @@ class UnpairedRecipe(OfCorpora):
     codec; 'descript', the published Descript Audio Codec, which is downloaded; or None, from scratch.
     """
 
-    clean: Clean = "in-domain"
     start: str | None = "codec"
-    weights: LossWeights = LossWeights()  # noqa: RUF009
-    snrs: tuple[float, float] = (-5.0, 15.0)
-    bleed: tuple[float, float] = (10.0, 15.0)
     steps: int = 3000
     batch: int = 8
-    seconds: float = 1.5
     learning_rate: float = 3e-4
     channels: int = 16  # of the discriminators
     faster: float = 3.0  # how many times as fast they, and the branches, learn
     fresh: CodecRecipe = CodecRecipe()
     seed: int = 0  # added to the caller's
-    # of the clean corpus: the out-of-domain one has no more
-    minutes: float = field(default=68.0, kw_only=True)
+    minutes: float = field(default=68.0, kw_only=True)  # of the clean corpus: the out-of-domain one has no more
 
     curve = "valid_si_sdr_gain", 2
+    betas = (0.8, 0.99)
+    warm_steps = 100
+    best_if_diverged = True
 
     @property
-    def options(self) -> dict[str, Any]:
-        """What else `fit` is given."""
-        rates = dict.fromkeys(UNTRAINED, self.faster)
-        return {
-            "clip": 10.0, "betas": (0.8, 0.99), "warm": 100, "rates": rates, "best_if_diverged": True, "fast": None,
-        }  # fmt: skip
+    def rates(self) -> dict[str, float]:
+        """What begins from nothing learns faster."""
+        return dict.fromkeys(("clean", "noise", "mixture", "generator.speech", "generator.noise"), self.faster)
 
     @property
     def about(self) -> str:
@@ -166,13 +147,6 @@ class UnpairedRecipe(OfCorpora):
         without = {"adversaries": self.weights.adversarial, "a cycle": self.weights.cycle}
         lacks = "".join(f", without {name}" for name, weight in without.items() if not weight)
         return f"speech and noise of a mixture, unpaired, a clean corpus {self.clean}, {began}{lacks}"
-
-    def data(self, corpora: Corpora, seed: int, progress: bool) -> Data:
-        """The corpora; and what the training begins with, where it is to be downloaded."""
-        if self.start == "descript":
-            _descript(progress)
-        data = super().data(corpora, seed, progress)
-        return data._replace(held_out=Watched(data.held_out, None))
 
     def make(self, g: torch.Generator) -> AdversarialLoss:
         """The network that the training begins with, and its adversaries."""
@@ -187,43 +161,40 @@ class UnpairedRecipe(OfCorpora):
         if self.start is None:
             return None
         if self.start == "descript":
-            return Descript.from_checkpoint(_descript())
+            file = download(DESCRIPT, cache_dir() / "weights", progress=sys.stderr.isatty())
+            return Descript.from_checkpoint(file)
         net: Codec = load(self.start)
         return net.requires_grad_(True).train()
-
-    def fit(self, model: nn.Module, data: Data, g: torch.Generator, about: str, **loop: Any) -> Fitted:
-        """The training loop, with samples beside the checkpoint."""
-        checkpoint = loop["checkpoint"]
-        samples = None if checkpoint is None else checkpoint.with_suffix(".samples")
-        watched = data.held_out._replace(samples=samples)
-        return super().fit(model, data._replace(held_out=watched), g, about, **loop)
 
     def loss(self, model: Any, batch: torch.Tensor, g: torch.Generator, done: float) -> torch.Tensor:
         """What both sides pay."""
         return model.cost(batch, self.weights, done)
 
-    def validate(self, model: Any, held_out: Watched) -> float:
-        """SI-SDR gain, dB; of the first mixtures, samples."""
-        if held_out.samples is not None:
-            noisy = held_out.pairs.noisy[:3]
-            _keep_samples(held_out.samples, noisy, *(part.cpu() for part in model.generator.separate(noisy.to(device()))))
-        return float(si_sdr_gain(held_out.pairs, lambda x: model.generator.separate(x).speech).mean())
+    def validate(self, model: Any, held_out: Pairs) -> float:
+        """SI-SDR gain, dB."""
+        return float(_gains(model.generator, held_out).mean())
 
-    def finish(self, model: Any, held_out: Watched) -> Learned:
+    def listen(self, model: Any, held_out: Pairs, folder: Path) -> None:
+        """Three mixtures, their speech and their noise: 0-mixture.flac and so on."""
+        folder.mkdir(parents=True, exist_ok=True)
+        noisy = held_out.noisy[:3]
+        separated = model.generator.separate(noisy.to(device()))
+        for kind, rows in {"mixture": noisy, "speech": separated.speech.cpu(), "noise": separated.noise.cpu()}.items():
+            for i, x in enumerate(rows):
+                write(folder / f"{i}-{kind}.flac", x / x.abs().max().clamp_min(1.0), 16000, overwrite=True)
+
+    def finish(self, model: Any, held_out: Pairs) -> Learned:
         """The network's parameters, in half precision, and its SI-SDR gain file by file."""
-        net = model.generator
         with torch.inference_mode():
-            gains = si_sdr_gain(held_out.pairs, lambda x: net.separate(x).speech)
+            gains = _gains(model.generator, held_out)
         facts = {"valid_gain_by_file": [round(value, 2) for value in gains.tolist()]}
-        return super().finish(net, held_out)._replace(facts=facts)
+        return super().finish(model.generator, held_out)._replace(facts=facts)
 
     def smoke(self) -> Self:
         """Shortened to seconds."""
         return self.shorten(steps=4, batch=2, seconds=0.5, channels=2, start=None, fresh=self.fresh.smoke())
 
 
-# What begins from nothing
-UNTRAINED = ("clean", "noise", "mixture", "generator.speech", "generator.noise")
 # The published codec for 16 kHz; its authors give no hash
 DESCRIPT = {
     "name": "weights_16khz.pth",
@@ -231,13 +202,12 @@ DESCRIPT = {
 }
 
 
-def _descript(progress: bool = False) -> Path:
-    """The file of the published codec, which is downloaded once."""
-    return download(DESCRIPT, cache_dir() / "weights", progress=progress)
-
-
 def _rebuilt(model: Any, x: torch.Tensor) -> torch.Tensor:
     return model.decode(model.encode(x), x.shape[-1]).float()
+
+
+def _gains(net: Codec, pairs: Pairs) -> torch.Tensor:
+    return si_sdr_gain(pairs, lambda x: net.separate(x).speech)
 
 
 def _start(module: nn.Module, g: torch.Generator) -> None:
@@ -248,11 +218,3 @@ def _start(module: nn.Module, g: torch.Generator) -> None:
                 p.zero_()
             else:
                 p.copy_(torch.randn(p.shape, generator=g) * math.sqrt(2 / p[0].numel()))
-
-
-def _keep_samples(folder: Path, *signals: torch.Tensor) -> None:
-    """Mixtures, their speech and their noise, to listen to while it trains: SPEAKER-mixture.flac and so on."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for kind, rows in zip(("mixture", "speech", "noise"), signals, strict=True):
-        for i, x in enumerate(rows):
-            write(folder / f"{i}-{kind}.flac", x / x.abs().max().clamp_min(1.0), 16000, overwrite=True)

@@ -9,8 +9,8 @@ from typing import Any, Self
 import torch
 
 from sepriors import weights
-from sepriors.lab.corpora import Corpora
-from sepriors.lab.recipes.base import Data, Draw, Learned, OneFit, OfOneCorpus, device, long_enough
+from sepriors.lab.corpora import Corpora, CorpusError
+from sepriors.lab.recipes.base import Data, Drawn, Learned, OfOneCorpus, OneFit, device
 from sepriors.lab.training.simulator import choose, crop, rms
 from sepriors.priors import MAF, WaveGlow
 from sepriors.signal.rng import generators
@@ -37,11 +37,7 @@ class FlowRecipe(OfOneCorpus, OneFit):
     learning_rate: float = 1e-3  # Deviation: the paper's 1e-4 takes ten times as long
 
     curve = "valid_nats_per_sample", 3
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What else `fit` is given."""
-        return {"clip": 100.0, "fast": None}
+    clip = 100.0
 
     @property
     def about(self) -> str:
@@ -67,14 +63,13 @@ class FlowRecipe(OfOneCorpus, OneFit):
         valid, _ = self.segments(corpora, seed, False, "valid")
         return Data(draw, torch.stack([valid(g) for g in generators(range(16), 16)]).flatten(0, 1), facts)
 
-    def segments(
-        self, corpora: Corpora, seed: int, progress: bool, split: str = "train"
-    ) -> tuple[Draw, dict[str, Any]]:
+    def segments(self, corpora: Corpora, seed: int, progress: bool, split: str = "train") -> Drawn:
         """A function that draws a batch of segments (batch, N) from a split's files, and what the files were."""
         rows, facts = self.files(corpora, seed, split)
         length = round(self.seconds * 16000)
-        what = f"{split} files of {self.seconds:g} s"
-        files = long_enough(corpora.decoded(rows, progress=progress), length, what)
+        files = [x for x in corpora.decoded(rows, progress=progress) if len(x) >= length]
+        if not files:
+            raise CorpusError(f"expected {split} files of {self.seconds:g} s at least, got none of {len(rows)}")
         gains = [WaveGlow.rms / float(rms(x)) for x in files]
         odds = torch.tensor([float(len(x)) for x in files])
 
@@ -82,8 +77,7 @@ class FlowRecipe(OfOneCorpus, OneFit):
             batch = []
             for k in choose(odds, self.batch, g):
                 x = crop(files[k], length, g)
-                dither = (torch.rand(length, generator=g) - 0.5) / 2**15
-                batch.append(gains[k] * (x + dither))
+                batch.append(gains[k] * (x + (torch.rand(length, generator=g) - 0.5) / 2**15))
             return torch.stack(batch)
 
         return draw, facts

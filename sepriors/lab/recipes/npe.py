@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from sepriors.lab.corpora import Corpora
-from sepriors.lab.recipes.base import Data, OneFit, OfOneCorpus, about, si_sdr_gain, validation_pairs
+from sepriors.lab.recipes.base import Data, OfOneCorpus, OneFit, about, si_sdr_gain, validation_pairs
 from sepriors.lab.training.simulated_noise import Either, FittedNoise, GenericNoise, NoiseSource
 from sepriors.lab.training.simulator import Clips, Conditions, Pairs, Simulator, rms, training_noise
 from sepriors.priors.npe import NPE, Posterior
@@ -41,11 +41,8 @@ class NPERecipe(OfOneCorpus, OneFit):
     validations: int = 40
 
     curve = "valid_si_sdr_gain", 2
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What else `fit` is given."""
-        return {"clip": 5.0, "validations": self.validations}
+    clip = 5.0
+    fast = False
 
     @property
     def about(self) -> str:

@@ -9,8 +9,8 @@ from typing import Any, Self
 import torch
 from tqdm import tqdm
 
-from sepriors.lab.corpora import Corpora
-from sepriors.lab.recipes.base import Data, Draw, OneFit, OfSpectra, at_peak, device, long_enough
+from sepriors.lab.corpora import Corpora, CorpusError
+from sepriors.lab.recipes.base import Data, Drawn, OfSpectra, OneFit, at_peak, device
 from sepriors.lab.training.simulator import choose, crop
 from sepriors.priors import RVAE
 from sepriors.signal.rng import generators
@@ -40,11 +40,7 @@ class RVAERecipe(OfSpectra, OneFit):
     clip: float = 100.0
 
     curve = "valid_elbo", 1
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What else `fit` is given."""
-        return {"clip": self.clip}
+    fast = False
 
     @property
     def about(self) -> str:
@@ -64,16 +60,16 @@ class RVAERecipe(OfSpectra, OneFit):
         valid, _ = replace(self, batch=512, level_db=0.0).sequences(corpora, seed, False, "valid")
         return Data(draw, valid(*generators(0, 1)), facts)
 
-    def sequences(
-        self, corpora: Corpora, seed: int, progress: bool, split: str = "train"
-    ) -> tuple[Draw, dict[str, Any]]:
+    def sequences(self, corpora: Corpora, seed: int, progress: bool, split: str = "train") -> Drawn:
         """A function that draws a batch (batch, F + 1, frames) of power spectra, and what the files were.
 
         The last row of a sequence is 1 where a frame counts, 0 where it is quiet.
         """
         rows, facts = self.files(corpora, seed, split)
         every = tqdm(corpora.decoded(rows, progress=progress), desc="spectra", disable=not progress)
-        files = long_enough(map(self.loud_part, every), self.frames, f"{split} files of {self.frames} frames")
+        files = [part for part in map(self.loud_part, every) if len(part) >= self.frames]
+        if not files:
+            raise CorpusError(f"expected {split} files of {self.frames} frames at least, got none of {len(rows)}")
         odds = torch.tensor([float(len(x)) for x in files])
 
         def draw(g: torch.Generator) -> torch.Tensor:

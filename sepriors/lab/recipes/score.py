@@ -12,7 +12,7 @@ from torch import nn
 from tqdm import tqdm
 
 from sepriors.lab.corpora import Corpora
-from sepriors.lab.recipes.base import Data, Draw, Learned, OneFit, OfOneCorpus, device
+from sepriors.lab.recipes.base import Data, Drawn, Learned, OfOneCorpus, OneFit, device
 from sepriors.lab.training.simulator import at_snr, choose, crop, training_noise
 from sepriors.priors import Denoiser
 from sepriors.signal.rng import generators
@@ -40,11 +40,8 @@ class ScoreRecipe(OfOneCorpus, OneFit):
     likelihood: float = 0.1  # what the variance's log-likelihood weighs in the loss
 
     curve = "valid_error", 4
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What else `fit` is given."""
-        return {"clip": 1.0}
+    clip = 1.0
+    fast = False
 
     @property
     def about(self) -> str:
@@ -63,10 +60,8 @@ class ScoreRecipe(OfOneCorpus, OneFit):
         valid, _ = replace(self, batch=64, quiet=1.0).spectrograms(corpora, seed, False, "valid")
         return Data(draw, valid(*generators(0, 1)), facts)
 
-    def spectrograms(
-        self, corpora: Corpora, seed: int, progress: bool, split: str = "train"
-    ) -> tuple[Draw, dict[str, Any]]:
-        """A function that draws compressed spectra (batch, 1, F, frames), or (batch, 2, ...) with the noisy ones behind.
+    def spectrograms(self, corpora: Corpora, seed: int, progress: bool, split: str = "train") -> Drawn:
+        """A function that draws compressed spectra (batch, 1, F, frames), or (batch, 2, ...) with noisy ones behind.
 
         What is longer is cropped, what is shorter filled with silence.
         """

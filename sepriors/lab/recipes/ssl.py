@@ -47,11 +47,8 @@ class SSLRecipe(OfOneCorpus, LongRecipe):
     noisy: float = 0.5
     snr_db: tuple[float, float] = (-5.0, 20.0)
     learning_rate: float = 3e-3
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What else `fit` is given."""
-        return {"clip": 10.0, "warm": 200, "fast": None}
+    clip = 10.0
+    warm_steps = 200
 
     @property
     def about(self) -> str:
@@ -81,9 +78,9 @@ class SSLRecipe(OfOneCorpus, LongRecipe):
             model = self.make(g, classes, None if i == 1 else net)
             watched = replace(self, batch=32, level_db=0.0).drawing(valid, unseen)(*generators(0, 1))
             fitted = self.fit(
-                model, Data(self.drawing(speech, labels, noise), watched, facts), g, f"seed {seed}, round {i}",
-                steps=steps, progress=progress, fabric=fabric,
-                checkpoint=None if checkpoint is None else checkpoint.with_name(f"{checkpoint.name}.{i}"),
+                model, Data(self.drawing(speech, labels, noise), watched, facts), g, f"seed {seed}, round {i}", steps,
+                None if checkpoint is None else checkpoint.with_name(f"{checkpoint.name}.{i}"),
+                progress=progress, fabric=fabric,
             )  # fmt: skip
             seconds += fitted.seconds
             net.network.load_state_dict(fitted.model.wav2vec2.cpu().state_dict())

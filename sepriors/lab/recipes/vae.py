@@ -77,13 +77,9 @@ class VAERecipe(OfSpectra):
 
 
 def fit_vae(
-    net: VAE,
-    frames: torch.Tensor,
-    valid: torch.Tensor | None,
-    recipe: VAERecipe,
-    generator: torch.Generator,
+    net: VAE, frames: torch.Tensor, valid: torch.Tensor | None, recipe: VAERecipe, generator: torch.Generator,
     progress: bool = True,
-) -> tuple[VAE, list[float]]:
+) -> tuple[VAE, list[float]]:  # fmt: skip
     """Adam on the bound of the frames (N, F): the averaged VAE, and the bound on `valid` after every five epochs."""
     steps = recipe.epochs * (len(frames) // recipe.batch)
     if not steps:

@@ -20,10 +20,6 @@ from sepriors.metrics import si_sdr
 from sepriors.signal.stft import STFT
 
 
-CORPORA = ("clean", "noise", "mixture")
-PLAIN_TERMS = ("spectra", "si_sdr", "leakage", "cycle", "cycle_spectra", "energy")
-
-
 @dataclass(frozen=True)
 class LossWeights:
     """What each loss weighs, and when: the adversaries' rise with the part of the training that is done."""
@@ -41,21 +37,14 @@ class LossWeights:
     cycle_spectra: float = 10.0  # mel and STFT of that speech
     energy: float = 0.0  # a decibel of what the speech explains of the mixture, lest it falls silent where it is hard
 
-    def of_terms(self, done: float) -> dict[str, float]:
-        """What each term of `AdversarialLoss.terms` weighs when that part of the training is `done`."""
-        rise = min(1.0, done / self.warm) if self.warm else 1.0
-        weights = {name: getattr(self, name) for name in PLAIN_TERMS}
-        for corpus in CORPORA:
-            weight = getattr(self, corpus)
-            weights[f"{corpus}/discriminator"] = float(weight > 0)
-            weights[f"{corpus}/adversarial"] = rise * weight * self.adversarial
-            weights[f"{corpus}/matching"] = rise * weight * self.matching
-        return weights
-
     def total(self, terms: Mapping[str, torch.Tensor], done: float) -> torch.Tensor:
-        """The weighted sum of named losses."""
-        weights = self.of_terms(done)
-        return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+        """The weighted sum of named losses when that part of the training is `done`; discriminators' own weigh 1."""
+        rise = min(1.0, done / self.warm) if self.warm else 1.0
+        weights = dict(vars(self))
+        for corpus in ("clean", "noise", "mixture"):
+            for loss in ("adversarial", "matching"):
+                weights[f"{corpus}/{loss}"] = rise * weights[corpus] * weights[loss]
+        return torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()
 
 
 class DiscriminatorOutput(NamedTuple):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Self
 
 import pandas as pd
 import torch
@@ -141,18 +141,11 @@ class Either:
         return torch.where(chance(self.odds, count, g), self.first.draw(count, g), self.second.draw(count, g))
 
 
-class Fit(NamedTuple):
-    """A factorisation of a recording's power: bases W (F, K) and activations H (K, T)."""
-
-    W: torch.Tensor
-    H: torch.Tensor
-
-
 @dataclass(frozen=True)
 class FittedNoise:
     """Noise with the variance of factorised recordings: their spectra and courses, and nothing else of them."""
 
-    fits: Sequence[Fit]
+    fits: Sequence[nmf.NMF]  # of one recording each: W (F, K), H (K, T)
     odds: torch.Tensor
     length: int
     stft: STFT = STFT(1024, 256)  # noqa: RUF009
@@ -169,7 +162,7 @@ class FittedNoise:
         for x in tqdm(files, desc="factorisations", disable=not progress):
             P = stft(x / rms(x)).abs().square()[None] + 1e-10
             model = nmf.fit(P, rank, iterations=iterations, generators=generators(seed, 1))
-            fits.append(Fit(model.W[0], model.H[0]))
+            fits.append(nmf.NMF(model.W[0], model.H[0]))
         return cls(fits, noise_odds(rows, files.lengths), length, stft)
 
     def draw(self, count: int, g: torch.Generator) -> torch.Tensor:
@@ -178,7 +171,7 @@ class FittedNoise:
         variances = [self._variance(self.fits[i], T, g) for i in choose(self.odds, count, g)]
         return gaussian(torch.stack(variances), self.stft, self.length, g)
 
-    def _variance(self, fit: Fit, T: int, g: torch.Generator) -> torch.Tensor:
+    def _variance(self, fit: nmf.NMF, T: int, g: torch.Generator) -> torch.Tensor:
         """A part (F, T) of a recording's variance; a short one goes round."""
         spare = fit.H.shape[-1] - T
         start = int(torch.randint(max(1, spare + 1) if spare >= 0 else fit.H.shape[-1], (), generator=g))

@@ -126,6 +126,11 @@ def training_noise(corpora: Corpora, classes: Sequence[str] = ()) -> pd.DataFram
     return rows
 
 
+def at_most(rows: pd.DataFrame, minutes: float) -> pd.DataFrame:
+    """The first of the recordings, no more than so many minutes of them, but one."""
+    return rows[: max(1, int((rows["seconds"].cumsum() <= 60 * minutes).sum()))]
+
+
 class Pairs(NamedTuple):
     """Mixtures and the speech in them (B, N), in step; of speech in a room, the direct sound and early reflections."""
 

@@ -15,7 +15,7 @@ import torch
 from sepriors.lab.corpora import Corpora, CorpusError
 from sepriors.lab.corpora.manifest import recordings
 from sepriors.lab.corpora.sets import speech_of
-from sepriors.lab.training.simulator import Clips, at_snr, equalised, training_noise
+from sepriors.lab.training.simulator import Clips, at_most, at_snr, equalised, training_noise
 
 Clean = Literal["in-domain", "out-of-domain", "close-talk"]
 # other people, rooms and microphones than the mixtures', and with `grid` other sentences, else other languages
@@ -44,9 +44,7 @@ def split(corpora: Corpora, clean: Clean = "in-domain", minutes: float = math.in
     if clean == "out-of-domain":
         rest = corpora.table[corpora.table["corpus"].isin(ELSEWHERE)]
         rest = rest[(rest["kind"] == "speech") & (rest["split"] == "train")]
-    rest = rest.sample(frac=1, random_state=seed)
-    rest = rest[: max(1, int((rest["seconds"].cumsum() <= 60 * minutes).sum()))]
-    parts = Split(speech, noise, rest, alone)
+    parts = Split(speech, noise, at_most(rest.sample(frac=1, random_state=seed), minutes), alone)
     for name, rows in parts._asdict().items():
         if rows.empty:
             raise CorpusError(f"expected training files for {name}, of a clean corpus {clean}, got none; {corpora}")
