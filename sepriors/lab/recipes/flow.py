@@ -51,7 +51,7 @@ class FlowRecipe(OfOneCorpus, OneFit):
     def make(self, g: torch.Generator) -> WaveGlow | MAF:
         """The flow before training."""
         if self.family == "maf":
-            flow = MAF(80, hidden=self.hidden, rms=WaveGlow.rms)
+            flow: WaveGlow | MAF = MAF(80, hidden=self.hidden, rms=WaveGlow.rms)
         else:
             flow = WaveGlow(hidden=self.hidden, context=self.context, mu=self.mu, told=self.noise is not None)
         flow.start(g)

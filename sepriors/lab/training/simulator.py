@@ -74,13 +74,13 @@ class Clips:
         return torch.stack([self._clip(i, g) for i in choose(self.odds, count, g)])
 
     def _clip(self, i: int, g: torch.Generator) -> torch.Tensor:
-        missing = self.length - len(self.files.samples[i])
-        if missing <= 0:
-            start = int(torch.randint(1 - missing, (), generator=g))
+        spare = len(self.files.samples[i]) - self.length
+        if spare >= 0:
+            start = int(torch.randint(spare + 1, (), generator=g))
             return self.gains[i] * self.files.part(i, start, start + self.length)
         x = self.gains[i] * self.files[i]
         if not self.around:
-            return torch.nn.functional.pad(x, (0, missing))
+            return torch.nn.functional.pad(x, (0, -spare))
         start = int(torch.randint(len(x), (), generator=g))
         return x.roll(-start).repeat(-(-self.length // len(x)))[: self.length]
 
@@ -149,16 +149,9 @@ class Simulator:
 
     @classmethod
     def read(
-        cls,
-        corpora: Corpora,
-        speech: pd.DataFrame,
-        noise: pd.DataFrame | NoiseSource,
-        *,
-        seconds: float,
-        conditions: Conditions = Conditions(),
-        seed: int = 0,
-        progress: bool = False,
-    ) -> Self:
+        cls, corpora: Corpora, speech: pd.DataFrame, noise: pd.DataFrame | NoiseSource, *, seconds: float,
+        conditions: Conditions = Conditions(), seed: int = 0, progress: bool = False,
+    ) -> Self:  # fmt: skip
         """From rows of the manifest, or another source of noise; its rooms are those of the seed."""
         length = round(16000 * seconds)
         return cls(

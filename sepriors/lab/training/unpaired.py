@@ -58,16 +58,9 @@ def _halves(rows: pd.DataFrame, names: pd.Series) -> tuple[pd.DataFrame, pd.Data
 
 
 def drawing(
-    corpora: Corpora,
-    parts: Split,
-    *,
-    batch: int,
-    seconds: float,
-    snrs: tuple[float, float],
-    bleed: tuple[float, float] | None = None,
-    tilt_db: float = 3.0,
-    progress: bool = True,
-) -> Callable[[torch.Generator], torch.Tensor]:
+    corpora: Corpora, parts: Split, *, batch: int, seconds: float, snrs: tuple[float, float],
+    bleed: tuple[float, float] | None = None, tilt_db: float = 3.0, progress: bool = True,
+) -> Callable[[torch.Generator], torch.Tensor]:  # fmt: skip
     """A function that draws mixtures, clean speech and noise (3, batch, N), each clip on its own.
 
     With `bleed` the clean speech is not: noise of the mixtures' recordings is in it, at those SNRs. Each clip has gone
