@@ -21,36 +21,23 @@ from sepriors.lab.training.fitting import is_rank_zero
 
 
 def train(
-    name: str,
-    corpora: Corpora,
-    *,
-    seed: int = 0,
-    progress: bool = True,
-    checkpoint: Path | None = None,
+    name: str, corpora: Corpora, *, seed: int = 0, progress: bool = True, checkpoint: Path | None = None,
     fabric: Any = None,
-) -> Learned:
+) -> Learned:  # fmt: skip
     """Learn the weights of a card from the training split; the longer recipes keep a checkpoint, and go on from it.
 
-    With a `fabric`, see `fitting.init_distributed`, these share their batches out between its processes.
+    With a `fabric`, see `fitting.init_distributed`, these divide their batches between its processes.
     """
     start = time.perf_counter()
     made = recipe(name) if fabric is None else recipe(name).per_process(fabric.world_size)
-    if isinstance(made, LongRecipe):
-        learned = made.learn(corpora, seed, progress, checkpoint, fabric)
-    else:
-        learned = made.learn(corpora, seed, progress)
+    long = {"checkpoint": checkpoint, "fabric": fabric} if isinstance(made, LongRecipe) else {}
+    learned = made.learn(corpora, seed, progress, **long)
     facts = {"train_seconds": round(time.perf_counter() - start, 1), **learned.facts, "seed": seed}
     return learned._replace(facts=facts)
 
 
 def write_card(
-    name: str,
-    corpora: Corpora,
-    *,
-    seed: int = 0,
-    folder: Path | None = None,
-    progress: bool = True,
-    fabric: Any = None,
+    name: str, corpora: Corpora, *, seed: int = 0, folder: Path | None = None, progress: bool = True, fabric: Any = None
 ) -> Path:
     """Train, save the weights and enter the card in `cards.toml`; returns the file of the weights.
 
@@ -95,15 +82,14 @@ def _hardware(made: Recipe, processes: int) -> str:
 
 
 def _licence(made: Recipe, corpora: Corpora) -> str:
-    licences = sorted(set(made.heard(corpora)["licence"]))
+    licences = sorted(set(made.training_files(corpora)["licence"]))
     return f"weights MIT; trained on {', '.join(licences)}" if licences else "MIT"
 
 
 def _enter(path: Path, name: str, card: Mapping[str, Any]) -> None:
     """Put one card into the file, in the order of names."""
-    with SoftFileLock(
-        path.with_name(f".{path.name}.lock"), timeout=60
-    ):  # trainings side by side enter their cards one by one
+    # trainings side by side enter their cards one by one
+    with SoftFileLock(path.with_name(f".{path.name}.lock"), timeout=60):
         known = tomllib.loads(path.read_text("utf-8")) if path.is_file() else {}
         known[name] = dict(card)
         # texts, numbers and truth values are written alike in JSON and in TOML

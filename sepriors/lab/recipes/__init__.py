@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import replace
 
-from sepriors.lab.recipes.base import Learned, LongRecipe, OfOneCorpus, Recipe, chosen, spectra
+from sepriors.lab.recipes.base import Learned, LongRecipe, OfOneCorpus, Recipe, spectra
 from sepriors.lab.recipes.bsse import PairedRecipe
 from sepriors.lab.recipes.codec import CodecRecipe, UnpairedRecipe
 from sepriors.lab.recipes.flow import FlowRecipe
@@ -20,8 +20,8 @@ from sepriors.signal.stft import STFT
 
 __all__ = [
     "RECIPES", "CodecRecipe", "FlowRecipe", "Learned", "LongRecipe", "NMFRecipe", "NPERecipe", "OfOneCorpus",
-    "PairedRecipe", "RVAERecipe", "Recipe", "SSLRecipe", "ScoreRecipe", "UnpairedRecipe", "VAERecipe", "chosen",
-    "recipe", "spectra",
+    "PairedRecipe", "RVAERecipe", "Recipe", "SSLRecipe", "ScoreRecipe", "UnpairedRecipe", "VAERecipe", "recipe",
+    "spectra",
 ]  # fmt: skip
 
 LIBRISPEECH = {"corpus": ("mini-librispeech", "librispeech")}
@@ -41,15 +41,15 @@ RECIPES: dict[str, Recipe] = {
     "maf": FlowRecipe(select=LIBRISPEECH, family="maf", hidden=256, steps=4000),
     "waveglow-companded": FlowRecipe(select=LIBRISPEECH, mu=255.0, steps=6000),
     "score": ScoreRecipe(select=LIBRISPEECH),
-    "diffusion-supervised": ScoreRecipe(told=True, select=LIBRISPEECH),
+    "diffusion-supervised": ScoreRecipe(conditional=True, select=LIBRISPEECH),
     "codec": CodecRecipe(),
     "use-ddp": UnpairedRecipe(),
     "use-ddp-out-of-domain": UnpairedRecipe(clean="out-of-domain"),
     "use-ddp-close-talk": UnpairedRecipe(clean="close-talk"),
     "use-ddp-seed1": UnpairedRecipe(seed=1, shipped=False),
     "use-ddp-scratch": UnpairedRecipe(start=None, shipped=False),
-    "use-ddp-no-adversaries": UnpairedRecipe(objective=LossWeights(adversarial=0.0, matching=0.0), shipped=False),
-    "use-ddp-no-cycle": UnpairedRecipe(objective=LossWeights(cycle=0.0, heard=0.0), shipped=False),
+    "use-ddp-no-adversaries": UnpairedRecipe(weights=LossWeights(adversarial=0.0, matching=0.0), shipped=False),
+    "use-ddp-no-cycle": UnpairedRecipe(weights=LossWeights(cycle=0.0, cycle_spectra=0.0), shipped=False),
     "use-ddp-descript": UnpairedRecipe(start="descript", shipped=False),
     "ssl": SSLRecipe(select=LIBRISPEECH, steps=(4000, 6000)),
     "npe": NPERecipe(select=LIBRISPEECH),
@@ -63,7 +63,7 @@ RECIPES: dict[str, Recipe] = {
     "bsse-embeddings": replace(PAIRED, inputs="embeddings"),
     "bsse-embeddings-frozen": replace(PAIRED, inputs="embeddings", tuning="frozen"),
     "bsse-embeddings-part": replace(PAIRED, inputs="embeddings", tuning="part"),
-    **{f"bsse-frozen-seed{i}": replace(PAIRED, tuning="frozen", seed=i, files=0) for i in (1, 2)},
+    **{f"bsse-frozen-seed{i}": replace(PAIRED, tuning="frozen", seed=i, bench_files=0) for i in (1, 2)},
     **{f"vae-seed{i}": VAERecipe(STFT(1024, 256), select=LIBRISPEECH, seed=i) for i in (1, 2, 3)},
 }
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import pandas as pd
 import torch
@@ -14,33 +13,31 @@ import torch
 from sepriors import weights
 from sepriors.lab.corpora import Corpora, bench_set
 from sepriors.lab.corpora.sets import DOMAINS
-from sepriors.lab.recipes.base import (
-    Learned,
-    LongRecipe,
-    OfOneCorpus,
-    about,
-    chosen,
-    device,
-    to_float16,
-    validation_pairs,
-)
-from sepriors.lab.recipes.ssl import FEW
-from sepriors.lab.training.fitting import fit
-from sepriors.lab.training.simulator import Conditions, Simulator, training_noise
+from sepriors.lab.recipes.base import Data, Learned, OfOneCorpus, OneFit, about, si_sdr_gain, validation_pairs
+from sepriors.lab.recipes.npe import snr
+from sepriors.lab.recipes.ssl import SMALL
+from sepriors.lab.training.simulator import Conditions, Pairs, Simulator, rms, training_noise
 from sepriors.methods import Separator
-from sepriors.metrics import score_many, si_sdr
+from sepriors.metrics import score_many
 from sepriors.priors import BSSE, SSL, load
 from sepriors.priors.bsse import Inputs
 from sepriors.protocols import Method
 from sepriors.running import enhance
 from sepriors.signal.mixing import Mixture
-from sepriors.signal.rng import generators, seeded_global_rng
+from sepriors.signal.rng import seeded_global_rng
 
 Tuning = Literal["frozen", "part", "whole"]
 
 
+class HeldOut(NamedTuple):
+    """What the training is watched by, and the sets of the bench that it is judged on at the end."""
+
+    pairs: Pairs
+    sets: dict[str, list[Mixture]]
+
+
 @dataclass(frozen=True)
-class PairedRecipe(OfOneCorpus, LongRecipe):
+class PairedRecipe(OfOneCorpus, OneFit):
     """`bsse` (Hung et al., 2022): a mask learned from pairs of mixture and speech, by the L1 distance of log(1 + |X|).
 
     The embeddings of the card `start` stay as they are, are tuned but for the convolutions, or wholly, at a tenth of
@@ -60,8 +57,17 @@ class PairedRecipe(OfOneCorpus, LongRecipe):
     learning_rate: float = 2e-3  # Deviation: the paper's 1e-4 takes many times as long
     slower: float = 0.1  # how fast the embeddings learn beside the rest
     sizes: Mapping[str, int] = field(default_factory=dict)  # of `BSSE`, where they are not its own
-    files: int = 24  # of each set of the bench that it is judged on at the end; none: not judged
+    bench_files: int = 24  # of each set of the bench that it is judged on at the end; none: not judged
     seed: int = 0  # added to the caller's
+
+    curve = "valid_si_sdr_gain", 2
+    clip = 5.0
+    warm_steps = 200
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The embeddings learn more slowly."""
+        return {} if self.inputs == "spectrum" else {"ssl": self.slower}
 
     @property
     def about(self) -> str:
@@ -73,27 +79,19 @@ class PairedRecipe(OfOneCorpus, LongRecipe):
     def make(self, g: torch.Generator) -> BSSE:
         """The network before training; what is to stay frozen is."""
         ssl = None
-        if self.inputs != "spectrum":
-            with seeded_global_rng(g):
-                ssl = load(self.start) if self.start else SSL(**self.fresh)
-            ssl.requires_grad_(self.tuning != "frozen")
-            if self.tuning == "part":
-                ssl.network.feature_extractor.requires_grad_(False)
         with seeded_global_rng(g):
+            if self.inputs != "spectrum":
+                ssl = load(self.start) if self.start else SSL(**self.fresh)
+                ssl.requires_grad_(self.tuning != "frozen")
+                if self.tuning == "part":
+                    ssl.network.feature_extractor.requires_grad_(False)
             return BSSE(self.inputs, ssl, **self.sizes)
 
-    def learn(
-        self, corpora: Corpora, seed: int, progress: bool, checkpoint: Path | None = None, fabric: Any = None
-    ) -> Learned:
-        """The network's parameters, in half precision, what its layers count, and its scores on sets of the bench."""
-        (g,) = generators(seed + self.seed, 1)
-        made = self.make(g)
-        sets = self.test_sets(corpora)  # now, not after the training: they may be missing
-        watched = validation_pairs(corpora)
-        before = si_sdr(watched.clean, watched.noisy)
-        rows, facts = chosen(self, corpora, seed, "train")
-        noise = training_noise(corpora)
-        facts |= {f"noise_{key}": value for key, value in about(noise).items()}
+    def data(self, corpora: Corpora, seed: int, progress: bool) -> Data:
+        """Mixtures with their speech, mixtures of validation recordings, and the sets of the bench."""
+        held_out = HeldOut(validation_pairs(corpora), self.test_sets(corpora))
+        rows, facts = self.files(corpora, seed)
+        noise = self.noise_files(corpora)
         simulator = Simulator.read(
             corpora, rows, noise, seconds=self.seconds, conditions=self.conditions, seed=seed, progress=progress
         )
@@ -101,54 +99,50 @@ class PairedRecipe(OfOneCorpus, LongRecipe):
         def draw(g: torch.Generator) -> torch.Tensor:
             pairs = torch.stack(simulator.draw(self.batch, g))
             level = 10 ** (self.level_db / 20 * (2 * torch.rand(self.batch, 1, generator=g) - 1))
-            return BSSE.rms * level * pairs / pairs[0].square().mean(-1, keepdim=True).sqrt().clamp_min(1e-8)
+            return BSSE.rms * level * pairs / rms(pairs[0])
 
-        def validate(model: Any) -> float:
-            with torch.inference_mode():
-                gain = si_sdr(watched.clean, model.enhance(watched.noisy.to(device())).cpu()) - before
-            return float(gain.mean())
-
-        fitted = fit(
-            made.to(device()), draw, self.loss, steps=self.steps, learning_rate=self.learning_rate, generator=g,
-            clip=5.0, validate=validate, warm=200, rates={} if made.ssl is None else {"ssl": self.slower}, fast=None,
-            checkpoint=checkpoint, progress=progress, fabric=fabric,
-            about=f"{self}, seed {seed}, {facts['files']} files of {facts['corpus']}",
-        )  # fmt: skip
-        tensors = to_float16(fitted.model)
-        facts["valid_si_sdr_gain"] = [round(value, 2) for value in fitted.curve]
-        if made.ssl is not None:
-            facts["layer_weights"] = [round(w, 4) for w in fitted.model.layer_weights.tolist()]
-        judged = BSSE.from_weights(weights.Weights(tensors, made.config)).requires_grad_(False).eval()
-        for name, mixtures in sets.items():
-            scores = scored(Separator(judged), mixtures)
-            facts |= {f"{name}_{metric}": values for metric, values in scores.items()}
-        return Learned(tensors, made.config, {**facts, "train_seconds": round(fitted.seconds, 1)})
+        return Data(draw, held_out, facts | about(noise, "noise_"))
 
     def test_sets(self, corpora: Corpora) -> dict[str, list[Mixture]]:
         """The sets of real noise that the corpora have speech for, by domain."""
         have = set(corpora.table["corpus"])
-        domains = [name for name, groups in DOMAINS.items() if self.files and have & {*chain(*groups)}]
-        return {name: bench_set(corpora, "real", domain=name, files=self.files) for name in domains}
+        domains = [name for name, groups in DOMAINS.items() if self.bench_files and have & {*chain(*groups)}]
+        return {name: bench_set(corpora, "real", domain=name, files=self.bench_files) for name in domains}
 
     def loss(self, model: Any, batch: torch.Tensor, g: torch.Generator, done: float) -> torch.Tensor:
         """Mean absolute error of log(1 + |S|), and the SNR in dB; a batch (2, B, N) is mixtures and their speech."""
         # Deviation: the paper has the first alone, which leaves SI-SDR behind where the mask's phase is the mixture's
         noisy, clean = batch
-        made = model(noisy)
-        distance = (made.speech.float() - model.spectrum(clean).abs().log1p().mT).abs().mean()
-        return distance - self.decibels * snr(clean, model.waveform(made.spectrum, clean.shape[-1])).mean()
+        found = model(noisy)
+        distance = (found.speech.float() - model.spectrum(clean).abs().log1p().mT).abs().mean()
+        return distance - self.decibels * snr(clean, model.waveform(found.spectrum, clean.shape[-1])).mean()
 
-    def heard(self, corpora: Corpora) -> pd.DataFrame:
-        """The recordings that the training knows: speech and noise."""
-        return pd.concat([super().heard(corpora), training_noise(corpora)])
+    def validate(self, model: Any, held_out: HeldOut) -> float:
+        """SI-SDR gain, dB."""
+        return float(si_sdr_gain(held_out.pairs, model.enhance).mean())
+
+    def finish(self, model: Any, held_out: HeldOut) -> Learned:
+        """The network's parameters, in half precision, what its layers count, and its scores on sets of the bench."""
+        learned = super().finish(model, held_out)
+        facts: dict[str, Any] = {}
+        if model.ssl is not None:
+            facts["layer_weights"] = [round(w, 4) for w in model.layer_weights.tolist()]
+        net = BSSE.from_weights(weights.Weights(learned.tensors, learned.config)).requires_grad_(False).eval()
+        for name, mixtures in held_out.sets.items():
+            facts |= {f"{name}_{metric}": values for metric, values in scored(Separator(net), mixtures).items()}
+        return learned._replace(facts=facts)
+
+    def noise_files(self, corpora: Corpora) -> pd.DataFrame:
+        """All training noise."""
+        return training_noise(corpora)
 
     def smoke(self) -> Self:
-        """Cut to seconds."""
-        few = {"width": 8, "hidden": 8}
-        rooms = replace(self.conditions, responses=2)
+        """Shortened to seconds."""
+        rooms, sizes = replace(self.conditions, responses=2), {"width": 8, "hidden": 8}
         return self.shorten(
-            steps=4, batch=2, seconds=0.5, conditions=rooms, files=min(1, self.files), start=None, fresh=FEW, sizes=few
-        )
+            steps=4, batch=2, seconds=0.5, conditions=rooms, bench_files=min(1, self.bench_files), start=None,
+            fresh=SMALL, sizes=sizes,
+        )  # fmt: skip
 
 
 SCORES = ("pesq_wb", "csig", "cbak", "covl", "stoi", "si_sdr")
@@ -162,9 +156,3 @@ def scored(method: Method, mixtures: Sequence[Mixture]) -> dict[str, list[float]
         metric: [round(sum(s.values[metric] for s in scores) / len(scores), 3) for scores in by_file]
         for metric in SCORES
     }
-
-
-def snr(clean: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
-    """The signal-to-noise ratio (B,) of estimates (B, N), dB, 30 at most: what is nearly right need not be perfect."""
-    missed, energy = ((x.square().sum(-1)).clamp_min(1e-10) for x in (clean - made, clean))
-    return -10 * (missed / energy + 1e-3).log10()

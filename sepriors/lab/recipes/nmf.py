@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 import pandas as pd
@@ -12,16 +11,16 @@ from tqdm import tqdm
 
 from sepriors.inference import nmf
 from sepriors.lab.corpora import Corpora
-from sepriors.lab.recipes.base import Learned, OfOneCorpus, spectra
+from sepriors.lab.recipes.base import Learned, OfSpectra, spectra
 from sepriors.signal.gaussian import is_divergence
 from sepriors.signal.rng import generators
 from sepriors.signal.stft import STFT
 
-HELD_OUT = 8000
+HELD_OUT = 8000  # frames of validation speech at most
 
 
 @dataclass(frozen=True)
-class NMFRecipe(OfOneCorpus):
+class NMFRecipe(OfSpectra):
     """Bases of the power spectra of a corpus, by IS-NMF (Févotte, Bertin & Durrieu, 2009).
 
     Speech keeps only frames within `range_db` of the loudest of its file: the divergence is blind to level, so pauses
@@ -39,14 +38,15 @@ class NMFRecipe(OfOneCorpus):
         return f"IS-NMF bases of {self.kind}, {self.rank} of {self.stft.bins} bins"
 
     def learn(self, corpora: Corpora, seed: int, progress: bool) -> Learned:
-        """The bases W (F, K) of the training split."""
+        """The bases W (F, K) of the training split, and how far validation spectra (1, F, T) are from them."""
+        held_out = None
         if self.kind == "white":
             P, facts = _white(self, seed)
-            held_out = None
         else:
             frames, facts = spectra(self, corpora, seed, progress)
             P = frames.mT.contiguous()[None]
-            held_out = self.held_out(corpora, seed)
+            valid, _ = spectra(self, corpora, seed, False, split="valid")
+            held_out = valid[:: -(-len(valid) // HELD_OUT)].mT[None]
         model, curve = nmf.init(P, self.rank, generators(seed, 1)), []
         for i in tqdm(range(self.iterations), desc="updates", disable=not progress):
             model = nmf.update(model, P[None])
@@ -56,17 +56,12 @@ class NMFRecipe(OfOneCorpus):
             facts["valid_divergence"] = curve
         return Learned({"W": model.W[0]}, {"stft": asdict(self.stft), "rank": self.rank}, facts)
 
-    def held_out(self, corpora: Corpora, seed: int) -> torch.Tensor:
-        """Validation spectra (1, F, T), no more than HELD_OUT frames of them."""
-        frames, _ = spectra(replace(self, minutes=math.inf), corpora, seed, False, split="valid")
-        return frames[:: -(-len(frames) // HELD_OUT)].mT[None]
-
-    def heard(self, corpora: Corpora) -> pd.DataFrame:
+    def training_files(self, corpora: Corpora) -> pd.DataFrame:
         """The recordings that the training knows; drawn noise has none."""
-        return corpora.table[:0] if self.kind == "white" else super().heard(corpora)
+        return corpora.table[:0] if self.kind == "white" else super().training_files(corpora)
 
     def smoke(self) -> Self:
-        """Cut to seconds."""
+        """Shortened to seconds."""
         return self.shorten(iterations=3)
 
 
@@ -78,14 +73,11 @@ def missed(W: torch.Tensor, P: torch.Tensor) -> float:
     return float(is_divergence(P, model.variance)) / P[0].numel()
 
 
-def _white(made: NMFRecipe, seed: int) -> tuple[torch.Tensor, dict[str, Any]]:
+def _white(recipe: NMFRecipe, seed: int) -> tuple[torch.Tensor, dict[str, Any]]:
     """White noise in ten-second pieces at levels from -40 to 0 dB: 'several powers' (Shi et al., 2021, § 5.2)."""
     (g,) = generators(seed, 1)
-    length, pieces = 10 * made.stft.sample_rate, round(6 * made.minutes)
+    length, pieces = 10 * recipe.stft.sample_rate, round(6 * recipe.minutes)
     levels = 10 ** (torch.linspace(-40, 0, pieces) / 20)
-    P = made.stft(torch.randn(pieces, length, generator=g) * levels[:, None]).abs().square()
-    return P.movedim(0, 1).flatten(1)[None], {
-        "corpus": "drawn white noise",
-        "files": pieces,
-        "minutes": round(made.minutes, 1),
-    }
+    P = recipe.stft(torch.randn(pieces, length, generator=g) * levels[:, None]).abs().square()
+    facts = {"corpus": "drawn white noise", "files": pieces, "minutes": round(recipe.minutes, 1)}
+    return P.movedim(0, 1).flatten(1)[None], facts

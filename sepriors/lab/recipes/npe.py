@@ -3,40 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import pandas as pd
 import torch
 
 from sepriors.lab.corpora import Corpora
-from sepriors.lab.recipes.base import (
-    Learned,
-    LongRecipe,
-    OfOneCorpus,
-    about,
-    chosen,
-    device,
-    to_float16,
-    validation_pairs,
-)
-from sepriors.lab.recipes.bsse import snr
-from sepriors.lab.training.fitting import fit
+from sepriors.lab.recipes.base import Data, OfOneCorpus, OneFit, about, si_sdr_gain, validation_pairs
 from sepriors.lab.training.simulated_noise import Either, FittedNoise, GenericNoise, NoiseSource
-from sepriors.lab.training.simulator import Clips, Conditions, Simulator, training_noise
-from sepriors.metrics import si_sdr
+from sepriors.lab.training.simulator import Clips, Conditions, Pairs, Simulator, rms, training_noise
 from sepriors.priors.npe import NPE, Posterior
-from sepriors.signal.rng import generators, seeded_global_rng
+from sepriors.signal.rng import seeded_global_rng
 
 Knowledge = Literal["generic", "fitted", "recorded"]
 
 
 @dataclass(frozen=True)
-class NPERecipe(OfOneCorpus, LongRecipe):
+class NPERecipe(OfOneCorpus, OneFit):
     """An amortised posterior (`npe`), trained on clean speech with noise of the book's own model.
 
     `knowledge` says what is known of noise: nothing recorded, but generic shapes; the variances of factorised training
-    recordings; or the recordings themselves, that is, pairs. The last two take generic shapes in a share `generic` of
+    recordings; or the recordings themselves, that is, pairs. The last two take generic shapes in a part `generic` of
     the mixtures, too. The loss is the SNR in decibels, and the posterior's likelihood of the true spectrum.
     """
 
@@ -53,6 +40,10 @@ class NPERecipe(OfOneCorpus, LongRecipe):
     watched: int = 48  # validation mixtures
     validations: int = 40
 
+    curve = "valid_si_sdr_gain", 2
+    clip = 5.0
+    fast = False
+
     @property
     def about(self) -> str:
         of = {
@@ -62,48 +53,32 @@ class NPERecipe(OfOneCorpus, LongRecipe):
         }
         return f"amortised posterior of speech, two recurrent layers of {self.hidden}, in {of[self.knowledge]}"
 
-    def learn(
-        self, corpora: Corpora, seed: int, progress: bool, checkpoint: Path | None = None, fabric: Any = None
-    ) -> Learned:
-        """The network's parameters, in half precision, and its SI-SDR gain on validation mixtures."""
-        (g,) = generators(seed, 1)
+    def make(self, g: torch.Generator) -> NPE:
+        """The network before training."""
         with seeded_global_rng(g):
-            made = NPE(width=self.width, hidden=self.hidden)
+            return NPE(width=self.width, hidden=self.hidden)
+
+    def data(self, corpora: Corpora, seed: int, progress: bool) -> Data:
+        """Mixtures of power 1 with their speech, and mixtures of validation recordings."""
         watched = validation_pairs(corpora, files=self.watched, seconds=4.0)
-        before = si_sdr(watched.clean, watched.noisy)
-        rows, facts = chosen(self, corpora, seed, "train")
+        rows, facts = self.files(corpora, seed)
         simulator = self.simulator(corpora, rows, seed, progress)
         if self.knowledge != "generic":
-            facts |= {f"noise_{key}": value for key, value in about(training_noise(corpora)).items()}
+            facts |= about(self.noise_files(corpora), "noise_")
 
         def draw(g: torch.Generator) -> torch.Tensor:
             pairs = torch.stack(simulator.draw(self.batch, g))
-            return pairs / pairs[0].square().mean(-1, keepdim=True).sqrt().clamp_min(1e-8)
+            return pairs / rms(pairs[0])
 
-        def validate(model: Any) -> float:
-            with torch.inference_mode():
-                return float((si_sdr(watched.clean, model.enhance(watched.noisy.to(device())).cpu()) - before).mean())
-
-        fitted = fit(
-            made.to(device()), draw, self.loss, steps=self.steps, learning_rate=self.learning_rate, generator=g,
-            clip=5.0, validate=validate, validations=self.validations, warm=500, fast=False, checkpoint=checkpoint,
-            progress=progress, fabric=fabric,
-            about=f"{self}, seed {seed}, {facts['files']} files of {facts['corpus']}",
-        )  # fmt: skip
-        facts["valid_si_sdr_gain"] = [round(value, 2) for value in fitted.curve]
-        return Learned(to_float16(fitted.model), made.config, {**facts, "train_seconds": round(fitted.seconds, 1)})
+        return Data(draw, watched, facts)
 
     def simulator(self, corpora: Corpora, rows: pd.DataFrame, seed: int, progress: bool) -> Simulator:
         """What draws the mixtures."""
         length = round(16000 * self.seconds)
         source: NoiseSource = GenericNoise(length)
         if self.knowledge != "generic":
-            recordings = training_noise(corpora)
-            if self.knowledge == "fitted":
-                known: NoiseSource = FittedNoise.of_recordings(corpora, recordings, length, progress=progress)
-            else:
-                known = Clips.of_noise(corpora, recordings, length, progress=progress)
-            source = Either(source, known, self.generic)
+            read = FittedNoise.of_recordings if self.knowledge == "fitted" else Clips.of_noise
+            source = Either(source, read(corpora, self.noise_files(corpora), length, progress=progress), self.generic)
         return Simulator.read(
             corpora, rows, source, seconds=self.seconds, conditions=self.conditions, seed=seed, progress=progress
         )
@@ -122,16 +97,25 @@ class NPERecipe(OfOneCorpus, LongRecipe):
         found: Posterior = model(X, guess)
         variance = found.variance.clamp_min(1e-6)
         surprise = ((S - found.mean).abs().square() / variance + variance.log()).mean()
-        made = model.stft.inverse(found.mean, clean.shape[-1])
-        return self.likelihood * surprise - snr(clean, made).mean()
+        estimate = model.stft.inverse(found.mean, clean.shape[-1])
+        return self.likelihood * surprise - snr(clean, estimate).mean()
 
-    def heard(self, corpora: Corpora) -> pd.DataFrame:
-        """The recordings that the training knows: speech, and noise unless it is generic."""
-        rows = super().heard(corpora)
-        return rows if self.knowledge == "generic" else pd.concat([rows, training_noise(corpora)])
+    def validate(self, model: Any, held_out: Pairs) -> float:
+        """SI-SDR gain, dB."""
+        return float(si_sdr_gain(held_out, model.enhance).mean())
+
+    def noise_files(self, corpora: Corpora) -> pd.DataFrame:
+        """Noise, unless it is generic."""
+        return super().noise_files(corpora) if self.knowledge == "generic" else training_noise(corpora)
 
     def smoke(self) -> Self:
-        """Cut to seconds."""
+        """Shortened to seconds."""
         rooms = replace(self.conditions, responses=2)
         small = {"width": 8, "hidden": 8, "watched": 4, "validations": 4}
         return self.shorten(steps=4, batch=2, seconds=0.5, conditions=rooms, **small)
+
+
+def snr(clean: torch.Tensor, estimate: torch.Tensor) -> torch.Tensor:
+    """The signal-to-noise ratio (B,) of estimates (B, N), dB, 30 at most: what is nearly right need not be perfect."""
+    missed, energy = ((x.square().sum(-1)).clamp_min(1e-10) for x in (clean - estimate, clean))
+    return -10 * (missed / energy + 1e-3).log10()

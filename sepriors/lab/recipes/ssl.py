@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,15 +14,14 @@ from torchaudio.models import hubert_pretrain_model
 from tqdm import tqdm
 
 from sepriors.lab.corpora import Corpora, CorpusError
-from sepriors.lab.recipes.base import Learned, LongRecipe, OfOneCorpus, about, chosen, device, to_float16
-from sepriors.lab.training.fitting import fit
+from sepriors.lab.recipes.base import Data, Draw, Learned, LongRecipe, OfOneCorpus, about, at_peak, device, to_float16
 from sepriors.lab.training.pretraining import clustering, mfcc
-from sepriors.lab.training.simulator import Clips, at_snr, chance, training_noise
+from sepriors.lab.training.simulator import Clips, at_snr, chance, choose, crop, rms, training_noise
 from sepriors.priors import SSL
 from sepriors.priors.ssl import framed
 from sepriors.signal.rng import generators, seeded_global_rng
 
-FEW = {"width": 8, "layers": 2, "heads": 2, "inner": 16, "channels": (4, 4, 4, 4, 4, 4, 8)}  # sizes of an `SSL`
+SMALL = {"width": 8, "layers": 2, "heads": 2, "inner": 16, "channels": (4, 4, 4, 4, 4, 4, 8)}  # sizes of an `SSL`
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,8 @@ class SSLRecipe(OfOneCorpus, LongRecipe):
     noisy: float = 0.5
     snr_db: tuple[float, float] = (-5.0, 20.0)
     learning_rate: float = 3e-3
+    clip = 10.0
+    warm_steps = 200
 
     @property
     def about(self) -> str:
@@ -61,43 +61,42 @@ class SSLRecipe(OfOneCorpus, LongRecipe):
     ) -> Learned:
         """The network's parameters, in half precision, and how many hidden frames of validation speech it guesses."""
         (g,) = generators(seed, 1)
-        rows, facts = chosen(self, corpora, seed, "train")
-        held_out = chosen(replace(self, minutes=math.inf), corpora, seed, "valid")[0]
-        speech, valid = (_peaked(corpora, part, progress) for part in (rows, held_out))
+        rows, facts = self.files(corpora, seed)
+        splits = rows, self.files(corpora, seed, "valid")[0]
+        speech, valid = ([at_peak(x) for x in corpora.decoded(part, progress=progress)] for part in splits)
         noise = None
         if self.noisy:
-            recordings = training_noise(corpora)
+            recordings = self.noise_files(corpora)
             noise = Clips.of_noise(corpora, recordings, self.samples, progress=progress)
-            facts |= {f"noise_{key}": value for key, value in about(recordings).items()}
-        net, seconds = None, 0.0
-        see: Callable[[torch.Tensor], torch.Tensor] = mfcc
+            facts |= about(recordings, "noise_")
+        net, seconds = SSL(**self.sizes).requires_grad_(False).eval(), 0.0
+        features: Callable[[torch.Tensor], torch.Tensor] = mfcc
         for i, (classes, steps) in enumerate(zip(self.classes, self.steps, strict=True), 1):
-            features = [see(x) for x in tqdm(speech, desc=f"targets, round {i}", disable=not progress)]
-            label = clustering(features, classes, g)
-            labels, unseen = [label(f) for f in features], [label(see(x)) for x in valid]
-            with seeded_global_rng(g):
-                made = hubert_pretrain_model(**SSL(**self.sizes).settings, **MASKED, num_classes=classes)
-            if net is not None:
-                made.wav2vec2.load_state_dict(net.state_dict())
-            draw = self.drawing(speech, labels, noise)
-            watched = replace(self, batch=32, level_db=0.0).drawing(valid, unseen)(generators(0, 1)[0])
-            fitted = fit(
-                made.to(device()), draw, self.loss, steps=steps, learning_rate=self.learning_rate, generator=g,
-                clip=10.0, validate=partial(self.guessed, batch=watched.to(device())), warm=200, fast=None,
-                checkpoint=None if checkpoint is None else checkpoint.with_name(f"{checkpoint.name}.{i}"),
-                about=f"{self}, seed {seed}, round {i}, {facts['files']} files of {facts['corpus']}", progress=progress,
-                fabric=fabric,
+            found = [features(x) for x in tqdm(speech, desc=f"targets, round {i}", disable=not progress)]
+            label = clustering(found, classes, g)
+            labels, unseen = [label(f) for f in found], [label(features(x)) for x in valid]
+            model = self.make(g, classes, None if i == 1 else net)
+            watched = replace(self, batch=32, level_db=0.0).drawing(valid, unseen)(*generators(0, 1))
+            fitted = self.fit(
+                model, Data(self.drawing(speech, labels, noise), watched, facts), g, f"seed {seed}, round {i}", steps,
+                None if checkpoint is None else checkpoint.with_name(f"{checkpoint.name}.{i}"),
+                progress=progress, fabric=fabric,
             )  # fmt: skip
-            net, seconds = fitted.model.wav2vec2, seconds + fitted.seconds
-            trained = SSL(**self.sizes)
-            trained.network.load_state_dict(net.cpu().state_dict())
-            trained.requires_grad_(False).eval()
-            see = partial(_layer, trained, self.layer)
+            seconds += fitted.seconds
+            net.network.load_state_dict(fitted.model.wav2vec2.cpu().state_dict())
+            features = partial(_layer, net, self.layer)
             most = torch.bincount(torch.cat(unseen)).max() / sum(map(len, unseen))
             facts[f"valid_guessed_{i}"] = [round(value, 3) for value in fitted.curve]
             facts[f"valid_most_frequent_{i}"] = round(float(most), 3)
-        tensors = to_float16(trained)
-        return Learned(tensors, trained.config, {**facts, "train_seconds": round(seconds, 1)})
+        return Learned(to_float16(net), net.config, {**facts, "train_seconds": round(seconds, 1)})
+
+    def make(self, g: torch.Generator, classes: int, begun: SSL | None) -> torch.nn.Module:
+        """The network of a round with its classes, before training, or as the last round has left it."""
+        with seeded_global_rng(g):
+            model = hubert_pretrain_model(**SSL(**self.sizes).settings, **MASKED, num_classes=classes)
+        if begun is not None:
+            model.wav2vec2.load_state_dict(begun.network.state_dict())
+        return model
 
     @property
     def frames(self) -> int:
@@ -111,27 +110,26 @@ class SSLRecipe(OfOneCorpus, LongRecipe):
 
     def drawing(
         self, speech: Sequence[torch.Tensor], labels: Sequence[torch.Tensor], noise: Clips | None = None
-    ) -> Callable[[torch.Generator], torch.Tensor]:
+    ) -> Draw:
         """A function that draws a batch (batch, N + T): samples, and behind them the labels of their frames.
 
-        What is longer is cut at a frame, what is shorter left out; with `noise` some of it is in noise.
+        What is longer is cropped at a frame, what is shorter left out; with `noise` some of it is in noise.
         """
         T = self.frames
-        fitting = [(framed(x[None])[0], y) for x, y in zip(speech, labels, strict=True) if len(y) >= T]
-        if not fitting:
+        known = [(framed(x[None])[0], y) for x, y in zip(speech, labels, strict=True) if len(y) >= T]
+        if not known:
             raise CorpusError(f"expected files of {self.seconds:g} s at least, got none of {len(speech)}")
-        odds = torch.tensor([float(len(y)) for _, y in fitting])
+        odds = torch.tensor([float(len(y)) for _, y in known])
 
         def draw(g: torch.Generator) -> torch.Tensor:
             clips, classes = [], []
-            for k in torch.multinomial(odds, self.batch, replacement=True, generator=g).tolist():
-                x, y = fitting[k]
-                i = int(torch.randint(len(y) - T + 1, (), generator=g))
-                clips.append(x[SSL.hop * i :][: self.samples])
-                classes.append(y[i : i + T].float())
+            for x, y in (known[k] for k in choose(odds, self.batch, g)):
+                frames = crop(torch.arange(len(y)), T, g)
+                clips.append(x[SSL.hop * int(frames[0]) :][: self.samples])
+                classes.append(y[frames].float())
             clip = torch.stack(clips)
             if noise is not None:
-                level = clip.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-8)
+                level = rms(clip)
                 noisy = level * at_snr(clip / level, noise.draw(self.batch, g), self.snr_db, g)
                 clip = torch.where(chance(self.noisy, self.batch, g), noisy, clip)
             gain = 10 ** (-self.level_db / 20 * torch.rand(self.batch, 1, generator=g))
@@ -151,20 +149,18 @@ class SSLRecipe(OfOneCorpus, LongRecipe):
         hidden, seen = ((x.logsumexp(-1) - x[:, 0]).mean() for x in self.logits(model, batch, g))
         return (hidden + self.seen * seen) / (1 + self.seen)
 
-    def guessed(self, model: Any, batch: torch.Tensor) -> float:
-        """The share of hidden frames whose class is right, with the same frames hidden each time."""
-        with torch.inference_mode():
-            hidden, _ = self.logits(model, batch, generators(0, 1)[0])
+    def validate(self, model: Any, held_out: torch.Tensor) -> float:
+        """The fraction of hidden frames whose class is right, with the same frames hidden each time."""
+        hidden, _ = self.logits(model, held_out.to(device()), generators(0, 1)[0])
         return float((hidden[:, 1:] < hidden[:, :1]).all(-1).float().mean())
 
-    def heard(self, corpora: Corpora) -> pd.DataFrame:
-        """The recordings that the training knows: the noise besides its speech."""
-        rows = super().heard(corpora)
-        return pd.concat([rows, training_noise(corpora)]) if self.noisy else rows
+    def noise_files(self, corpora: Corpora) -> pd.DataFrame:
+        """What some of the speech is in."""
+        return training_noise(corpora) if self.noisy else super().noise_files(corpora)
 
     def smoke(self) -> Self:
-        """Cut to seconds."""
-        return self.shorten(sizes=FEW, classes=(5, 8), steps=(4, 4), layer=1, batch=2, seconds=1.0)
+        """Shortened to seconds."""
+        return self.shorten(sizes=SMALL, classes=(5, 8), steps=(4, 4), layer=1, batch=2, seconds=1.0)
 
 
 MASKED = {
@@ -173,10 +169,6 @@ MASKED = {
     "mask_channel_length": 10, "no_mask_channel_overlap": False, "mask_channel_min_space": 1, "skip_masked": False,
     "skip_nomask": False, "final_dim": 64, "feature_grad_mult": None,
 }  # fmt: skip  # HuBERT's own, but for how many are hidden, and the size of what is compared
-
-
-def _peaked(corpora: Corpora, rows: pd.DataFrame, progress: bool) -> list[torch.Tensor]:
-    return [x / x.abs().max().clamp_min(1e-8) for x in corpora.decoded(rows, progress=progress)]
 
 
 def _layer(net: SSL, layer: int, x: torch.Tensor) -> torch.Tensor:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Self
 
 import pandas as pd
 import torch
 
 from sepriors.lab.corpora import Corpora, CorpusError
-from sepriors.lab.recipes.base import Learned, OfOneCorpus, spectra, to_float16
+from sepriors.lab.recipes.base import Learned, OfSpectra, spectra, to_float16
 from sepriors.lab.training.fitting import fit
 from sepriors.priors import VAE
 from sepriors.signal.rng import generators
@@ -19,7 +20,7 @@ from sepriors.signal.stft import STFT
 
 
 @dataclass(frozen=True)
-class VAERecipe(OfOneCorpus):
+class VAERecipe(OfSpectra):
     """A frame-wise VAE of the power spectra of a corpus, by the evidence lower bound (Kingma & Welling, 2014).
 
     Each file has a peak of 1, as the mixtures will have, and each frame is then raised or lowered at random by up to
@@ -49,42 +50,36 @@ class VAERecipe(OfOneCorpus):
         """The VAE's parameters, in half precision, which the bound hardly feels."""
         frames, facts = spectra(self, corpora, seed, progress, peak=True)
         (g,) = generators(seed + self.seed, 1)
+        valid = None
         if self.background:
             noise, noise_facts = spectra(replace(self, kind="noise", select={}), corpora, seed, progress, peak=True)
             frames = frames[torch.randperm(len(frames), generator=g)[: len(noise)]]
             frames = torch.cat([noise, exchange_bins(frames, 1 / 3, g)])
             facts |= {key: f"{noise_facts[key]} and {facts[key]}" for key in noise_facts}
-        valid = None
-        if not self.background and "valid" in set(corpora.select(kind=self.kind, **self.select)["split"]):
-            valid = spectra(replace(self, minutes=math.inf), corpora, seed, False, peak=True, split="valid")[0]
-        made = VAE(self.stft, self.latent, self.hidden)
-        for p in made.parameters():  # as torch would, from our own generator
+        elif "valid" in set(corpora.select(kind=self.kind, **self.select)["split"]):
+            valid, _ = spectra(self, corpora, seed, False, peak=True, split="valid")
+        net = VAE(self.stft, self.latent, self.hidden)
+        for p in net.parameters():  # as torch would, from our own generator
             bound = 1 / math.sqrt(p.shape[-1] if p.ndim > 1 else self.hidden)
             torch.nn.init.uniform_(p, -bound, bound, generator=g)
-        made, curve = fit_vae(made, frames, valid, self, g, progress)
-        tensors = to_float16(made)
+        net, curve = fit_vae(net, frames, valid, self, g, progress)
         if curve:
             facts["valid_elbo"] = [round(value, 1) for value in curve]
-        return Learned(tensors, made.config, facts)
+        return Learned(to_float16(net), net.config, facts)
 
-    def heard(self, corpora: Corpora) -> pd.DataFrame:
-        """The recordings that the training knows: a background's noise besides its speech."""
-        rows = super().heard(corpora)
-        return pd.concat([rows, corpora.select(kind="noise", split="train")]) if self.background else rows
+    def noise_files(self, corpora: Corpora) -> pd.DataFrame:
+        """A background's noise."""
+        return corpora.select(kind="noise", split="train") if self.background else super().noise_files(corpora)
 
     def smoke(self) -> Self:
-        """Cut to seconds."""
+        """Shortened to seconds."""
         return self.shorten(epochs=1, batch=32)
 
 
 def fit_vae(
-    made: VAE,
-    frames: torch.Tensor,
-    valid: torch.Tensor | None,
-    recipe: VAERecipe,
-    generator: torch.Generator,
+    net: VAE, frames: torch.Tensor, valid: torch.Tensor | None, recipe: VAERecipe, generator: torch.Generator,
     progress: bool = True,
-) -> tuple[VAE, list[float]]:
+) -> tuple[VAE, list[float]]:  # fmt: skip
     """Adam on the bound of the frames (N, F): the averaged VAE, and the bound on `valid` after every five epochs."""
     steps = recipe.epochs * (len(frames) // recipe.batch)
     if not steps:
@@ -94,22 +89,19 @@ def fit_vae(
     def loss(model: Any, P: torch.Tensor, g: torch.Generator, done: float) -> torch.Tensor:
         return -model.elbo(P, torch.randn(1, 1, model.latent, recipe.batch, generator=g)).mean()
 
-    def validate(model: Any) -> float:
-        assert valid is not None
-        return mean_elbo(model, valid)
-
     fitted = fit(
-        made, lambda g: next(batches), loss, steps=steps, learning_rate=recipe.learning_rate, generator=generator,
-        validate=None if valid is None else validate, validations=max(1, recipe.epochs // 5), progress=progress,
+        net, lambda g: next(batches), loss, steps=steps, learning_rate=recipe.learning_rate, generator=generator,
+        validate=None if valid is None else partial(mean_elbo, frames=valid), validations=max(1, recipe.epochs // 5),
+        progress=progress,
     )  # fmt: skip
     return fitted.model, fitted.curve
 
 
-def mean_elbo(made: VAE, frames: torch.Tensor) -> float:
+def mean_elbo(net: VAE, frames: torch.Tensor) -> float:
     """The bound on log p of a frame, nats, mean over frames (N, F), one draw each from a generator of its own."""
-    noise = torch.randn(1, 1, made.latent, len(frames), generator=generators(0, 1)[0])
+    noise = torch.randn(1, 1, net.latent, len(frames), generator=generators(0, 1)[0])
     with torch.inference_mode():
-        return float(made.elbo(frames.mT[None], noise).mean())
+        return float(net.elbo(frames.mT[None], noise).mean())
 
 
 def _batches(frames: torch.Tensor, recipe: VAERecipe, generator: torch.Generator) -> Iterator[torch.Tensor]:
@@ -121,10 +113,10 @@ def _batches(frames: torch.Tensor, recipe: VAERecipe, generator: torch.Generator
             yield frames[rows].mT[None] * 10**level
 
 
-def exchange_bins(P: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:
-    """Spectra (N, F) in which a share of the bins has the power of another bin of the same frame, drawn at random.
+def exchange_bins(P: torch.Tensor, fraction: float, generator: torch.Generator) -> torch.Tensor:
+    """Spectra (N, F) of which a fraction of the bins has the power of another bin of the same frame, drawn at random.
 
     What a background model learns from besides noise (Ren et al., 2019, § 3): all of speech's levels, not its shape.
     """
     elsewhere = torch.randint(P.shape[-1], P.shape, generator=generator)
-    return torch.where(torch.rand(P.shape, generator=generator) < share, P.gather(-1, elsewhere), P)
+    return torch.where(torch.rand(P.shape, generator=generator) < fraction, P.gather(-1, elsewhere), P)

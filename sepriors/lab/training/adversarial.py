@@ -1,4 +1,4 @@
-r"""Priors that are corpora: discriminators that have heard clean speech, noise and mixtures, none of them paired.
+r"""Priors that are corpora: discriminators of clean speech, noise and mixtures, none of them paired.
 
 USE-DDP (Klement et al., 2025). An `AdversarialLoss` holds a generator and its adversaries; its `cost` is minimised
 by one optimiser, since what the generator pays does not move the adversaries, nor theirs the generator.
@@ -6,7 +6,7 @@ by one optimiser, since what the generator pays does not move the adversaries, n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,20 +22,29 @@ from sepriors.signal.stft import STFT
 
 @dataclass(frozen=True)
 class LossWeights:
-    """What each loss weighs, and when: the schedule is the share of the training that is done."""
+    """What each loss weighs, and when: the adversaries' rise with the part of the training that is done."""
 
     adversarial: float = 1.0
     matching: float = 1.0  # of features, the mixture's clip by clip, the others' on average
     clean: float = 1.0  # of each ensemble, within these two
     noise: float = 1.0
     mixture: float = 0.5
-    warm: float = 0.02  # share of the training in which these rise from nothing
+    warm: float = 0.02  # part of the training in which these rise from nothing
     spectra: float = 2.0  # mel and STFT, of the mixture rebuilt
     si_sdr: float = 0.05  # a decibel of the mixture rebuilt
-    anchor: float = 4.0  # of clean speech that goes to the noise, and of noise that goes to the speech
+    leakage: float = 4.0  # of clean speech that goes to the noise, and of noise that goes to the speech
     cycle: float = 2.0  # a decibel of the speech that is missed where a corpus and an estimate are separated again
-    heard: float = 10.0  # mel and STFT of that speech
+    cycle_spectra: float = 10.0  # mel and STFT of that speech
     energy: float = 0.0  # a decibel of what the speech explains of the mixture, lest it falls silent where it is hard
+
+    def total(self, terms: Mapping[str, torch.Tensor], done: float) -> torch.Tensor:
+        """The weighted sum of named losses when that part of the training is `done`; discriminators' own weigh 1."""
+        rise = min(1.0, done / self.warm) if self.warm else 1.0
+        weights = dict(vars(self))
+        for corpus in ("clean", "noise", "mixture"):
+            for loss in ("adversarial", "matching"):
+                weights[f"{corpus}/{loss}"] = rise * weights[corpus] * weights[loss]
+        return torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()
 
 
 class DiscriminatorOutput(NamedTuple):
@@ -107,7 +116,7 @@ def _through(h: torch.Tensor, layers: nn.ModuleList, last: nn.Conv2d) -> Discrim
 
 
 class Ensemble(nn.ModuleList):
-    """Discriminators of one kind of sound, at several resolutions; they hear every clip at power 1."""
+    """Discriminators of one kind of sound, at several resolutions; they get every clip at power 1."""
 
     def __init__(self, n_ffts: tuple[int, ...] = (), periods: tuple[int, ...] = (), channels: int = 16) -> None:
         spectral = [SpectralDiscriminator(n_fft, channels) for n_fft in n_ffts]
@@ -179,14 +188,16 @@ def spectral_distance(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return total / len(SIZES)
 
 
-def reconstruction_loss(x: torch.Tensor, rebuilt: torch.Tensor, objective: LossWeights) -> torch.Tensor:
-    """What it costs that a clip (B, N) of about power 1 is not rebuilt exactly."""
-    distance = objective.spectra * spectral_distance(x, rebuilt)
-    return distance - objective.si_sdr * si_sdr(x, rebuilt, floor=1e-3).clamp_max(30).mean()
+def reconstruction_loss(x: torch.Tensor, rebuilt: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What is amiss where a clip (B, N) of about power 1 is not rebuilt exactly: spectra, and -SI-SDR."""
+    return {
+        "spectra": spectral_distance(x, rebuilt),
+        "si_sdr": -si_sdr(x, rebuilt, floor=1e-3).clamp_max(30).mean(),
+    }
 
 
 def explained(x: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
-    """The share of the energy of x (B, N) along a part of it: their squared cosine, whatever the part's level."""
+    """The fraction of the energy of x (B, N) along a part of it: their squared cosine, whatever the part's level."""
     energy = x.square().sum(-1) * part.square().sum(-1)
     return (x * part).sum(-1).square() / energy.clamp_min(1e-8)
 
@@ -219,36 +230,37 @@ class AdversarialLoss(nn.Module):
         self.noise = Ensemble((1024, 256), channels=channels)
         self.mixture = Ensemble((512,), (2, 3, 5), channels=channels)
 
-    def cost(self, corpora: torch.Tensor, objective: LossWeights, done: float) -> torch.Tensor:
+    def cost(self, corpora: torch.Tensor, weights: LossWeights, done: float) -> torch.Tensor:
         """What both sides pay for mixtures, clean speech and noise (3, B, N), none of which belongs to another."""
+        return weights.total(self.terms(corpora, cycle=bool(weights.cycle or weights.cycle_spectra)), done)
+
+    def terms(self, corpora: torch.Tensor, cycle: bool = True) -> dict[str, torch.Tensor]:
+        """The losses by their names, before they are weighted; those of the cycle cost as much as all others."""
         x, clean, noise = unit(corpora)
         s, n = self.generator.separate(x)
         rebuilt = s + n
-        total = reconstruction_loss(x, rebuilt, objective)
-        if objective.anchor:
-            total = total + objective.anchor * (self.leakage(clean, 0) + self.leakage(noise, 1))
-        if objective.cycle or objective.heard:
-            total = total + self.cycle_loss(*remix(s.detach(), n.detach(), clean, noise), objective)
-        if objective.energy:
-            total = total - objective.energy * 10 * (explained(x, s) + 1e-4).log10().mean()
-        rise = min(1.0, done / objective.warm) if objective.warm else 1.0
-        for judge, weight, real, fake in (
-            (self.clean, objective.clean, clean, s),
-            (self.noise, objective.noise, noise, n),
-            (self.mixture, objective.mixture, x[::2], rebuilt[::2]),  # that one is rebuilt besides
-        ):
-            if weight:
-                heard = judge(real)
-                total = total + discriminator_loss(heard, judge(fake.detach()))
-                with frozen_parameters(judge):
-                    believed = judge(fake)
-                    features = feature_matching(heard, believed, paired=judge is self.mixture)
-                pays = objective.adversarial * generator_loss(believed) + objective.matching * features
-                total = total + rise * weight * pays
-        return total
+        terms = reconstruction_loss(x, rebuilt)
+        terms["leakage"] = self.leakage(clean, 0) + self.leakage(noise, 1)
+        if cycle:
+            terms |= self.cycle_loss(*remix(s.detach(), n.detach(), clean, noise))
+        terms["energy"] = -10 * (explained(x, s) + 1e-4).log10().mean()
+        mixtures = x[::2], rebuilt[::2]  # every other one: that they are rebuilt counts besides
+        for name, real, fake in (("clean", clean, s), ("noise", noise, n), ("mixture", *mixtures)):
+            terms |= {f"{name}/{key}": loss for key, loss in self.adversarial(name, real, fake).items()}
+        return terms
 
-    def cycle_loss(self, s: torch.Tensor, n: torch.Tensor, objective: LossWeights) -> torch.Tensor:
-        """What it costs that the speech of s + n is not s (B, N): dB of that mixture's energy, and spectra."""
+    def adversarial(self, corpus: str, real: torch.Tensor, fake: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What a corpus's discriminators pay for clips (B, N), and what the generator pays them."""
+        ensemble = getattr(self, corpus)
+        of_real = ensemble(real)
+        discriminator = discriminator_loss(of_real, ensemble(fake.detach()))
+        with frozen_parameters(ensemble):
+            of_fake = ensemble(fake)
+            matching = feature_matching(of_real, of_fake, paired=corpus == "mixture")
+        return {"discriminator": discriminator, "matching": matching, "adversarial": generator_loss(of_fake)}
+
+    def cycle_loss(self, s: torch.Tensor, n: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What is amiss where the speech of s + n is not s (B, N): dB of that mixture's energy, and spectra."""
         # Deviation: ours (after Zhu et al., 2017, § 3.2, and Tzinis et al., 2022); nothing of it is paired. Without
         # it SI-SDR rose by 1.2 dB and fell to -1.3 (validation); without the adversaries it rose by .9 and fell to .6.
         level = (s + n).square().mean(-1, keepdim=True).clamp_min(1e-10).sqrt()
@@ -256,10 +268,10 @@ class AdversarialLoss(nn.Module):
         found = self.generator.separate(x).speech
         missed, all_of_it = (emphasised(y).square().sum(-1) for y in (found - s, x))
         decibels = 10 * (missed / all_of_it.clamp_min(1e-8) + 1e-3).log10().mean()
-        return objective.cycle * decibels + objective.heard * spectral_distance(s, found)
+        return {"cycle": decibels, "cycle_spectra": spectral_distance(s, found)}
 
     def leakage(self, x: torch.Tensor, branch: int) -> torch.Tensor:
-        """The share of the latent energy of clips (B, N) of one source that goes to the other; 0 speech, 1 noise."""
+        """The fraction of the latent energy of clips (B, N) of one source that goes to the other; 0 speech, 1 noise."""
         # Deviation: ours. What the corpora are is told to the network itself, too; nothing of it is paired. With
         # adversaries alone speech was in both branches after 600 steps, and SI-SDR below the mixture's.
         z = self.generator.encode(self.generator.rms * x)

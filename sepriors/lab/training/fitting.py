@@ -72,7 +72,7 @@ class Fitted(NamedTuple):
 
 
 @contextmanager
-def _in_one_order() -> Iterator[None]:
+def _deterministic() -> Iterator[None]:
     """Sums in the same order each time on a GPU too, wherever torch knows how; as a decorator, for a whole call."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     if torch.cuda.is_available():
@@ -83,29 +83,19 @@ def _in_one_order() -> Iterator[None]:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
-@_in_one_order()
+@_deterministic()
 def fit(
     model: torch.nn.Module,
     draw: Callable[[torch.Generator], torch.Tensor],
     loss: Callable[[torch.nn.Module, torch.Tensor, torch.Generator, float], torch.Tensor],
     *,
-    steps: int,
-    learning_rate: float,
-    generator: torch.Generator,
-    validate: Callable[[torch.nn.Module], float] | None = None,
-    validations: int = 20,
-    clip: float = math.inf,
-    betas: tuple[float, float] = (0.9, 0.999),
-    warm: int = 500,
-    rates: Mapping[str, float] | None = None,
-    best_if_diverged: bool = False,
-    fast: bool | None = False,
-    checkpoint: str | os.PathLike[str] | None = None,
-    about: str = "",
-    progress: bool = True,
-    fabric: Any = None,
-) -> Fitted:
-    """Minimise loss(model, batch, generator, share done) over `steps` batches of `draw(generator)`.
+    steps: int, learning_rate: float, generator: torch.Generator,
+    validate: Callable[[torch.nn.Module], float] | None = None, validations: int = 20,
+    clip: float = math.inf, betas: tuple[float, float] = (0.9, 0.999), warm: int = 500,
+    rates: Mapping[str, float] | None = None, best_if_diverged: bool = False, fast: bool | None = False,
+    checkpoint: str | os.PathLike[str] | None = None, about: str = "", progress: bool = True, fabric: Any = None,
+) -> Fitted:  # fmt: skip
+    """Minimise loss(model, batch, generator, part done) over `steps` batches of `draw(generator)`.
 
     Adam's rate rises over `warm` steps and falls by a cosine to its hundredth; `rates` multiplies it for parts of the
     model, by their names. Gradients are clipped to the norm `clip`. `fast` as in `precision.autocast`: None is half
@@ -124,19 +114,19 @@ def fit(
 
     Raises WeightsError for a checkpoint that is damaged, or of another run.
     """
-    first, own = is_rank_zero(fabric), _begun(fabric, model, generator)
+    first, own = is_rank_zero(fabric), _synchronise(fabric, model, generator)
     device = next(model.parameters()).device
     averaged = copy.deepcopy(model)
-    optimiser = torch.optim.Adam(_groups(model, learning_rate, rates or {}), learning_rate, betas)
+    optimiser = torch.optim.Adam(_parameter_groups(model, learning_rate, rates or {}), learning_rate, betas)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda i: min(1, (i + 1) / warm) * (0.505 + 0.495 * math.cos(math.pi * i / steps))
     )
-    parts: dict[str, Any] = {"model": model, "averaged": averaged, "optimiser": optimiser, "schedule": schedule}
+    state: dict[str, Any] = {"model": model, "averaged": averaged, "optimiser": optimiser, "schedule": schedule}
     if best_if_diverged:
-        parts["best"] = copy.deepcopy(model)
+        state["best"] = copy.deepcopy(model)
     run = f"{steps} steps {about}".strip() + ("" if _single_process(fabric) else f", {fabric.world_size} processes")
-    done, curve, before = _resume(checkpoint, parts, own, run, fabric)
-    begun = time.perf_counter()
+    done, curve, seconds = _resume(checkpoint, state, own, run, fabric)
+    began, diverged, validated = time.perf_counter() - seconds, None, averaged
     moments = {round(steps * (i + 1) / validations) for i in range(validations)}
     bar = tqdm(range(done + 1, steps + 1), initial=done, total=steps, desc="steps", disable=not (progress and first))
     for step in bar:
@@ -145,75 +135,69 @@ def fit(
         with autocast(next(model.parameters()), fast):
             cost = loss(model, batch, own, step / steps)
         cost.backward()
-        cost = _average(fabric, model, cost)
+        cost = _all_reduce(fabric, model, cost)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
         if not (cost.isfinite() and norm.isfinite()):
             if not best_if_diverged:
                 raise RuntimeError(f"step {step}: expected a finite cost and gradient, got {cost:g} and {norm:g}")
             if first:
                 tqdm.write(f"step {step}: diverged, cost {cost:g}, gradient {norm:g}; back to the best validation")
-            _share_generator(fabric, generator)
-            return Fitted(parts["best"], curve, before + time.perf_counter() - begun, step)
+            diverged, validated = step, state["best"]
+            break
         optimiser.step()
         schedule.step()
         with torch.no_grad():
             torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), max(1e-3, 1 / step))
-        if step in moments:
-            if validate is not None:
-                curve.append(_shared(fabric, partial(validate, averaged)))
-                if best_if_diverged and curve[-1] == max(curve):
-                    parts["best"].load_state_dict(averaged.state_dict())
-                bar.set_postfix(valid=f"{curve[-1]:.3f}")
-            if checkpoint is not None:
-                seconds = before + time.perf_counter() - begun
-                facts = {
-                    "generator": _states(fabric, own),
-                    "step": step,
-                    "run": run,
-                    "curve": curve,
-                    "seconds": seconds,
-                }
-                _shared(fabric, partial(_save, Path(checkpoint), parts, facts))
+        if step not in moments:
+            continue
+        if validate is not None:
+            curve.append(_on_rank_zero(fabric, partial(validate, averaged)))
+            if best_if_diverged and curve[-1] == max(curve):
+                state["best"].load_state_dict(averaged.state_dict())
+            bar.set_postfix(valid=f"{curve[-1]:.3f}")
+        if checkpoint is not None:
+            facts = {"run": run, "step": step, "curve": curve, "seconds": time.perf_counter() - began}
+            facts["generator"] = _generator_states(fabric, own)
+            _on_rank_zero(fabric, partial(_save, Path(checkpoint), state, facts))
     _share_generator(fabric, generator)
-    return Fitted(averaged, curve, before + time.perf_counter() - begun)
+    return Fitted(validated, curve, time.perf_counter() - began, diverged)
 
 
-def _groups(model: torch.nn.Module, learning_rate: float, rates: Mapping[str, float]) -> list[dict[str, Any]]:
+def _parameter_groups(model: torch.nn.Module, learning_rate: float, rates: Mapping[str, float]) -> list[dict[str, Any]]:
     """The parameters, those of the named parts with rates of their own."""
-    apart = {name: list(model.get_submodule(name).parameters()) for name in rates}
-    moved = {id(p) for parameters in apart.values() for p in parameters}
-    groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if id(p) not in moved]}]
-    return groups + [{"params": apart[name], "lr": learning_rate * factor} for name, factor in rates.items()]
+    named = {name: list(model.get_submodule(name).parameters()) for name in rates}
+    apart = {p for parameters in named.values() for p in parameters}
+    groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if p not in apart]}]
+    return groups + [{"params": named[name], "lr": learning_rate * factor} for name, factor in rates.items()]
 
 
-def _save(path: Path, parts: dict[str, Any], facts: dict[str, Any]) -> None:
-    states = {name: made.state_dict() for name, made in parts.items()}
+def _save(path: Path, state: dict[str, Any], facts: dict[str, Any]) -> None:
     content = io.BytesIO()  # written to the disk at once: torch's own errors do not tell that it is full
-    torch.save({**states, **facts}, content)
-    with atomic_write(path) as part:
-        part.write_bytes(content.getbuffer())
+    torch.save({name: part.state_dict() for name, part in state.items()} | facts, content)
+    with atomic_write(path) as file:
+        file.write_bytes(content.getbuffer())
 
 
 def _resume(
-    path: str | os.PathLike[str] | None, parts: dict[str, Any], own: torch.Generator, run: str, fabric: Any
+    path: str | os.PathLike[str] | None, state: dict[str, Any], own: torch.Generator, run: str, fabric: Any
 ) -> tuple[int, list[float], float]:
     """(steps done, curve, seconds spent), after what the checkpoint holds has been put back, if there is one."""
-    again = f"delete {path} to start afresh"
+    afresh = f"delete {path} to start afresh"
     try:
-        state = _shared(fabric, partial(_read, path))
-        if state is None:
+        found = _on_rank_zero(fabric, partial(_read, path))
+        if found is None:
             return 0, [], 0.0
-        if state["run"] != run:
-            raise WeightsError(f"{path}: expected a run of {run}, got one of {state['run']}; {again}")
-        for name, made in parts.items():
-            made.load_state_dict(state[name])
-        states = state["generator"]
+        if found["run"] != run:
+            raise WeightsError(f"{path}: expected a run of {run}, got one of {found['run']}; {afresh}")
+        for name, part in state.items():
+            part.load_state_dict(found[name])
+        states = found["generator"]
         own.set_state(states if _single_process(fabric) else states[fabric.global_rank].clone())  # no view
+    except WeightsError:
+        raise
     except (*DAMAGE, RuntimeError, LookupError, TypeError, ValueError, OSError) as error:
-        if isinstance(error, WeightsError):
-            raise
-        raise WeightsError(f"{path}: expected a whole checkpoint of this recipe, got {error}; {again}") from error
-    return state["step"], state["curve"], state["seconds"]
+        raise WeightsError(f"{path}: expected a whole checkpoint of this recipe, got {error}; {afresh}") from error
+    return found["step"], found["curve"], found["seconds"]
 
 
 def _read(path: str | os.PathLike[str] | None) -> dict[str, Any] | None:
@@ -225,8 +209,8 @@ def _read(path: str | os.PathLike[str] | None) -> dict[str, Any] | None:
     with zipfile.ZipFile(path) as file:  # torch does not look at the checksums
         if damaged := file.testzip():
             raise zipfile.BadZipFile(f"another content of {damaged} than was written")
-    state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-    return state
+    found: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    return found
 
 
 def is_rank_zero(fabric: Any) -> bool:
@@ -238,8 +222,8 @@ def _single_process(fabric: Any) -> bool:
     return fabric is None or fabric.world_size == 1
 
 
-def _begun(fabric: Any, model: torch.nn.Module, generator: torch.Generator) -> torch.Generator:
-    """The generator of this process, after all have got the first one's weights."""
+def _synchronise(fabric: Any, model: torch.nn.Module, generator: torch.Generator) -> torch.Generator:
+    """Give all processes the weights of the first; returns the generator of this one."""
     if fabric is None:
         return generator
     weights = {name: value.cpu() for name, value in model.state_dict().items()}
@@ -251,7 +235,7 @@ def _begun(fabric: Any, model: torch.nn.Module, generator: torch.Generator) -> t
     return torch.Generator().manual_seed(int(seeds[fabric.global_rank]))
 
 
-def _average(fabric: Any, model: torch.nn.Module, cost: torch.Tensor) -> torch.Tensor:
+def _all_reduce(fabric: Any, model: torch.nn.Module, cost: torch.Tensor) -> torch.Tensor:
     """The mean cost of the processes; gradients become their mean, too, but what none has a gradient for has none."""
     cost = cost.detach()
     if _single_process(fabric):
@@ -267,23 +251,23 @@ def _average(fabric: Any, model: torch.nn.Module, cost: torch.Tensor) -> torch.T
     return cost[0]
 
 
-def _shared(fabric: Any, find: Callable[[], Found]) -> Found:
+def _on_rank_zero(fabric: Any, find: Callable[[], Found]) -> Found:
     """What the first process finds, in all of them; if that is an error, it is raised in all, and none waits."""
     if _single_process(fabric):
         return find()
-    found: tuple[Found | None, Exception | None] = None, None
+    found: tuple[Any, Exception | None] = None, None
     if fabric.is_global_zero:
         try:
             found = find(), None
         except Exception as error:
             found = None, error
-    made, failed = fabric.broadcast(found)
+    value, failed = fabric.broadcast(found)
     if failed is not None:
         raise failed
-    return made
+    return value
 
 
-def _states(fabric: Any, own: torch.Generator) -> torch.Tensor:
+def _generator_states(fabric: Any, own: torch.Generator) -> torch.Tensor:
     """The generator's state; of several processes, all of theirs (processes, bytes)."""
     state = own.get_state()
     return state if _single_process(fabric) else fabric.all_gather(state).cpu()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Self
 
 import pandas as pd
 import torch
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from sepriors.inference import nmf
 from sepriors.lab.corpora import Corpora
-from sepriors.lab.training.simulator import NoiseSource, chance, noise_odds
+from sepriors.lab.training.simulator import NoiseSource, chance, choose, noise_odds, rms
 from sepriors.signal.rng import generators
 from sepriors.signal.stft import STFT
 
@@ -29,7 +29,7 @@ def gaussian(V: torch.Tensor, stft: STFT, length: int, g: torch.Generator) -> to
     """
     white = torch.randn(len(V), length, generator=g)
     x = stft.inverse(stft(white) * V.sqrt(), length)
-    return x / x.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-8)
+    return x / rms(x)
 
 
 @dataclass(frozen=True)
@@ -141,18 +141,11 @@ class Either:
         return torch.where(chance(self.odds, count, g), self.first.draw(count, g), self.second.draw(count, g))
 
 
-class Fit(NamedTuple):
-    """A factorisation of a recording's power: bases W (F, K) and activations H (K, T)."""
-
-    W: torch.Tensor
-    H: torch.Tensor
-
-
 @dataclass(frozen=True)
 class FittedNoise:
     """Noise with the variance of factorised recordings: their spectra and courses, and nothing else of them."""
 
-    fits: Sequence[Fit]
+    fits: Sequence[nmf.NMF]  # of one recording each: W (F, K), H (K, T)
     odds: torch.Tensor
     length: int
     stft: STFT = STFT(1024, 256)  # noqa: RUF009
@@ -167,18 +160,18 @@ class FittedNoise:
         files = corpora.decoded(rows, progress=progress)
         fits = []
         for x in tqdm(files, desc="factorisations", disable=not progress):
-            P = stft(x / x.square().mean().sqrt().clamp_min(1e-8)).abs().square()[None] + 1e-10
+            P = stft(x / rms(x)).abs().square()[None] + 1e-10
             model = nmf.fit(P, rank, iterations=iterations, generators=generators(seed, 1))
-            fits.append(Fit(model.W[0], model.H[0]))
+            fits.append(nmf.NMF(model.W[0], model.H[0]))
         return cls(fits, noise_odds(rows, files.lengths), length, stft)
 
     def draw(self, count: int, g: torch.Generator) -> torch.Tensor:
         """Clips (count, N), of power 1."""
         T = 1 - (-self.length // self.stft.hop)
-        which = torch.multinomial(self.odds, count, replacement=True, generator=g).tolist()
-        return gaussian(torch.stack([self._variance(self.fits[i], T, g) for i in which]), self.stft, self.length, g)
+        variances = [self._variance(self.fits[i], T, g) for i in choose(self.odds, count, g)]
+        return gaussian(torch.stack(variances), self.stft, self.length, g)
 
-    def _variance(self, fit: Fit, T: int, g: torch.Generator) -> torch.Tensor:
+    def _variance(self, fit: nmf.NMF, T: int, g: torch.Generator) -> torch.Tensor:
         """A part (F, T) of a recording's variance; a short one goes round."""
         spare = fit.H.shape[-1] - T
         start = int(torch.randint(max(1, spare + 1) if spare >= 0 else fit.H.shape[-1], (), generator=g))

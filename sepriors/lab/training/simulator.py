@@ -20,6 +20,22 @@ from sepriors.signal.rng import generators
 FAINT = 0.01  # power of a clip, over its file's, below which its pauses are not made louder to meet a ratio
 
 
+def rms(x: torch.Tensor) -> torch.Tensor:
+    """Root mean square (..., 1) of clips (..., N), never zero."""
+    return x.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-8)
+
+
+def choose(odds: torch.Tensor, count: int, g: torch.Generator) -> list[int]:
+    """Which of the files come next: so many, each as often as its odds say."""
+    return torch.multinomial(odds, count, replacement=True, generator=g).tolist()
+
+
+def crop(x: torch.Tensor, length: int, g: torch.Generator) -> torch.Tensor:
+    """A part of that length of a file (N, ...), from anywhere in it."""
+    start = int(torch.randint(len(x) - length + 1, (), generator=g))
+    return x[start : start + length]
+
+
 class NoiseSource(Protocol):
     """What a `Simulator` takes noise from."""
 
@@ -55,17 +71,16 @@ class Clips:
 
     def draw(self, count: int, g: torch.Generator) -> torch.Tensor:
         """Clips (count, N)."""
-        which = torch.multinomial(self.odds, count, replacement=True, generator=g).tolist()
-        return torch.stack([self._clip(i, g) for i in which])
+        return torch.stack([self._clip(i, g) for i in choose(self.odds, count, g)])
 
     def _clip(self, i: int, g: torch.Generator) -> torch.Tensor:
-        missing = self.length - len(self.files.samples[i])
-        if missing <= 0:
-            start = int(torch.randint(1 - missing, (), generator=g))
+        spare = len(self.files.samples[i]) - self.length
+        if spare >= 0:
+            start = int(torch.randint(spare + 1, (), generator=g))
             return self.gains[i] * self.files.part(i, start, start + self.length)
         x = self.gains[i] * self.files[i]
         if not self.around:
-            return torch.nn.functional.pad(x, (0, missing))
+            return torch.nn.functional.pad(x, (0, -spare))
         start = int(torch.randint(len(x), (), generator=g))
         return x.roll(-start).repeat(-(-self.length // len(x)))[: self.length]
 
@@ -73,7 +88,7 @@ class Clips:
 def noise_odds(rows: pd.DataFrame, lengths: Sequence[int]) -> torch.Tensor:
     """A class of noise comes as the root of its seconds says, each second in it equally often.
 
-    So two recordings of cafes are not lost among three hundred of a home, nor heard without end.
+    So two recordings of cafes are not lost among three hundred of a home, nor come without end.
     """
     seconds = pd.Series(lengths, index=rows.index, dtype=float)
     odds = seconds / seconds.groupby(rows["cls"]).transform("sum").pow(0.5)
@@ -81,7 +96,7 @@ def noise_odds(rows: pd.DataFrame, lengths: Sequence[int]) -> torch.Tensor:
 
 
 def _gains(files: Decoded) -> list[float]:
-    return [1 / float(x.square().mean().sqrt().clamp_min(1e-8)) for x in files]
+    return [1 / float(rms(x)) for x in files]
 
 
 @dataclass(frozen=True)
@@ -111,6 +126,11 @@ def training_noise(corpora: Corpora, classes: Sequence[str] = ()) -> pd.DataFram
     return rows
 
 
+def at_most(rows: pd.DataFrame, minutes: float) -> pd.DataFrame:
+    """The first of the recordings, no more than so many minutes of them, but one."""
+    return rows[: max(1, int((rows["seconds"].cumsum() <= 60 * minutes).sum()))]
+
+
 class Pairs(NamedTuple):
     """Mixtures and the speech in them (B, N), in step; of speech in a room, the direct sound and early reflections."""
 
@@ -129,16 +149,9 @@ class Simulator:
 
     @classmethod
     def read(
-        cls,
-        corpora: Corpora,
-        speech: pd.DataFrame,
-        noise: pd.DataFrame | NoiseSource,
-        *,
-        seconds: float,
-        conditions: Conditions = Conditions(),
-        seed: int = 0,
-        progress: bool = False,
-    ) -> Self:
+        cls, corpora: Corpora, speech: pd.DataFrame, noise: pd.DataFrame | NoiseSource, *, seconds: float,
+        conditions: Conditions = Conditions(), seed: int = 0, progress: bool = False,
+    ) -> Self:  # fmt: skip
         """From rows of the manifest, or another source of noise; its rooms are those of the seed."""
         length = round(16000 * seconds)
         return cls(
@@ -151,9 +164,9 @@ class Simulator:
     def draw(self, count: int, g: torch.Generator) -> Pairs:
         """So many mixtures, with the power of their speech about 1."""
         clean = equalised(self.speech.draw(count, g), g, self.conditions.tilt_db)
-        heard, clean = self._in_rooms(clean, g)
+        reverberant, clean = self._in_rooms(clean, g)
         noise = equalised(self._noise(count, g), g, self.conditions.tilt_db)
-        return Pairs(at_snr(heard, noise, self.conditions.snr_db, g), clean)
+        return Pairs(at_snr(reverberant, noise, self.conditions.snr_db, g), clean)
 
     def _noise(self, count: int, g: torch.Generator) -> torch.Tensor:
         """Clips (count, N): of one recording, of two, or of talkers."""
@@ -173,10 +186,10 @@ class Simulator:
         if self.responses is None or not len(those):
             return clean, clean
         rooms = torch.randint(len(self.responses.whole), (len(those),), generator=g)
-        heard, wanted = clean.clone(), clean.clone()
-        for signal, response in zip((heard, wanted), self.responses, strict=True):
+        reverberant, wanted = clean.clone(), clean.clone()
+        for signal, response in zip((reverberant, wanted), self.responses, strict=True):
             signal[those] = fftconvolve(clean[those], response[rooms])[..., : clean.shape[-1]]
-        return heard, wanted
+        return reverberant, wanted
 
 
 def chance(odds: float, count: int, g: torch.Generator) -> torch.Tensor:
@@ -184,13 +197,15 @@ def chance(odds: float, count: int, g: torch.Generator) -> torch.Tensor:
     return torch.rand(count, 1, generator=g) < odds
 
 
-def at_snr(speech: torch.Tensor, noise: torch.Tensor, snrs: tuple[float, float], g: torch.Generator) -> torch.Tensor:
+def at_snr(
+    speech: torch.Tensor, noise: torch.Tensor, snrs: tuple[float, float], g: torch.Generator, faint: float = FAINT
+) -> torch.Tensor:
     """Clips (B, N) of speech in noise, each at an SNR of its own between the two, dB.
 
-    Both of power about 1; a clip that is fainter than FAINT, a pause, counts as that.
+    Both of power about 1; a clip whose power is below `faint`, a pause, counts as that.
     """
     snr = snrs[0] + (snrs[1] - snrs[0]) * torch.rand(len(speech), 1, generator=g)
-    power = [x.square().mean(-1, keepdim=True).clamp_min(FAINT) for x in (speech, noise)]
+    power = [x.square().mean(-1, keepdim=True).clamp_min(faint) for x in (speech, noise)]
     return speech + noise * (power[0] / power[1] * 10 ** (-snr / 10)).sqrt()
 
 

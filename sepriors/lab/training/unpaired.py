@@ -15,14 +15,14 @@ import torch
 from sepriors.lab.corpora import Corpora, CorpusError
 from sepriors.lab.corpora.manifest import recordings
 from sepriors.lab.corpora.sets import speech_of
-from sepriors.lab.training.simulator import Clips, at_snr, equalised, training_noise
+from sepriors.lab.training.simulator import Clips, at_most, at_snr, equalised, training_noise
 
 Clean = Literal["in-domain", "out-of-domain", "close-talk"]
 # other people, rooms and microphones than the mixtures', and with `grid` other sentences, else other languages
 ELSEWHERE = ["emodb", "rhasspy", "grid", "synthetic-de"]
 
 
-class Share(NamedTuple):
+class Split(NamedTuple):
     """The files of the four corpora: the mixtures' speech and noise, which go together, and the two priors."""
 
     speech: pd.DataFrame
@@ -31,7 +31,7 @@ class Share(NamedTuple):
     alone: pd.DataFrame
 
 
-def share(corpora: Corpora, clean: Clean = "in-domain", minutes: float = math.inf, seed: int = 0) -> Share:
+def split(corpora: Corpora, clean: Clean = "in-domain", minutes: float = math.inf, seed: int = 0) -> Split:
     """Divide the training files: speakers in turn to the mixtures and to the clean corpus, noise recordings likewise.
 
     Every clean corpus has so many minutes at most, so that priors differ in what they are made of, not in how much.
@@ -44,9 +44,7 @@ def share(corpora: Corpora, clean: Clean = "in-domain", minutes: float = math.in
     if clean == "out-of-domain":
         rest = corpora.table[corpora.table["corpus"].isin(ELSEWHERE)]
         rest = rest[(rest["kind"] == "speech") & (rest["split"] == "train")]
-    rest = rest.sample(frac=1, random_state=seed)
-    rest = rest[: max(1, int((rest["seconds"].cumsum() <= 60 * minutes).sum()))]
-    parts = Share(speech, noise, rest, alone)
+    parts = Split(speech, noise, at_most(rest.sample(frac=1, random_state=seed), minutes), alone)
     for name, rows in parts._asdict().items():
         if rows.empty:
             raise CorpusError(f"expected training files for {name}, of a clean corpus {clean}, got none; {corpora}")
@@ -60,16 +58,9 @@ def _halves(rows: pd.DataFrame, names: pd.Series) -> tuple[pd.DataFrame, pd.Data
 
 
 def drawing(
-    corpora: Corpora,
-    parts: Share,
-    *,
-    batch: int,
-    seconds: float,
-    snrs: tuple[float, float],
-    bleed: tuple[float, float] | None = None,
-    tilt_db: float = 3.0,
-    progress: bool = True,
-) -> Callable[[torch.Generator], torch.Tensor]:
+    corpora: Corpora, parts: Split, *, batch: int, seconds: float, snrs: tuple[float, float],
+    bleed: tuple[float, float] | None = None, tilt_db: float = 3.0, progress: bool = True,
+) -> Callable[[torch.Generator], torch.Tensor]:  # fmt: skip
     """A function that draws mixtures, clean speech and noise (3, batch, N), each clip on its own.
 
     With `bleed` the clean speech is not: noise of the mixtures' recordings is in it, at those SNRs. Each clip has gone
