@@ -256,8 +256,10 @@ def pseudo_likelihood(transition: Transition, x: torch.Tensor, V_n: torch.Tensor
     $\tilde p(x \mid s_t) = \mathcal{N}(s_t / \alpha_t,\, \sigma_t^2 / \alpha_t^2 + V_n)$: as if all that is known of
     $s_0$ were $s_t$. The draw moves along its gradient by $\lambda g^2 dt$; that draw is a Gaussian again.
     """
-    a = weight * transition.variance / (transition.alpha**2 * ((transition.sigma / transition.alpha) ** 2 + V_n))
-    return transition._replace(mean=transition.mean + a * (transition.alpha * x - transition.mean), std=(1 - a) * transition.std)
+    alpha = transition.alpha
+    a = weight * transition.variance / (transition.sigma**2 + alpha**2 * V_n)
+    mean = transition.mean + a * (alpha * x - transition.mean)
+    return transition._replace(mean=mean, std=(1 - a) * transition.std)
 
 
 def posterior_transition(transition: Transition, x: torch.Tensor, V_n: torch.Tensor) -> Transition:
@@ -265,9 +267,11 @@ def posterior_transition(transition: Transition, x: torch.Tensor, V_n: torch.Ten
 
     $s_t \mid x \sim \mathcal{N}(\alpha_t x, \alpha_t^2 (\sigma_t^2 / \alpha_t^2 + V_n))$, the pseudo-likelihood again.
     """
-    variance = transition.alpha**2 * ((transition.sigma / transition.alpha) ** 2 + V_n)
-    fraction = transition.variance / (transition.variance + variance)
-    return transition._replace(mean=transition.mean + fraction * (transition.alpha * x - transition.mean), std=(fraction * variance).sqrt())
+    alpha = transition.alpha
+    seen = transition.sigma**2 + alpha**2 * V_n  # variance of s_t given x
+    fraction = transition.variance / (transition.variance + seen)
+    mean = transition.mean + fraction * (alpha * x - transition.mean)
+    return transition._replace(mean=mean, std=(fraction * seen).sqrt())
 
 
 def condition(posterior: Denoised, x: torch.Tensor, V_n: torch.Tensor, floor: float = 1e-12) -> Denoised:
