@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from conftest import drawn_flow
+from conftest import alike, drawn_flow
 from torch.distributions import Normal
 
 from sepriors.inference import flows
@@ -38,7 +38,7 @@ class Family:
 
     def log_prob(self, s, noise):
         v = self.v.to(s).repeat(s.shape[-1] // self.window) + noise[:, None].square()
-        return -0.5 * (s.square() / v + (2 * math.pi * v).log()).sum(-1)
+        return Normal(0.0, v.sqrt()).log_prob(s).sum(-1)
 
 
 class Linear:
@@ -64,8 +64,7 @@ class Cliff:
     window, rms = 1, 1.0
 
     def log_prob(self, s):
-        hill = -50 * (s - 1).square().sum(-1)
-        return torch.where(s.abs().amax(-1) > 1.5, math.nan, hill)
+        return torch.where(s.abs().amax(-1) > 1.5, math.nan, -50 * (s - 1).square().sum(-1))
 
 
 def test_the_posterior_is_prior_times_likelihood():
@@ -73,34 +72,21 @@ def test_the_posterior_is_prior_times_likelihood():
     likelihood = Normal(s, V.sqrt()[:, None]).log_prob(target.x).sum(-1)
     torch.testing.assert_close(target.log_likelihood(s), likelihood)
     torch.testing.assert_close(target.logp(s), likelihood + Normal(0, 3.0**0.5).log_prob(s).sum(-1))
-    score = (target.x - s) / V[:, None] - s / 3
-    torch.testing.assert_close(target.score(s), score)
-    with torch.inference_mode():
-        assert target.score(s.clone()).equal(target.score(s))
-
-
-def test_couplings_in_half_precision():
-    x = normal(2, 160, dtype=torch.float32) * 0.03
-    exact, fast = (SignalPosterior(drawn_flow(dtype=torch.float32), x, torch.ones(2), f) for f in (False, True))
-    assert not fast.log_prior(x).equal(exact.log_prior(x))
-    torch.testing.assert_close(fast.log_prior(x), exact.log_prior(x), rtol=1e-2, atol=0)
-    torch.testing.assert_close(fast.score(x), exact.score(x), rtol=0, atol=0.05 * float(exact.score(x).abs().max()))
+    torch.testing.assert_close(target.score(s), (target.x - s) / V[:, None] - s / 3)
 
 
 # ------------------------------------------------------------- ascent
 
 
 def test_the_mode_is_wieners():
+    """And the prior's own is silence."""
     target = gaussian(normal(3, 40))
     first, *_, last = climb(target, steps=600, learning_rate=0.05)
     assert first.signal.equal(target.x)
     torch.testing.assert_close(last.signal, target.x * (3 / (3 + V))[:, None], atol=1e-4, rtol=0)
     torch.testing.assert_close(last.logp, target.logp(last.signal))
     torch.testing.assert_close(last.log_prior, target.log_prior(last.signal))
-
-
-def test_the_prior_alone_leads_to_its_mode():
-    *_, last = climb(gaussian(normal(3, 40)), steps=600, learning_rate=0.05, data=False)
+    *_, last = climb(target, steps=600, learning_rate=0.05, data=False)
     assert last.signal.abs().max() < 1e-4
     assert last.logp.equal(last.log_prior)
 
@@ -120,17 +106,13 @@ def test_the_latent_mode_of_a_linear_flow(weight):
     assert (target.score(last.signal).abs().max() < 1e-2) == (weight == 1)
 
 
-RULES = {
-    "clean": flows.clean_likelihood(-2.0),  # nats a sample
-    "discrepancy": flows.discrepancy,
-    "never": flows.never,
-}
+RULES = {"clean": flows.clean_likelihood(-2.0), "discrepancy": flows.discrepancy, "never": flows.never}
 
 
 @pytest.mark.parametrize("ascend", [climb, climb_latent])
 @pytest.mark.parametrize("rule", RULES)
 def test_each_stops_by_itself(rule, ascend):
-    """At the first step where its rule holds, whatever the others do, to the last bit; the last ends the ascent."""
+    """At the first step where its rule holds, whatever the others do; the last ends the ascent."""
     stop, target = RULES[rule], SignalPosterior(Linear(), 3 * normal(3, 12), V)
     steps = list(ascend(target, steps=60, learning_rate=0.05, stop=stop))
     lengths = []
@@ -138,8 +120,8 @@ def test_each_stops_by_itself(rule, ascend):
         alone = list(ascend(part(target, b), steps=60, learning_rate=0.05, stop=stop))
         lengths.append(len(alone))
         for one, all_ in zip(alone, steps):
-            assert all(got[0].equal(expected[b]) for got, expected in zip(one, all_))
-        assert all(now.signal[b].equal(alone[-1].signal[0]) for now in steps[len(alone) :])
+            assert alike(one.signal[0], all_.signal[b], 1e-9)
+        assert all(now.signal[b].equal(steps[len(alone) - 1].signal[b]) for now in steps[len(alone) :])
         assert [bool(stop(part(target, b), now)) for now in alone] == [bool(now.stopped) for now in alone]
         assert not any(bool(now.stopped) for now in alone[:-1])
     assert len(steps) == max(lengths)
@@ -173,14 +155,14 @@ def test_who_leaves_the_density_goes_back_to_its_best_and_the_others_go_on():
         warnings.simplefilter("error")
         for b in (1, 2):
             *_, alone = climb(part(target, b), steps=15, learning_rate=0.6)
-            assert alone.signal[0].equal(steps[-1].signal[b])
+            assert alike(alone.signal[0], steps[-1].signal[b], 1e-9)
 
 
 def test_who_starts_outside_the_density_stays_there_and_is_named_once():
     target = SignalPosterior(Cliff(), torch.tensor([[9.0], [0.5]]), torch.ones(2))
-    with pytest.warns(UserWarning, match="no finite density") as told:
+    with pytest.warns(UserWarning, match="no finite density") as warned:
         *_, last = climb(target, steps=5)
-    assert [str(w.message).split(":")[0] for w in told] == ["no finite density after step 0 of utterance 0"]
+    assert [str(w.message).split(":")[0] for w in warned] == ["no finite density after step 0 of utterance 0"]
     assert last.signal[0] == 9
     assert last.stopped.tolist() == [True, False]
 
@@ -199,7 +181,7 @@ def test_a_flow_at_a_huge_rate_keeps_the_mixture(ascend):
 # ------------------------------------------------------------- mean and walk
 
 
-@pytest.mark.parametrize("offset", [0, 1, 3, 7])
+@pytest.mark.parametrize("offset", [0, 1, 7])
 def test_the_mean_is_wieners_at_each_place(offset):
     """Where the first window begins later each sample has the gain of another place; the last goes round."""
     prior, x = Family(0.1, 1.0, 3.0, 10.0), normal(3, 12)
@@ -207,10 +189,11 @@ def test_the_mean_is_wieners_at_each_place(offset):
     torch.testing.assert_close(denoise(prior, x, V, offset=offset), x * gain.roll(offset, -1))
 
 
-@pytest.mark.parametrize("kind", [{}, {"steps": 2}, {"steps": 3, "descend": False}])
+@pytest.mark.parametrize("kind", [{}, {"steps": 2}, {"steps": 3, "descend": False}], ids=str)
 def test_moments_of_the_walk(kind):
     """A chain in a Gaussian landscape stays Gaussian: its mean and variance follow from step to step, exactly."""
-    v, x, N, R = 3.0, normal(3, 4000), 4000, 20
+    v, N, R = 3.0, 2000, 20
+    x = normal(3, N)
     slope, variance, tau = torch.ones_like(V), torch.zeros_like(V), V.sqrt()  # the mean is slope × x
     each = generators(range(10, 13), 3)
     walks = list(anneal(Family(v), x, V, levels=12, chains=R, tau_min=0.02, generators=each, **kind))
@@ -236,11 +219,11 @@ def test_moments_of_the_walk(kind):
         assert ((spread / variance - 1).abs() < 5 * (2 / (R * N)) ** 0.5).all()
 
 
-@pytest.mark.parametrize("kind", [{"levels": 100}, {"levels": 30, "steps": 30, "descend": False}])
+@pytest.mark.parametrize("kind", [{"levels": 100}, {"levels": 30, "steps": 30, "descend": False}], ids=str)
 def test_a_patient_walk_ends_in_the_posterior(kind):
     """Its mean and, within what it lags behind, its variance; what noise it still has is a thousandth of that."""
-    prior, x = Family(3.0), normal(3, 1500)
-    *_, last = anneal(prior, x, V, chains=4, tau_min=0.02, generators=generators(range(10, 13), 3), **kind)
+    x = normal(3, 1500)
+    *_, last = anneal(Family(3.0), x, V, chains=4, tau_min=0.02, generators=generators(range(10, 13), 3), **kind)
     expected, variance = (3 / (3 + V))[:, None] * x, 3 * V / (3 + V)
     errors = (last.signal - expected).square().mean((0, 2)) / variance
     assert ((errors - 1).abs() < 0.03 + 4 * (2 / 6000) ** 0.5).all()
@@ -248,52 +231,37 @@ def test_a_patient_walk_ends_in_the_posterior(kind):
     assert ((slope - 3 / (3 + V)).abs() < 0.01 + 4 * (variance / 6000).sqrt()).all()
 
 
-WALK = {"levels": 3, "chains": 2, "least": 1e-3, "steps": 1}
-
-
 def test_noise_below_the_least():
-    x = normal(2, 8, dtype=torch.float32)
-    walks = list(
-        anneal(Family(1.0), x, torch.tensor([1e-6, 1.0]), levels=3, chains=4, tau_min=0.02, generators=generators(0, 2))
-    )
+    x, variance = normal(2, 8, dtype=torch.float32), torch.tensor([1e-6, 1.0])
+    walks = list(anneal(Family(1.0), x, variance, levels=3, chains=4, tau_min=0.02, generators=generators(0, 2)))
     assert all(walk.tau[0] == 1e-3 for walk in walks)
     assert (walks[-1].signal[:, 0] - x[0]).abs().max() < 1e-6
     assert (walks[-1].signal[:, 1] - x[1]).abs().max() > 0.1
 
 
-def test_one_seed_one_walk_alone_and_in_company():
-    prior = drawn_flow(conditional=True, dtype=torch.float32)
-    x, variance = normal(3, 160).float() * 0.03, 1e-3 * V.float()
+def test_all_of_it_in_inference_mode_alone_and_in_company():
+    prior, noisy = drawn_flow(dtype=torch.float32), drawn_flow(told=True, dtype=torch.float32)
+    x, variance = 0.03 * normal(2, 160, dtype=torch.float32), torch.tensor([1e-4, 1e-3])
 
-    def ends(rows, seeds):
-        each = generators(seeds, len(seeds))
-        *_, last = anneal(prior, x[rows], variance[rows], **WALK, generators=each)
-        return last.signal
+    def signals(rows, seeds):
+        x_, v = x[rows].clone(), variance[rows].clone()
+        *_, a = climb(SignalPosterior(prior, x_, v), steps=3)
+        *_, b = climb_latent(SignalPosterior(prior, x_, v), steps=3)
+        walks = anneal(noisy, x_, v, levels=3, chains=2, tau_min=1e-3, steps=1, generators=generators(seeds, len(seeds)))
+        *_, c = walks
+        return torch.cat([a.signal[None], b.signal[None], c.signal, denoise(noisy, x_, v)[None]])
 
-    gpu_batch_size = ends([0, 1, 2], [5, 6, 7])
-    assert gpu_batch_size.equal(ends([0, 1, 2], [5, 6, 7]))
-    assert not gpu_batch_size.equal(ends([0, 1, 2], [5, 6, 8]))
-    for b in range(3):
-        assert ends([b], [5 + b])[:, 0].equal(gpu_batch_size[:, b])
-    assert not gpu_batch_size[0].equal(gpu_batch_size[1])
-
-
-def test_all_of_it_in_inference_mode():
-    prior, told = drawn_flow(dtype=torch.float32), drawn_flow(conditional=True, dtype=torch.float32)
-    x, variance, results = 0.03 * normal(2, 160, dtype=torch.float32), torch.tensor([1e-4, 1e-3]), []
-    for mode in (False, True):
-        with torch.inference_mode(mode):
-            *_, a = climb(SignalPosterior(prior, x, variance), steps=3)
-            *_, b = climb_latent(SignalPosterior(prior, x, variance), steps=3)
-            *_, c = anneal(told, x, variance, **WALK, generators=generators(0, 2))
-            results.append(torch.cat([a.signal, b.signal, c.signal.flatten(0, 1), denoise(told, x, variance)]))
-    assert results[0].equal(results[1])
+    together = signals([0, 1], [5, 6])
+    with torch.inference_mode():
+        assert signals([0, 1], [5, 6]).equal(together)
+    for b in (0, 1):
+        assert alike(signals([b], [5 + b])[:, 0], together[:, b])
+    assert not signals([0, 1], [5, 7])[2:4, 1].equal(together[2:4, 1])
 
 
-@pytest.mark.parametrize(("length", "window"), [(1, 4), (3, 4), (4, 4), (5, 4), (9, 4)])
-def test_whole_windows(length, window):
+@pytest.mark.parametrize("length", [1, 3, 4, 5, 9])
+def test_whole_windows(length):
     x = normal(2, length)
-    got = flows.whole_windows(x, window)
-    assert got.shape[-1] % window == 0
-    assert got.shape[-1] - length < window
+    got = flows.whole_windows(x, 4)
+    assert got.shape[-1] == math.ceil(length / 4) * 4
     assert all(got[:, i].equal(x[:, i % length]) for i in range(got.shape[-1]))

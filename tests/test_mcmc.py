@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from conftest import alike
 from torch.distributions import MultivariateNormal
 
 from sepriors.inference import mcmc
@@ -22,7 +23,7 @@ from sepriors.inference.mcmc import (
 )
 from sepriors.signal.rng import generators
 
-CHAINS = 200_000
+CHAINS = 100_000
 MEAN = torch.tensor([1.0, -2.0], dtype=torch.float64)
 COV = torch.tensor([[1.0, 0.9], [0.9, 2.0]], dtype=torch.float64)
 SHAPE = torch.linalg.cholesky(COV)
@@ -62,17 +63,16 @@ def far(z, mean, cov):
     return float(torch.cat([of_mean, of_cov.flatten()]).abs().max())
 
 
-def test_a_random_walk_stays_in_equilibrium():
+@pytest.mark.parametrize("kernel", [RandomWalk(1.0), RandomWalk(1.0, SHAPE)], ids=str)
+def test_a_random_walk_stays_in_equilibrium(kernel):
     z = drawn(MEAN, COV)
     assert far(z, MEAN, COV) < 4
-    end = last(gaussian(MEAN, COV), RandomWalk(1.0), z, steps=10)
+    end = last(gaussian(MEAN, COV), kernel, z, steps=10)
     assert far(end.position, MEAN, COV) < 4
     assert (end.position != z).any(-2).double().mean() > 0.99  # it did not stay by standing still
 
 
-@pytest.mark.parametrize(
-    "kernel", [MALA(0.5), MALA(0.7, SHAPE), MALA(0.5, tamed=True), MALA(0.7, SHAPE, True)], ids=str
-)
+@pytest.mark.parametrize("kernel", [MALA(0.5), MALA(0.7, SHAPE), MALA(0.7, SHAPE, tamed=True)], ids=str)
 def test_an_adjusted_step_stays_where_an_unadjusted_one_leaves(kernel):
     """The same step without its correction goes off by what the recursion S <- A S A' + step C C' says."""
     z, target = drawn(MEAN, COV), gaussian(MEAN, COV)
@@ -85,35 +85,17 @@ def test_an_adjusted_step_stays_where_an_unadjusted_one_leaves(kernel):
         S = A @ S @ A.mT + kernel.step_size * C @ C.mT
     plain = last(target, Langevin(kernel.step_size, kernel.shape), z, steps=10).position
     assert far(plain, MEAN, S) < 4
-    assert far(plain, MEAN, COV) > 30
-
-
-def test_unadjusted_langevin_leaves_it_by_its_known_bias():
-    """Σ (I - η/4 Σ⁻¹)⁻¹, the matrix form of s² / (1 - η / 4s²)."""
-    step = 1.0
-    biased = COV @ torch.linalg.inv(torch.eye(2, dtype=torch.float64) - step / 4 * torch.linalg.inv(COV))
-    end = last(gaussian(MEAN, COV), Langevin(step), drawn(MEAN, COV), steps=60)
-    assert far(end.position, MEAN, biased) < 4
-    assert far(end.position, MEAN, COV) > 100
-
-
-@pytest.mark.parametrize("share", [0.4, 1.0, 2.0])
-def test_the_bias_of_langevin_in_one_dimension(share):
-    """With a step of η = share × s² the stationary variance is s² / (1 - η / 4s²)."""
-    mean, cov = torch.tensor([0.5], dtype=torch.float64), torch.tensor([[2.0]], dtype=torch.float64)
-    end = last(gaussian(mean, cov), Langevin(share * 2.0), drawn(mean, cov), steps=40)
-    assert far(end.position, mean, cov / (1 - share / 4)) < 4
-    assert far(end.position, mean, cov) > 30
+    assert far(plain, MEAN, COV) > 20
 
 
 @pytest.mark.parametrize("shape", [None, SHAPE])
-def test_averaged_noise_has_no_bias_for_a_gaussian(shape):
-    """Where plain steps are off by more than ten per cent in every direction."""
+def test_the_bias_of_langevin_is_known_and_averaged_noise_has_none_for_a_gaussian(shape):
+    """Σ (I - η/4 C Cᵀ Σ⁻¹)⁻¹, the matrix form of s² / (1 - η / 4s²): ten per cent and more in every direction."""
     step, C = 1.0, torch.eye(2, dtype=torch.float64) if shape is None else shape
     biased = COV @ torch.linalg.inv(torch.eye(2) - step / 4 * C @ C.mT @ torch.linalg.inv(COV))
     assert torch.linalg.eigvals(biased @ torch.linalg.inv(COV)).real.min() > 1.1
     z, target = drawn(MEAN, COV), gaussian(MEAN, COV)
-    plain, averaged = (last(target, Langevin(step, shape, averaged), z, steps=30) for averaged in (False, True))
+    plain, averaged = (last(target, Langevin(step, shape, averaged), z, steps=40) for averaged in (False, True))
     assert far(plain.position, MEAN, biased) < 4
     assert far(averaged.position, MEAN, COV) < 4
 
@@ -182,7 +164,7 @@ def test_the_order_of_the_bias_in_the_step():
         assert abs(ratios[1] - factor) < 0.7 * abs(ratios[0] - factor)  # and it goes there
 
 
-@pytest.mark.parametrize("width", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("width", [0.5, 3.0])
 def test_how_often_a_random_walk_accepts(width):
     """In equilibrium, of a standard normal, with a proposal of that width: (2/π) arctan(2 / width)."""
     zero, one = torch.zeros(1, dtype=torch.float64), torch.eye(1, dtype=torch.float64)
@@ -217,10 +199,9 @@ def test_detailed_balance(monkeypatch):
         assert min(up, down) < 1
 
 
-@pytest.mark.parametrize("shape", [None, torch.tensor([[0.8, 0.0], [0.5, 1.2]]).double()])
 @pytest.mark.parametrize("tamed", [False, True])
 @pytest.mark.parametrize("T", [1, 2])
-def test_detailed_balance_of_an_adjusted_step(monkeypatch, T, tamed, shape):
+def test_detailed_balance_of_an_adjusted_step(monkeypatch, T, tamed):
     """p(a) q(a -> b) α(a -> b) = p(b) q(b -> a) α(b -> a) to rounding, with q written out.
 
     A chain is a frame, or two frames. The acceptance is the largest uniform draw that the kernel takes, by bisection.
@@ -232,7 +213,7 @@ def test_detailed_balance_of_an_adjusted_step(monkeypatch, T, tamed, shape):
     def logp(z):  # a chain a frame, or a chain an utterance
         return -z.square().sum(dims).square() / 4 - ((A @ z) * z).sum(dims)
 
-    C = torch.eye(2).double() if shape is None else shape
+    C = torch.tensor([[0.8, 0.0], [0.5, 1.2]]).double()
     CC = torch.kron(C @ C.mT, torch.eye(T).double())  # of columns, one row after the other
 
     def density(a, b):
@@ -249,7 +230,7 @@ def test_detailed_balance_of_an_adjusted_step(monkeypatch, T, tamed, shape):
     a, b = torch.cat([a, b]), torch.cat([b, a])  # there and back
     log_q, noise = density(a, b)
     monkeypatch.setattr(mcmc, "randn_like", lambda x, generators, dim: noise)
-    kernel, target = MALA(step, shape, tamed), Density(logp)
+    kernel, target = MALA(step, C, tamed), Density(logp)
     chain = kernel.start(target, Chain(a))
     low, high = torch.full_like(chain.logp, -40.0), torch.zeros_like(chain.logp)
     for _ in range(56):
@@ -258,7 +239,7 @@ def test_detailed_balance_of_an_adjusted_step(monkeypatch, T, tamed, shape):
         end = kernel.step(target, chain, [])
         accepted = end.logp != chain.logp
         low, high = torch.where(accepted, middle, low), torch.where(accepted, high, middle)
-        taken = mcmc._over(accepted, a)
+        taken = mcmc._to_frames(accepted, a)
         torch.testing.assert_close(end.position, torch.where(taken, b, a), rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(end.score, target.score(end.position), rtol=1e-11, atol=1e-11)
     log_alpha = ((low + high) / 2).flatten()
@@ -303,7 +284,7 @@ def test_a_place_without_a_density_is_not_entered():
 @pytest.mark.parametrize("dims", [-2, (-2, -1)])
 @pytest.mark.parametrize(
     "kernel",
-    [RandomWalk(1e36), MALA(1e30), MALA(1e36, tamed=True), Langevin(0.5), Langevin(0.5, averaged=True), Langevin(1e36)],
+    [RandomWalk(1e36), MALA(1e30), MALA(1e36, tamed=True), Langevin(0.5), Langevin(1e36)],
     ids=str,
 )
 def test_a_chain_that_would_leave_the_world_stays(kernel, dims):
@@ -336,42 +317,19 @@ def test_a_density_knows_its_score(inference):
     torch.testing.assert_close(got, torch.linalg.inv(COV) @ (MEAN[:, None] - z))
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", [RandomWalk(0.5), MALA(0.3), MALA(0.3, tamed=True)], ids=str)
 def test_a_chain_a_frame_and_a_chain_an_utterance(kernel):
-    """The shape of the log-density says what moves as one; each sees its own target."""
-    R, B, L, T = 40, 3, 2, 50
-    frames = Density(lambda z: -0.5 * z.square().sum(-2))
-    utterances = Density(lambda z: -0.5 * z.square().sum((-2, -1)))
-    start = torch.zeros(R, B, L, T, dtype=torch.float64)
-    per_frame, per_utterance = (last(target, kernel, start, steps=1) for target in (frames, utterances))
-    for chain in (per_frame, per_utterance):
-        assert chain.position.shape == start.shape
+    """The shape of the log-density says what moves as one."""
+    start = torch.zeros(40, 3, 2, 50, dtype=torch.float64)
+    share = []
+    for dims, shape in ((-2, (40, 3, 50)), ((-2, -1), (40, 3))):
+        chain = last(Density(lambda z, dims=dims: -0.5 * z.square().sum(dims)), kernel, start, steps=1)
+        assert chain.logp.shape == shape
         moved = chain.position != 0
         assert moved.equal(moved[:, :, :1].expand_as(moved))  # all of a frame's latent variables, or none
-    if isinstance(kernel, Langevin):
-        assert per_frame.position.equal(per_utterance.position)
-    else:
-        assert per_frame.logp.shape == (R, B, T)
-        assert per_utterance.logp.shape == (R, B)
-        some = (per_frame.position != 0).any(-2)
-        assert 0 < some[0, 0].sum() < T
-        whole = (per_utterance.position != 0).any(-2)
-        assert whole.equal(whole[..., :1].expand_as(whole))
-        # a hundred dimensions at once: a step that suits a frame is too large
-        assert whole.double().mean() < 0.5 * some.double().mean()
-    if isinstance(kernel, RandomWalk):
-        assert not whole.any()
-
-
-def test_an_utterance_as_one_chain_stays_in_equilibrium():
-    """Frames that depend on each other: an autoregression over two frames, many parallel chains."""
-    target = Density(lambda z: -0.5 * ((z @ torch.linalg.inv(COV)) * z).sum((-2, -1)))
-    zero = torch.zeros(2, dtype=torch.float64)
-    z = drawn(zero, COV)[0, 0].T[:, None, None]  # (R, 1, L=1, T=2)
-    for kernel in (RandomWalk(1.0), MALA(0.7)):
-        end = last(target, kernel, z, steps=10)
-        assert end.logp.shape == (CHAINS, 1)
-        assert far(end.position[:, 0, 0].T[None, None], zero, COV) < 4
+        share.append(moved.double().mean())
+    assert moved.equal(moved[..., :1].expand_as(moved))
+    assert share[1] < 0.5 * share[0] < 0.5  # a hundred dimensions at once: a step that suits a frame is too large
 
 
 class Coupled:
@@ -386,7 +344,7 @@ class Coupled:
         return -(z @ self.precision)
 
 
-@pytest.mark.parametrize("kernel", [RandomWalk(1.0), MALA(0.7), MALA(0.7, tamed=True)], ids=str)
+@pytest.mark.parametrize("kernel", [RandomWalk(1.0), MALA(0.7)], ids=str)
 def test_frames_that_depend_on_each_other_are_accepted_together_or_wrong(kernel):
     zero = torch.zeros(2, dtype=torch.float64)
     z = drawn(zero, COV)[0, 0].T[:, None, None]
@@ -394,53 +352,43 @@ def test_frames_that_depend_on_each_other_are_accepted_together_or_wrong(kernel)
     assert joint.logp.shape == (CHAINS, 1)
     assert apart.logp.shape == (CHAINS, 1, 2)
     assert far(joint.position[:, 0, 0].T[None, None], zero, COV) < 4
-    assert far(apart.position[:, 0, 0].T[None, None], zero, COV) > 30
-
-
-def test_frames_together_are_the_sum_of_frames():
-    z = torch.randn(5, 3, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert far(apart.position[:, 0, 0].T[None, None], zero, COV) > 20
     whole = Density(lambda z: Coupled().logp(z).sum(-1))
     torch.testing.assert_close(Joint(Coupled()).logp(z), whole.logp(z))
     torch.testing.assert_close(Joint(Coupled()).score(z), whole.score(z))
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("dims", [-2, (-2, -1)])
-def test_an_utterance_is_alike_alone_and_in_company(kernel, dims):
-    target = Density(lambda z: -0.5 * z.square().sum(dims) - z.abs().sum(dims))
-    z = torch.randn(4, 3, 2, 5, generator=torch.Generator().manual_seed(0))
-    seeds = [7, 8, 9]
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_utterance_is_alike_alone_and_in_company(kernel, dtype):
+    target = Density(lambda z: -0.5 * z.square().sum(-2) - z.abs().sum(-2))
+    z = torch.randn(4, 3, 2, 5, generator=torch.Generator().manual_seed(0)).to(dtype)
 
     def run(position, seeds):
-        *_, chain = sample(target, kernel, position, steps=20, generators=generators(seeds, len(seeds)))
-        return chain.position
+        return last(target, kernel, position, steps=20, seed=seeds).position
 
-    together = run(z, seeds)
-    assert run(z, seeds).equal(together)
+    together = run(z, [7, 8, 9])
+    assert together.dtype == dtype
+    assert run(z, [7, 8, 9]).equal(together)
     assert not run(z, [7, 8, 10])[:, 2].equal(together[:, 2])
-    for b, seed in enumerate(seeds):
-        assert run(z[:, b : b + 1], [seed]).equal(together[:, b : b + 1])
+    for b, seed in enumerate((7, 8, 9)):
+        assert alike(run(z[:, b : b + 1], [seed]), together[:, b : b + 1], 1e-5)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
 def test_a_chain_goes_on_where_it_was(kernel):
     """Two runs after each other are one run, and no position is written to once it is out."""
-    target = gaussian(MEAN, COV)
-    z = drawn(MEAN, COV, chains=20)
+    target, z = gaussian(MEAN, COV), drawn(MEAN, COV, chains=20)
     kept = z.clone()
     whole = list(sample(target, kernel, z, steps=6, generators=generators(1, 1)))
     g = generators(1, 1)
     first = list(sample(target, kernel, z, steps=3, generators=g))
-    clone = [x.clone_state() for x in g]
     second = list(sample(target, kernel, first[-1], steps=3, generators=g))
     assert z.equal(kept)
-    assert len(whole) == 6
     for a, b in zip(whole, first + second, strict=True):
         assert a.position.equal(b.position)
     assert not whole[0].position.equal(whole[1].position)
-    from_place = list(sample(target, kernel, first[-1].position, steps=3, generators=clone))
-    remembers = isinstance(kernel, Langevin) and kernel.averaged  # the last step's noise is no part of a place
-    assert from_place[-1].position.equal(whole[-1].position) != remembers
+    assert list(sample(target, kernel, z, steps=0, generators=g)) == []
 
 
 def test_what_a_step_costs():
@@ -470,22 +418,9 @@ def test_what_a_step_costs():
         assert all(a is b for (_, a), (_, b) in zip(calls[::2], calls[1::2]))
 
 
-def test_dtype_is_kept():
-    for dtype in (torch.float32, torch.float64):
-        for kernel in KERNELS:
-            target = Density(lambda z: -0.5 * z.square().sum(-2))
-            assert last(target, kernel, torch.zeros(2, 1, 2, 4, dtype=dtype), steps=2).position.dtype == dtype
-
-
-def test_no_steps_no_chains():
-    z = drawn(MEAN, COV, chains=3)
-    assert list(sample(gaussian(MEAN, COV), RandomWalk(), z, steps=0, generators=generators(0, 1))) == []
-
-
-@pytest.mark.parametrize("lead", [(1, 1), (3, 2)])
-def test_a_shaped_kernel_walks_as_a_plain_one_would_in_its_own_coordinates(lead):
+def test_a_shaped_kernel_walks_as_a_plain_one_would_in_its_own_coordinates():
     """With z = C u, a step of the shaped kernel on p(z) is a step of the plain kernel on p(u), with the same draws."""
-    u = torch.randn(*lead, 2, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    u = torch.randn(3, 2, 2, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     target = gaussian(MEAN, COV)
     in_u = Density(lambda u: target.logp(SHAPE @ u))
     for plain in (RandomWalk(0.5), Langevin(0.3), Langevin(0.3, averaged=True), MALA(0.5), MALA(0.5, tamed=True)):
@@ -493,20 +428,6 @@ def test_a_shaped_kernel_walks_as_a_plain_one_would_in_its_own_coordinates(lead)
         assert not expected.equal(SHAPE @ u)
         got = last(target, plain._replace(shape=SHAPE), SHAPE @ u, steps=5).position
         torch.testing.assert_close(got, expected)
-
-
-def test_a_shaped_random_walk_stays_in_equilibrium():
-    end = last(gaussian(MEAN, COV), RandomWalk(1.0, SHAPE), drawn(MEAN, COV), steps=10)
-    assert far(end.position, MEAN, COV) < 4
-
-
-def test_an_adjusted_chain_in_a_narrow_valley_is_quick_with_its_shape():
-    """Deviations of 1 and 1/30: what a plain chain does in a long run, a shaped one does in a few steps."""
-    cov = torch.diag(torch.tensor([1.0, 1e-3]).double())
-    z, target = torch.full((1, 1, 2, 20_000), 2.0).double(), gaussian(torch.zeros(2).double(), cov)
-    plain, shaped = (last(target, MALA(step, shape), z, steps=30) for step, shape in ((1e-3, None), (1.0, cov.sqrt())))
-    assert far(shaped.position, torch.zeros(2).double(), cov) < 4
-    assert far(plain.position, torch.zeros(2).double(), cov) > 100
 
 
 # ------------------------------------------------------------- diagnostics
@@ -521,20 +442,11 @@ def autoregression(phi, steps, chains, seed=0):
     return torch.stack(x)
 
 
-@pytest.mark.parametrize("phi", [-0.5, 0.0, 0.5, 0.9])
+@pytest.mark.parametrize("phi", [-0.5, 0.0, 0.9])
 def test_the_effective_sample_size_of_an_autoregression(phi):
     """N R (1 - φ) / (1 + φ): more than all draws where neighbours differ."""
     N, R = 4000, 50
     assert abs(float(effective_sample_size(autoregression(phi, N, R))) / (N * R * (1 - phi) / (1 + phi)) - 1) < 0.05
-
-
-def test_the_effective_sample_size_says_how_sure_a_mean_is():
-    """The spread of the means of many runs, against what one run says."""
-    runs = autoregression(0.8, 500, 4 * 300).reshape(500, 4, 300)
-    size = effective_sample_size(runs)
-    assert size.shape == (300,)
-    spread = runs.mean((0, 1)).var() * size.mean() / runs.var()
-    assert abs(float(spread) - 1) < 4 * (2 / 300) ** 0.5
 
 
 def test_chains_that_do_not_agree_count_for_little():
@@ -563,15 +475,6 @@ def test_split_r_hat_written_out():
     odd = torch.cat([draws[:50], torch.full((1, 3), 1e9).double(), draws[50:]])  # halves leave the middle out
     torch.testing.assert_close(r_hat(odd), expected)
     torch.testing.assert_close(r_hat(7 - 3 * draws), expected)
-
-
-def test_r_hat_of_chains_that_agree_disagree_and_drift():
-    good = autoregression(0.3, 1000, 4)
-    assert abs(float(r_hat(good)) - 1) < 0.01
-    apart = torch.tensor([-1.0, -1.0, 1.0, 1.0])
-    assert float(r_hat(good + apart)) == pytest.approx((1 + 8 / 7) ** 0.5, rel=0.03)  # half chains: four at each mean
-    drift = torch.linspace(-1, 1, 1000, dtype=torch.float64)[:, None]
-    assert r_hat(good + 2 * drift) > 1.2  # all chains alike, and none has arrived
 
 
 @pytest.mark.parametrize("diagnostic", [r_hat, effective_sample_size])

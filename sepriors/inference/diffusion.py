@@ -256,9 +256,10 @@ def pseudo_likelihood(transition: Transition, x: torch.Tensor, V_n: torch.Tensor
     $\tilde p(x \mid s_t) = \mathcal{N}(s_t / \alpha_t,\, \sigma_t^2 / \alpha_t^2 + V_n)$: as if all that is known of
     $s_0$ were $s_t$. The draw moves along its gradient by $\lambda g^2 dt$; that draw is a Gaussian again.
     """
-    mean, std, alpha, sigma = transition
-    a = weight * std**2 / (alpha**2 * ((sigma / alpha) ** 2 + V_n))
-    return Transition(mean + a * (alpha * x - mean), (1 - a) * std, alpha, sigma)
+    alpha = transition.alpha
+    a = weight * transition.variance / (transition.sigma**2 + alpha**2 * V_n)
+    mean = transition.mean + a * (alpha * x - transition.mean)
+    return transition._replace(mean=mean, std=(1 - a) * transition.std)
 
 
 def posterior_transition(transition: Transition, x: torch.Tensor, V_n: torch.Tensor) -> Transition:
@@ -266,10 +267,11 @@ def posterior_transition(transition: Transition, x: torch.Tensor, V_n: torch.Ten
 
     $s_t \mid x \sim \mathcal{N}(\alpha_t x, \alpha_t^2 (\sigma_t^2 / \alpha_t^2 + V_n))$, the pseudo-likelihood again.
     """
-    mean, std, alpha, sigma = transition
-    variance = alpha**2 * ((sigma / alpha) ** 2 + V_n)
-    weight = std**2 / (std**2 + variance)
-    return Transition(mean + weight * (alpha * x - mean), (weight * variance).sqrt(), alpha, sigma)
+    alpha = transition.alpha
+    seen = transition.sigma**2 + alpha**2 * V_n  # variance of s_t given x
+    fraction = transition.variance / (transition.variance + seen)
+    mean = transition.mean + fraction * (alpha * x - transition.mean)
+    return transition._replace(mean=mean, std=(fraction * seen).sqrt())
 
 
 def condition(posterior: Denoised, x: torch.Tensor, V_n: torch.Tensor, floor: float = 1e-12) -> Denoised:

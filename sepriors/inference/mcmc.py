@@ -83,25 +83,25 @@ class Kernel(Protocol):
     def step(self, target: Target, chain: Chain, generators: Generators) -> Chain: ...
 
 
-def _per_chain(mask: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+def _to_frames(per_chain: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
     """A value for each chain, to be set against z: (R, B, T) -> (R, B, 1, T), (R, B) -> (R, B, 1, 1)."""
     assert z.ndim == 4, z.shape
-    return mask.unsqueeze(-2) if mask.ndim == 3 else mask[..., None, None]
+    return per_chain.unsqueeze(-2) if per_chain.ndim == 3 else per_chain[..., None, None]
 
 
-def _sum_per_chain(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def _per_chain(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Sums over what moves as one: x (R, B, L, T) -> (R, B, T), or (R, B) if the log-density `like` is so."""
     return x.sum(-2) if like.ndim == 3 else x.sum((-2, -1))
 
 
-def _times(shape: torch.Tensor | None, z: torch.Tensor) -> torch.Tensor:
-    """shape @ z for columns z (..., L, T)."""
+def _precondition(shape: torch.Tensor | None, z: torch.Tensor) -> torch.Tensor:
+    """C z for columns z (..., L, T), C the `shape` (L, L); without one, z."""
     return z if shape is None else shape.to(z) @ z
 
 
-def _precondition(shape: torch.Tensor | None, score: torch.Tensor) -> torch.Tensor:
-    """The score in the coordinates in which z is `shape` times a vector."""
-    return _times(None if shape is None else shape.mT, score)
+def _precondition_score(shape: torch.Tensor | None, score: torch.Tensor) -> torch.Tensor:
+    """Cᵀ ∇ log p, the score in the coordinates in which z is C times a vector."""
+    return _precondition(None if shape is None else shape.mT, score)
 
 
 class RandomWalk(NamedTuple):
@@ -119,11 +119,11 @@ class RandomWalk(NamedTuple):
 
     def step(self, target: Target, chain: Chain, generators: Generators) -> Chain:
         z = chain.position
-        proposal = z + self.variance**0.5 * _times(self.shape, randn_like(z, generators, dim=1))
+        proposal = z + self.variance**0.5 * _precondition(self.shape, randn_like(z, generators, dim=1))
         logp = target.logp(proposal)
         assert chain.logp is not None
         accept = rand_like(logp, generators, dim=1).log() < logp - chain.logp
-        position = torch.where(_per_chain(accept, z), proposal, z)
+        position = torch.where(_to_frames(accept, z), proposal, z)
         return Chain(position, torch.where(accept, logp, chain.logp), accepted=accept.to(z).mean())
 
 
@@ -153,14 +153,14 @@ class Langevin(NamedTuple):
         if self.averaged and last is None:
             last = randn_like(z, generators, dim=1)
         noise = randn_like(z, generators, dim=1)
-        drift = 0.5 * self.step_size * _times(self.shape, _precondition(self.shape, target.score(z)))
+        drift = 0.5 * self.step_size * _precondition(self.shape, _precondition_score(self.shape, target.score(z)))
         kick = noise if last is None else (last + noise) / 2
-        proposal = z + drift + self.step_size**0.5 * _times(self.shape, kick)
+        proposal = z + drift + self.step_size**0.5 * _precondition(self.shape, kick)
         inside = proposal.square().sum(-2) < self.limit**2  # neither is NaN
         if not inside.all():
             about = f"a Langevin step of {self.step_size} leaves |z| < {self.limit:g}: such frames stay where they are"
             warnings.warn(f"{about}; take a shorter one", RuntimeWarning, 2)
-        position = torch.where(_per_chain(inside, z), proposal, z)
+        position = torch.where(_to_frames(inside, z), proposal, z)
         return Chain(position, memory=noise if self.averaged else None, accepted=inside.to(z).mean())
 
 
@@ -184,21 +184,21 @@ class MALA(NamedTuple):
         assert logp is not None and score is not None  # noqa: PT018
         noise = randn_like(z, generators, dim=1)
         drift = self._drift(score, logp)
-        proposal = z + _times(self.shape, drift + self.step_size**0.5 * noise)
+        proposal = z + _precondition(self.shape, drift + self.step_size**0.5 * noise)
         logp_new, score_new = target.logp(proposal), target.score(proposal)
         # the noise that would have led back, from z' = z + C (d(z) + √η ζ)
         back = noise + (drift + self._drift(score_new, logp)) / self.step_size**0.5
-        log_ratio = logp_new - logp + 0.5 * _sum_per_chain(noise.square() - back.square(), logp)
+        log_ratio = logp_new - logp + 0.5 * _per_chain(noise.square() - back.square(), logp)
         accept = rand_like(logp, generators, dim=1).log() < log_ratio
-        position = torch.where(_per_chain(accept, z), proposal, z)
-        score = torch.where(_per_chain(accept, z), score_new, score)
+        position = torch.where(_to_frames(accept, z), proposal, z)
+        score = torch.where(_to_frames(accept, z), score_new, score)
         return Chain(position, torch.where(accept, logp_new, logp), score, accepted=accept.to(z).mean())
 
     def _drift(self, score: torch.Tensor, logp: torch.Tensor) -> torch.Tensor:
         """η/2 Cᵀ f, tamed or not; z moves by C times that."""
-        f = _precondition(self.shape, score)
+        f = _precondition_score(self.shape, score)
         if self.tamed:
-            f = f / (1 + 0.5 * self.step_size * _per_chain(_sum_per_chain(f.square(), logp).sqrt(), f))
+            f = f / (1 + 0.5 * self.step_size * _to_frames(_per_chain(f.square(), logp).sqrt(), f))
         return 0.5 * self.step_size * f
 
 

@@ -66,7 +66,7 @@ def update(
     """
     _check(model, power)
     W, H = model
-    P, O = power, 0.0 if offset is None else offset
+    P, O = power, torch.zeros_like(power) if offset is None else offset
     if bases:
         V = (O + W @ H).clamp_min(floor)
         W = W * (((P / V**2) @ H.mT).sum(0) / ((1 / V) @ H.mT).sum(0)).sqrt()

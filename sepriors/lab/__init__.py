@@ -4,7 +4,10 @@ from importlib import import_module
 from typing import Any
 
 # imported when first asked for: they bring pandas, matplotlib or a pool of processes with them
-_LATER = ("bench", "claims", "corpora", "jobs", "ood", "peers", "players", "plots", "recipes", "sounds", "train", "training")
+_LATER = (
+    "bench", "claims", "commands", "corpora", "jobs", "ood", "peers", "players", "plots", "recipes", "records",
+    "sounds", "train", "training",
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""`sepriors records`: measure what is missing or stale of the records, show what there is, or check some of it again."""
+"""`sepriors records`: measure what is missing or stale of the records, show what there is, or check some again."""
 
 from __future__ import annotations
 
