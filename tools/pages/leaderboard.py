@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
-from html import escape
+from collections.abc import Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from sepriors.lab.claims import Interval
 from sepriors.methods import METHODS
 from sepriors.weights import cards, load
 from tools import ROOT
-from tools.pages.text import WIDE, number
+from tools.pages.text import number, render
 
 CHAPTER = "09-which-prior"
 BENCHES = {
@@ -36,6 +35,10 @@ MEASURES = {
 FEWEST = 4  # files that an interval or a rank asks for
 RANKED = "si_sdr"  # what the ranks go by
 FIGURE = "leaderboard.svg"
+# Methods that were told by pairs of noisy and clean speech; of the packages of others, RNNoise
+TOLD = {name for name, entry in METHODS.items() if "supervised:" in entry.about} | {"rnnoise"}
+# Cards that a method's own began from: their training counts, their parameters are in its own
+BEFORE = {"bsse": ("ssl",), "use-ddp": ("codec",)}
 
 
 def read(tree: Path, name: str) -> dict[str, Any] | None:
@@ -45,42 +48,25 @@ def read(tree: Path, name: str) -> dict[str, Any] | None:
     return record if record and record["profile"] != "smoke" else None
 
 
+def read_benches(tree: Path) -> tuple[dict[str, dict[str, Any]], dict[str, pd.DataFrame]]:
+    """Records and tables of the benches that there are."""
+    records = {name: record for name in BENCHES if (record := read(tree, name))}
+    return records, {name: pd.DataFrame(record["records"]) for name, record in records.items()}
+
+
 def page(tree: Path, source: Path = ROOT) -> str:
     """The page in MyST Markdown; the figure of quality and cost goes into the tree's `_static`."""
-    found = {name: record for name in BENCHES if (record := read(tree, name))}
-    tables = {name: pd.DataFrame(record["records"]) for name, record in found.items()}
-    lines = [
-        WIDE,
-        "# Leaderboard",
-        "",
-        f"Written from the records of [](/book/{CHAPTER}.ipynb) by the build. Each figure is the mean difference to",
-        "the noisy input with its 95 % interval over speakers and recordings of noise. A rank is a range: the least",
-        "and the largest that paired differences in SI-SDR leave open, each tested by itself. An interval over few",
-        f"files is rough, as the chapter shows: below {FEWEST} files there is neither interval nor rank. Where files",
-        "have no value, (n/of) says how many have one. Times are of one run on the machine that is named; memory is",
-        "that of a process which does nothing but enhance half a second, Python and PyTorch included. A click on a",
-        "heading sorts.",
-        "",
-    ]
-    if not tables:
-        return "\n".join([*lines, "*No records: the last chapter was not run, or on seconds of audio only.*", ""])
-    if "matched" in tables:
-        static = tree / "book" / "_static" / FIGURE
-        front = draw_front(tables["matched"], static)
-        lines += [
-            f"```{{image}} _static/{FIGURE}",
-            f":alt: Gain in SI-SDR against the real-time factor. Beaten by nobody that is quicker: {', '.join(front)}.",
-            ":width: 100%",
-            "```",
-            "",
-            f"**Quality and cost**, {BENCHES['matched']}. Nobody who is quicker does better by SI-SDR than "
-            + ", ".join(f"`{name}`" for name in front)
-            + ". Squares were told by pairs of noisy and clean speech.",
-            "",
-        ]
-    for name, table in tables.items():
-        lines += [f"## {BENCHES[name]}", "", facts(found[name]), "", "```{raw} html", html(table), "```", ""]
-    return "\n".join([*lines, *_published(source)])
+    records, tables = read_benches(tree)
+    static = tree / "book" / "_static" / FIGURE
+    return render(
+        "leaderboard.md.jinja",
+        chapter=CHAPTER,
+        fewest=FEWEST,
+        figure=FIGURE,
+        front=draw_front(tables["matched"], static) if "matched" in tables else [],
+        benches=[(BENCHES[name], facts(records[name]), html(table)) for name, table in tables.items()],
+        published=tomllib.loads((source / "book" / "published.toml").read_text("utf-8"))["row"] if tables else [],
+    )
 
 
 def facts(record: Mapping[str, Any]) -> str:
@@ -102,17 +88,12 @@ def ranks(table: pd.DataFrame, metric: str = RANKED) -> dict[str, tuple[int, int
     names = methods_in(table)
     above, below = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
     for a, b in combinations(names, 2):
-        winner = _winner(difference(table, metric, a, b))
-        if winner:
-            better, worse = (a, b) if winner > 0 else (b, a)
+        e = difference(table, metric, a, b)
+        if e.low > 0 or e.high < 0:
+            better, worse = (a, b) if e.low > 0 else (b, a)
             below[better] += 1
             above[worse] += 1
     return {name: (1 + above[name], len(names) - below[name]) for name in names}
-
-
-def _winner(e: Interval) -> int:
-    """1 if the difference is above zero, -1 if it is below, 0 if its interval does not say."""
-    return 1 if e.low > 0 else -1 if e.high < 0 else 0
 
 
 def front_of(rtf: Mapping[Any, float], gain: Mapping[str, float]) -> list[str]:
@@ -146,39 +127,27 @@ def draw_front(table: pd.DataFrame, path: Path) -> list[str]:
     return front
 
 
-# Methods that were told by pairs of noisy and clean speech; of the packages of others, RNNoise
-TOLD = {name for name, entry in METHODS.items() if "supervised:" in entry.about} | {"rnnoise"}
-
-
 def html(table: pd.DataFrame) -> str:
     """The table of one bench, sortable by a script, ranked without it."""
     places = ranks(table)
-    means = {name: difference(table, RANKED, name).value for name in places}
-    order = sorted(places, key=lambda name: -means[name])
-    titles = ["Method", "Rank", *MEASURES.values(), "Files", "RTF", "Memory (MB)", "Parameters", "Training"]
-    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in titles)
-    rows = "\n".join(f"<tr>{''.join(_cells(table, name, places[name]))}</tr>" for name in order)
-    return (
-        '<div class="leaderboard" tabindex="0" role="region" aria-label="Methods and measures">'
-        f'<table class="sortable dataframe"><thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table></div>'
-    )
+    order = sorted(places, key=lambda name: -difference(table, RANKED, name).value)
+    rows = {name: list(_cells(table, name, places[name])) for name in order}
+    return render("bench.html.jinja", measures=MEASURES.values(), rows=rows, told=TOLD)
 
 
-def _cells(table: pd.DataFrame, name: str, rank: tuple[int, int]) -> list[str]:
+def _cells(table: pd.DataFrame, name: str, rank: tuple[int, int]) -> Iterator[tuple[str, float] | None]:
+    """What a row shows, and the number that sorting goes by; None where nothing is known."""
     mine = table[table["method"] == name]
-    files = mine["file"].nunique()
-    cells = [f'<th scope="row">{escape(name)}{" ■" if name in TOLD else ""}</th>']
-    known = difference(table, RANKED, name).n >= FEWEST
-    cells.append(_cell(rank_of(rank), sum(rank) / 2) if known else "<td>–</td>")
+    is_ranked = difference(table, RANKED, name).n >= FEWEST
+    yield (rank_of(rank), sum(rank) / 2) if is_ranked else None
     for metric in MEASURES:
-        cells.append(_gain(mean_of(paired(table, metric, name))) if metric in mine else "<td>–</td>")
-    cells.append(_cell(str(files), files))
-    cells.append(_cell(f"{mine['rtf'].mean():.3f}", mine["rtf"].mean()))
-    cells.append(_cell(f"{mine['peak_mb'].max():.0f}", mine["peak_mb"].max()))
+        e = mean_of(paired(table, metric, name)) if metric in mine else None
+        yield (f"{number(e.value)}<small>{interval(e)}</small>", e.value) if e and e.n else None
+    files, rtf, memory = mine["file"].nunique(), mine["rtf"].mean(), mine["peak_mb"].max()
+    yield from ((str(files), files), (f"{rtf:.3f}", rtf), (f"{memory:.0f}", memory))
     parameters, minutes = made_of(name)
-    cells.append(_cell(f"{parameters:,}" if name in METHODS else "–", parameters))
-    cells.append(_cell(f"{minutes:.0f} min" if name in METHODS else "–", minutes))
-    return cells
+    yield (f"{parameters:,}" if name in METHODS else "–", parameters)
+    yield (f"{minutes:.0f} min" if name in METHODS else "–", minutes)
 
 
 def rank_of(rank: tuple[int, int]) -> str:
@@ -200,40 +169,8 @@ def interval(e: Interval) -> str:
     return (f" [{number(e.low)}, {number(e.high)}]" if known else "") + e.coverage
 
 
-def _gain(e: Interval) -> str:
-    return "<td>–</td>" if not e.n else _cell(f"{number(e.value)}<small>{interval(e)}</small>", e.value)
-
-
-def _cell(text: str, value: float) -> str:
-    return f'<td data-value="{value:.6g}">{text}</td>'
-
-
 def made_of(name: str) -> tuple[int, float]:
     """The parameters of a method's weights, and the minutes that their training took."""
-    known = cards()
     used = METHODS[name].cards if name in METHODS else ()
     parameters = sum(x.numel() for card in used for x in load(card).tensors.values())
-    used += BEFORE.get(name, ())
-    return parameters, sum(known[card]["train_seconds"] for card in used) / 60
-
-
-# Cards that a method's own began from: their training counts, their parameters are in its own
-BEFORE = {"bsse": ("ssl",), "use-ddp": ("codec",)}
-
-
-def _published(source: Path) -> list[str]:
-    """What papers report, apart from ours: other data, other training."""
-    rows = tomllib.loads((source / "book" / "published.toml").read_text("utf-8"))["row"]
-    lines = [
-        "## Published, other data",
-        "",
-        "What the papers report stands apart. Data, training and often the measures differ: only the order within this",
-        "table means something, and no difference to the tables above.",
-        "",
-        "| Method | PESQ-wb | COVL | DNSMOS | Data | Source |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        figures = " | ".join(str(row.get(name, "–")) for name in ("pesq_wb", "covl", "dnsmos_ovr"))
-        lines.append(f"| {row['method']} | {figures} | {row['data']} | {{cite:t}}`{row['source']}` |")
-    return [*lines, ""]
+    return parameters, sum(cards()[card]["train_seconds"] for card in (*used, *BEFORE.get(name, ()))) / 60

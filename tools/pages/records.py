@@ -12,28 +12,10 @@ import pandas as pd
 from sepriors.lab.bench import complete, estimate, mean_of
 from sepriors.lab.claims import Interval, bootstrap
 
-COLUMNS = [
-    "chapter",
-    "record",
-    "claim",
-    "verdict",
-    "method",
-    "of",
-    "snr_db",
-    "metric",
-    "value",
-    "low",
-    "high",
-    "n",
-    "missing",
-    "unit",
-    "profile",
-    "corpus",
-    "seed",
-    "commit",
-    "hardware",
-    "finished",
-]
+COLUMNS = (
+    "chapter record claim verdict method of snr_db metric value low high n missing unit "
+    "profile corpus seed commit hardware finished"
+).split()
 APART = {"method", "snr_db", "file", "seed", "why"}  # what a row of a bench says beside its measures
 
 
@@ -66,30 +48,29 @@ def long_table(records: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
-    hardware = record.get("hardware", {})
+    hardware, corpus = record.get("hardware", {}), record.get("corpus")
     computed_on = [hardware.get("gpu") or hardware.get("cpu"), f"{hardware['cores']} cores" if hardware else None]
     return {
         **{name: record.get(name) for name in ("chapter", "record", "profile", "seed", "commit", "finished")},
-        "corpus": _flat(record.get("corpus")),
+        "corpus": _told(corpus) if isinstance(corpus, dict) else str(corpus),
         "hardware": ", ".join(part for part in computed_on if part),
     }
 
 
-def _flat(facts: Any) -> str:
+def _told(facts: Mapping[str, Any]) -> str:
     """Facts in one line.
 
-    >>> _flat({"name": "emodb", "speakers": 2})
+    >>> _told({"name": "emodb", "speakers": 2})
     'name: emodb; speakers: 2'
     """
-    return "; ".join(f"{name}: {value}" for name, value in facts.items()) if isinstance(facts, dict) else str(facts)
+    return "; ".join(f"{name}: {value}" for name, value in facts.items())
 
 
 def _evidence(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for verdict in record.get("verdicts", []):
+        claim = {"claim": verdict["id"], "verdict": verdict["verdict"], "unit": verdict.get("unit")}
         for measured in verdict["evidence"]:
-            row = {name: measured.get(name) for name in ("value", "low", "high", "n", "missing")}
-            claim = {"claim": verdict["id"], "verdict": verdict["verdict"], "unit": verdict.get("unit")}
-            yield {**claim, "metric": measured.get("label"), **row}
+            yield {**claim, "metric": measured.get("label"), **measured}
 
 
 def _means(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -97,11 +78,11 @@ def _means(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     if not record.get("records"):
         return
     table = pd.DataFrame(record["records"])
-    columns = list(map(str, table))
-    measures = [name for name in columns if name not in APART and pd.api.types.is_float_dtype(table[name])]
-    texts = [name for name in columns if name not in APART and not pd.api.types.is_numeric_dtype(table[name])]
+    columns = [str(name) for name in table if name not in APART]
+    measures = [name for name in columns if pd.api.types.is_float_dtype(table[name])]
+    texts = [name for name in columns if not pd.api.types.is_numeric_dtype(table[name])]
     for values, group in table.groupby(texts, sort=False, dropna=False) if texts else [((), table)]:
-        of = "; ".join(f"{name}: {value}" for name, value in zip(texts, values, strict=True))
+        of = _told(dict(zip(texts, values, strict=True)))
         for measure in measures:
             for who, found in _intervals(group, measure):
                 if found.n:
@@ -117,9 +98,9 @@ def _intervals(group: pd.DataFrame, measure: str) -> Iterator[tuple[dict[str, An
             for snr in rows["snr_db"].unique():
                 yield {"method": method, "snr_db": snr}, mean_of(values, snr)
         return
-    keys = [name for name in ("method", "snr_db") if name in group]
+    keys = [name for name in bench if name != "file"]
     for place, rows in group.groupby(keys, sort=False) if keys else [((), group)]:
         if rows[measure].notna().any():
-            by_row = rows.set_index("file")[measure] if "file" in rows else rows[measure]
-            found = estimate(by_row) if "file" in rows else bootstrap(by_row.to_numpy())
+            by_file = "file" in rows
+            found = estimate(rows.set_index("file")[measure]) if by_file else bootstrap(rows[measure].to_numpy())
             yield dict(zip(keys, place, strict=True)), found

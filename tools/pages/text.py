@@ -1,16 +1,31 @@
-"""How the generated pages write numbers, tables and links to the sources."""
+"""How the generated pages are rendered, and how they write numbers and links to the sources."""
 
 from __future__ import annotations
 
+import html
 import math
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jinja2
+
 from tools import ROOT, commit, repository
 
-# A table needs the room of the page's own contents
-WIDE = "---\nhtml_theme.sidebar_secondary.remove: true\n---\n"
+
+def render(template: str, **values: Any) -> str:
+    """The page that a template of `templates/` makes of the values; an unknown name in it is an error."""
+    return _templates().get_template(template).render(values)
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    loader = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
+    found = jinja2.Environment(
+        loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    found.filters |= {"number": number, "measurement": measurement, "e": html.escape}
+    return found
 
 
 @cache
@@ -30,12 +45,7 @@ def source_address(path: Path, first: int = 0, last: int = 0) -> str:
     return f"{repository()}/blob/{revision()}/{path.relative_to(ROOT).as_posix()}{lines}"
 
 
-def table(head: list[str], rows: list[list[Any]]) -> list[str]:
-    lines = [head, ["---"] * len(head), *rows]
-    return ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines]
-
-
-def measurement(item: dict[str, Any], unit: str = "") -> str:
+def measurement(item: dict[str, Any], unit: str | None = None) -> str:
     """A value with its interval and count, as far as they are known; how many files lack it, and why no interval.
 
     >>> measurement({"label": "at 0 dB", "value": 1.234, "low": 1.0, "high": -1.5, "n": 24}, "dB")
@@ -43,38 +53,17 @@ def measurement(item: dict[str, Any], unit: str = "") -> str:
     >>> measurement({"value": 1.234, "low": None, "high": None, "n": 5, "missing": 1, "why": "one speaker"})
     '1.23, no interval (one speaker), n = 5 of 6'
     """
-    low, high, n = (item.get(name) for name in ("low", "high", "n"))
+    low, high, n, missing = (item.get(name) for name in ("low", "high", "n", "missing"))
+    label = f"{item['label']}: " if item.get("label") else ""
     interval = f" [{number(low)}, {number(high)}]" if low is not None and high is not None else ""
     if item.get("why"):
         interval = f", no interval ({item['why']})"
-    missing = item.get("missing")
     count = f", n = {n}" + (f" of {n + missing}" if missing else "") if n is not None else ""
-    value = f"{number(item['value'])}{f' {unit}' if unit else ''}{interval}{count}"
-    return f"{item['label']}: {value}" if item.get("label") else value
+    return f"{label}{number(item['value'])}{f' {unit}' if unit else ''}{interval}{count}"
 
 
 def number(value: float | str | bool) -> str:
     """Three significant figures with a true minus sign; anything but a number as it is."""
     if isinstance(value, bool | str):
         return str(value)
-    if math.isnan(value):
-        return "not a number"
-    return f"{value:.3g}".replace("-", "−")
-
-
-def list_table(head: list[str], rows: list[list[str]], widths: list[int], name: str) -> list[str]:
-    """A table whose cells may hold blocks, its columns of given widths, with a class of its own.
-
-    >>> print("\\n".join(list_table(["a", "b"], [["1", "x\\ny"]], [30, 70], "ledger")[4:]))
-    <BLANKLINE>
-    * - a
-      - b
-    * - 1
-      - x
-        y
-    ````
-    """
-    lines = ["````{list-table}", f":class: {name}", ":header-rows: 1", f":widths: {' '.join(map(str, widths))}", ""]
-    for cells in [head, *rows]:
-        lines += ("* - " + "\n  - ".join(cell.replace("\n", "\n    ") for cell in cells)).split("\n")
-    return [*lines, "````"]
+    return "not a number" if math.isnan(value) else f"{value:.3g}".replace("-", "−")

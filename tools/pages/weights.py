@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Mapping
-from html import escape
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,53 +14,30 @@ from sepriors.methods import METHODS
 from sepriors.weights import cards, folder, load
 from tools import ROOT, chapters
 from tools.pages.equations import code_of
-from tools.pages.text import WIDE, list_table
+from tools.pages.text import render
 
-LONG = 60  # characters above which a licence is folded
 PARTS = {"speech": "mixed speech", "noise": "mixed noise", "clean": "clean speech", "alone": "noise alone"}
 
 
 def page(source: Path = ROOT) -> str:
     """The page in MyST Markdown; raises WeightsError for weights that are not the ones of their card."""
     known = cards()
-    rows = [_row(name, card, source) for name, card in known.items()]
-    head = ["Card", "Family", "Size", "Trained on", "Training", "Used by"]
-    return "\n".join(
-        [
-            WIDE,
-            "# Weights",
-            "",
-            "What the package has learned, a card each; the table is written from `sepriors/cards/cards.toml`, the",
-            "weights and the code. Weights are safetensors, checked by their sha256 before they are used.",
-            "*Not in the package*: only the measures on the card are used; its command makes the weights.",
-            "",
-            _total(known),
-            "",
-            *list_table(head, rows, [27, 13, 10, 18, 18, 14], "weights"),
-            "",
-        ]
+    shipped = {name for name, card in known.items() if _is_shipped(card)}
+    facts = {
+        name: {
+            "family": family(name),
+            "parameters": sum(x.numel() for x in load(name).tensors.values()) if name in shipped else None,
+            "minutes": [f"{card[f'{key}_minutes']} {what}" for key, what in PARTS.items() if card.get(f"{key}_minutes")],
+            "methods": methods_of(name),
+            "chapters": chapters_of(name, source),
+        }
+        for name, card in known.items()
+    }
+    megabytes = sum(known[name]["bytes"] for name in shipped) / 1e6
+    hours = sum(known[name]["train_seconds"] for name in shipped) / 3600
+    return render(
+        "weights.md.jinja", cards=known, facts=facts, shipped=len(shipped), megabytes=megabytes, hours=hours
     )
-
-
-def _total(known: Mapping[str, Mapping[str, Any]]) -> str:
-    shipped = [card for card in known.values() if _path(card).is_file()]
-    size, hours = sum(card["bytes"] for card in shipped) / 1e6, sum(card["train_seconds"] for card in shipped) / 3600
-    return (
-        f"{len(known)} cards, {len(shipped)} of them with weights in the package: {size:.1f} MB in all, "
-        f"{hours:.1f} hours of training."
-    )
-
-
-def _row(name: str, card: Mapping[str, Any], source: Path) -> list[str]:
-    users = [f"`{method}`" for method in methods_of(name)] + [_chapter(stem) for stem in chapters_of(name, source)]
-    return [
-        f"**{name}**<br>{escape(card['about'])}",
-        f"{family(name)}<br>{_parameters(name, card)}",
-        f'{_size(card["bytes"])}<br><code title="sha256 {card["sha256"]}">{card["sha256"][:8]}</code>',
-        f"{escape(card['corpus'])}<br>{_minutes(card)}<br>{_licence(card['licence'])}",
-        f"{card['train_seconds']:.0f} s on {escape(card['hardware'])}<br>`{card['command']}`",
-        "<br>".join(users) or "–",
-    ]
 
 
 def family(name: str) -> str:
@@ -70,39 +47,13 @@ def family(name: str) -> str:
     ('codec', 'codec', 'nmf')
     """
     for like, card in {name: cards()[name], **cards()}.items():
-        if type(RECIPES[like]) is type(RECIPES[name]) and _path(card).is_file():
+        if type(RECIPES[like]) is type(RECIPES[name]) and _is_shipped(card):
             return load(like).config.get("family", "nmf")
     return "–"
 
 
-def _path(card: Mapping[str, Any]) -> Path:
-    return folder() / card["file"]
-
-
-def _parameters(name: str, card: Mapping[str, Any]) -> str:
-    if not _path(card).is_file():
-        return "*not in the package*"
-    return f"{sum(x.numel() for x in load(name).tensors.values()):,} parameters"
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
-
-
-def _minutes(card: Mapping[str, Any]) -> str:
-    parts = [f"{card[f'{key}_minutes']} {name}" for key, name in PARTS.items() if card.get(f"{key}_minutes")]
-    return f"{card['minutes']} minutes{': ' if parts else ''}{', '.join(parts)}"
-
-
-def _licence(text: str) -> str:
-    if len(text) <= LONG:
-        return escape(text)
-    own, _, rest = text.partition("; ")
-    return f"<details><summary>{escape(own)}</summary>{escape(rest)}</details>"
-
-
-def _chapter(stem: str) -> str:
-    return f"[](/book/{stem}.ipynb)"
+def _is_shipped(card: Mapping[str, Any]) -> bool:
+    return (folder() / card["file"]).is_file()
 
 
 def methods_of(card: str) -> list[str]:
@@ -117,15 +68,19 @@ def methods_of(card: str) -> list[str]:
 def chapters_of(card: str, source: Path = ROOT) -> list[str]:
     """The chapters whose code names a card, or a method that needs it."""
     wanted = {card, *methods_of(card)}
-    return [path.stem for path in chapters(source) if wanted & _named(path, wanted)]
+    return [path.stem for path in chapters(source) if any(_is_named(name, *_written(path)) for name in wanted)]
 
 
-def _named(path: Path, wanted: set[str]) -> set[str]:
-    """Those of the names that stand in a notebook's code as a text, or fit one with a place to fill in."""
+def _is_named(name: str, texts: set[str], patterns: list[str]) -> bool:
+    return name in texts or any(re.fullmatch(pattern, name) for pattern in patterns)
+
+
+@cache
+def _written(path: Path) -> tuple[set[str], list[str]]:
+    """The texts that stand in a notebook's code, and what those with a place to fill in can stand for."""
     nodes = [node for tree in code_of(path) for node in ast.walk(tree)]
     texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    patterns = [_pattern(node) for node in nodes if isinstance(node, ast.JoinedStr)]
-    return {name for name in wanted if name in texts or any(re.fullmatch(pattern, name) for pattern in patterns)}
+    return texts, [_pattern(node) for node in nodes if isinstance(node, ast.JoinedStr)]
 
 
 def _pattern(node: ast.JoinedStr) -> str:
