@@ -15,7 +15,7 @@ SMOKE := $(ROOT)/_build/smoke
 # Runs a command of the environment, with the variables that its timings assume (tools/__init__.py)
 RUN = cd "$(ROOT)" && "$(VENV)/bin/python" -m tools
 
-.PHONY: help env book smoke offline pdf test check-corpora lint bench serve clean
+.PHONY: help env book smoke offline pdf test check-corpora check lint records bench serve clean
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
 
@@ -49,6 +49,13 @@ lint: env  ## ruff, mypy, yamllint; notebooks without outputs
 	@$(RUN) mypy tools
 	@$(RUN) yamllint --strict _config.yml _toc.yml .yamllint .pre-commit-config.yaml .github
 	@$(RUN) sh -c 'nbstripout --verify book/*.ipynb'
+
+check: env  ## lint, and the fastest minute of tests, for daily use
+	@$(MAKE) --no-print-directory lint
+	@$(RUN) env OMP_NUM_THREADS=1 python -m pytest -n auto --dist worksteal tests/test_layers.py tests/test_gaussian.py tests/test_stft.py tests/test_nmf.py tests/test_em.py tests/test_mcmc.py tests/test_diffusion.py tests/test_claims.py tests/test_records.py $(ARGS)
+
+records: env  ## measure what is missing or stale of the records (ARGS="--set matched --methods nmf" chooses; --check 1 checks)
+	@$(RUN) sepriors records $(ARGS)
 
 bench: env  ## real-time factors, and their ratios within one run (ARGS="--repeats 9")
 	@$(RUN) python benchmarks/speed.py $(ARGS)

