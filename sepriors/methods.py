@@ -465,6 +465,7 @@ class MethodSpec(NamedTuple):
     about: str
     cards: tuple[str, ...]
     make: Callable[[], Method]
+    departures: str = ""  # from its paper, in a short sentence
 
 
 def _bases(card: str) -> torch.Tensor:

@@ -424,8 +424,10 @@ def _attempt(values: dict[str, float], name: str, clean: np.ndarray, estimate: n
     """Put the value in its place; returns why there is none, or an empty text."""
     try:
         values[name] = METRICS[name](clean, estimate, sample_rate)
-    except (MetricError, ImportError) as error:
+    except MetricError as error:
         return str(error)
+    except ImportError as error:
+        return f"needs {error.name}: pip install 'sepriors[metrics]'"
     if math.isfinite(value := values[name]):
         return ""
     values[name] = math.nan

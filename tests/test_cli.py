@@ -1,6 +1,5 @@
 """The `sepriors` command: what it keeps, what it refuses in one line, and that it leaves nothing half done."""
 
-import importlib
 import json
 import math
 import os
@@ -8,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +17,14 @@ import torch
 from conftest import alike, speechlike
 
 from sepriors import METHODS, __version__, enhance, make, metrics, weights
-from sepriors.__main__ import main
-from sepriors.inference.em import Step
-from sepriors.lab import corpora, recipes
+from sepriors.__main__ import COMMANDS, main
+from sepriors.commands import enhance as command
+from sepriors.lab import corpora, plots, recipes
 from sepriors.lab.training import fitting
 from sepriors.signal import audio
 
-main_module = importlib.import_module("sepriors.__main__")
 SPEECH = speechlike(2, 8000)
 ROOT = Path(__file__).parents[1]
-# whole reverse processes with four draws take a minute here; test_methods has them short
-QUICK = [name for name in METHODS if name not in ("udiffse", "udiffse-plus", "depse")]
 
 
 @pytest.fixture
@@ -54,14 +49,18 @@ def refused(run):
 
     def refused(*arguments):
         status, out, err = run(*arguments)
-        assert status == 2, (out, err)
-        assert len(err) == 1, err
-        assert out == ""
+        assert (status, out, len(err)) == (2, "", 1), err
         assert err[0].startswith("sepriors")
         assert "Traceback" not in err[0]
         return err[0]
 
     return refused
+
+
+@pytest.fixture
+def enhanced(run, tmp_path):
+    """Run `enhance` by the quickest method into tmp_path/out; its status and the lines of its errors."""
+    return lambda *arguments: run("enhance", *arguments, "--method", "spp-wiener", "-o", tmp_path / "out")[::2]
 
 
 @pytest.fixture
@@ -76,168 +75,135 @@ def tree(folder):
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*")) if folder.exists() else []
 
 
-def shell(*arguments, environment=(), **options):
-    """The command in a process of its own."""
-    command = [sys.executable, "-m", "sepriors", *map(str, arguments)]
-    env = os.environ | {"OMP_NUM_THREADS": "1"} | dict(environment)
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, **options)
+def process(*command, environment=(), **options):
+    """The command, `sepriors` or another, in a process of its own."""
+    start = [sys.executable, "-m", "sepriors"] if isinstance(command[0], str) and command[0] in COMMANDS else []
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | dict(environment)
+    options = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 300} | options
+    return subprocess.run([*start, *map(str, command)], env=env, check=False, **options)
 
 
 # ------------------------------------------------------------------- enhance: kept
 
 
-@pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000])
-@pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize(
-    ("name", "subtype"),
+    ("name", "subtype", "rate", "channels"),
     [
-        ("a.wav", "PCM_U8"),
-        ("a.wav", "PCM_16"),
-        ("a.wav", "PCM_24"),
-        ("a.wav", "FLOAT"),
-        ("a.b.flac", "PCM_24"),
-        ("A.FLAC", "PCM_16"),
-        ("a.aif", "PCM_16"),
+        ("a.wav", "PCM_U8", 8000, 2),
+        ("a.wav", "PCM_16", 22050, 1),
+        ("a.wav", "PCM_24", 44100, 2),
+        ("a.wav", "FLOAT", 16000, 2),
+        ("a.b.flac", "PCM_24", 48000, 1),
+        ("A.FLAC", "PCM_16", 8000, 1),
+        ("a.aif", "PCM_16", 44100, 1),
     ],
 )
-def test_name_length_rate_channels_and_format_are_kept(run, tmp_path, rate, channels, name, subtype):
+def test_name_length_rate_channels_and_format_are_kept(enhanced, tmp_path, name, subtype, rate, channels):
     audio.write(tmp_path / name, SPEECH[:channels, :7001], rate, subtype=subtype)
-    status, _, err = run("enhance", tmp_path / name, "--method", "spp-wiener", "-o", tmp_path / "out")
-    assert status == 0
-    assert err == ([f"{tmp_path / name}: {rate} Hz is enhanced at 16000 Hz, so nothing above 8 kHz remains"]
-                   if rate > 16000 else [])  # fmt: skip
+    told = f"{tmp_path / name}: {rate} Hz is enhanced at 16000 Hz, so nothing above 8 kHz remains"
+    assert enhanced(tmp_path / name) == (0, [told] if rate > 16000 else [])
     assert tree(tmp_path / "out") == [name]
     info = soundfile.info(tmp_path / "out" / name)
     assert (info.frames, info.samplerate, info.channels, info.subtype) == (7001, rate, channels, subtype)
-    x, _ = audio.read(tmp_path / "out" / name)
-    assert x.any()
+    assert audio.read(tmp_path / "out" / name)[0].any()
 
 
 def test_the_command_does_what_the_function_does(run, tmp_path):
     """With a method of each kind: what is known of all is asked of the function, on few rounds."""
     for name in ("spp-wiener", "nmf", "rvae-fast", "bsse"):
-        audio.write(tmp_path / f"{name}.wav", SPEECH, 16000, subtype="FLOAT")
         path = tmp_path / f"{name}.wav"
+        audio.write(path, SPEECH, 16000, subtype="FLOAT")
         assert run("enhance", path, "--method", name, "--seed", 3, "-o", tmp_path / "out", "--device", "cpu")[0] == 0
         got, _ = audio.read(tmp_path / "out" / path.name)
         assert got.equal(enhance(SPEECH, make(name), 3))
         assert alike(got[1], enhance(SPEECH[1], make(name), 3))  # a channel is as good as a file
 
 
-@pytest.mark.parametrize(("suffix", "format"), [(".ogg", "VORBIS"), (".mp3", "MPEG_LAYER_III"), (".opus", "OPUS")])
-def test_lossy_files_come_out_as_wav(run, tmp_path, suffix, format):
-    path = tmp_path / f"a{suffix}"
-    soundfile.write(path, SPEECH[0].numpy(), 16000, format="MP3" if suffix == ".mp3" else "OGG", subtype=format)
-    assert run("enhance", path, "--method", "spp-wiener", "-o", tmp_path / "out")[0] == 0
+@pytest.mark.parametrize(
+    ("name", "format", "subtype"),
+    [
+        ("a.ogg", "OGG", "VORBIS"),
+        ("a.mp3", "MP3", "MPEG_LAYER_III"),
+        ("a.opus", "OGG", "OPUS"),
+        ("a.wav", "WAV", "ULAW"),
+        ("a.wav", "WAV", "IMA_ADPCM"),
+    ],
+)
+def test_lossy_files_come_out_as_plain_wav(enhanced, tmp_path, name, format, subtype):
+    soundfile.write(tmp_path / name, SPEECH[0].numpy(), 16000, format=format, subtype=subtype)
+    assert enhanced(tmp_path / name)[0] == 0
     assert tree(tmp_path / "out") == ["a.wav"]
     info = soundfile.info(tmp_path / "out" / "a.wav")
-    assert (info.frames, info.samplerate, info.subtype) == (soundfile.info(path).frames, 16000, "PCM_16")
-
-
-@pytest.mark.parametrize("subtype", ["ULAW", "IMA_ADPCM"])
-def test_a_coded_wav_comes_out_plain(run, tmp_path, subtype):
-    soundfile.write(tmp_path / "a.wav", SPEECH[0].numpy(), 16000, subtype=subtype)
-    frames = soundfile.info(tmp_path / "a.wav").frames
-    assert run("enhance", tmp_path / "a.wav", "--method", "spp-wiener", "-o", tmp_path / "out")[0] == 0
-    info = soundfile.info(tmp_path / "out" / "a.wav")
-    assert (info.frames, info.subtype) == (frames, "PCM_16")
+    assert (info.frames, info.samplerate) == (soundfile.info(tmp_path / name).frames, 16000)
+    assert info.subtype == "PCM_16"
 
 
 def test_folders_and_files_of_many_kinds_at_once(run, tmp_path):
-    (tmp_path / "in").mkdir()
     for i, (length, rate) in enumerate([(4000, 16000), (4000, 16000), (4000, 8000), (1, 16000), (5000, 48000)]):
         audio.write(tmp_path / "in" / f"{i}.flac", SPEECH[:1, :length], rate)
     audio.write(tmp_path / "extra.wav", SPEECH, 16000)
-    (tmp_path / "in" / "._0.flac").write_bytes(b"what a Mac leaves")
-    (tmp_path / "in" / "notes.txt").touch()
-    assert run("enhance", tmp_path / "in", tmp_path / "extra.wav", "--method", "nmf", "-o", tmp_path / "out")[0] == 0
-    assert tree(tmp_path / "out") == ["0.flac", "1.flac", "2.flac", "3.flac", "4.flac", "extra.wav"]
-    a, b = ((tmp_path / "out" / f"{i}.flac").read_bytes() for i in (0, 1))
-    assert a == b  # the same speech, the same result
-    for path in [*(tmp_path / "in").glob("[0-9].flac"), tmp_path / "extra.wav"]:
-        assert run("enhance", path, "--method", "nmf", "-o", tmp_path / "alone")[0] == 0
+    command = ("--method", "nmf", "-o", tmp_path)
+    assert run("enhance", tmp_path / "in", tmp_path / "extra.wav", *command[:-1], tmp_path / "out")[0] == 0
+    assert tree(tmp_path / "out") == [*(f"{i}.flac" for i in range(5)), "extra.wav"]
+    for path in [*(tmp_path / "in").iterdir(), tmp_path / "extra.wav"]:  # each as alone; two of one speech are alike
+        assert run("enhance", path, *command[:-1], tmp_path / "alone")[0] == 0
         assert (tmp_path / "alone" / path.name).read_bytes() == (tmp_path / "out" / path.name).read_bytes()
-    assert tree(tmp_path / "alone") == tree(tmp_path / "out")
-
-
-def test_a_long_file_among_short_ones(run, tmp_path, monkeypatch):
-    """Each as the function makes it, the long one in pieces."""
-    from sepriors import methods
-
-    @dataclass(frozen=True)
-    class Pieces:
-        max_seconds: float = 1.5
-        iterations: int = 1
-
-        def __call__(self, x, *, generators):
-            assert x.shape[-1] <= 24000
-            yield Step(0, None, lambda: 0.5 * x)
-
-    monkeypatch.setitem(methods.METHODS, "pieces", methods.MethodSpec("", (), Pieces))
-    speech = {f"{n}.wav": speechlike(1, n, seed=n)[0] for n in (100, 60000, 24000, 24001)}
-    for name, x in speech.items():
-        audio.write(tmp_path / name, x, 16000, subtype="FLOAT")
-    status, _, err = run("enhance", *(tmp_path / n for n in speech), "--method", "pieces", "-o", tmp_path / "out")
-    assert (status, err) == (0, [])
-    for name, x in speech.items():
-        got, _ = audio.read(tmp_path / "out" / name)
-        torch.testing.assert_close(got[0], 0.5 * x)
+    assert (tmp_path / "out" / "0.flac").read_bytes() == (tmp_path / "out" / "1.flac").read_bytes()
 
 
 def test_silence_one_sample_and_very_short_files(run, tmp_path):
-    for name in QUICK:
-        audio.write(tmp_path / "silence.wav", torch.zeros(2, 3000), 16000)
-        for n in (1, 2, 50):
-            # floating point: what a method leaves of two samples may be less than a bit of 16
-            audio.write(tmp_path / f"{n}.wav", SPEECH[0, 1000 : 1000 + n], 44100, subtype="FLOAT", overwrite=True)
-        files = [tmp_path / f"{n}.wav" for n in ("silence", 1, 2, 50)]
+    audio.write(tmp_path / "silence.wav", torch.zeros(2, 3000), 16000)
+    for n in (1, 2, 50):  # floating point: what a method leaves of two samples may be less than a bit of 16
+        audio.write(tmp_path / f"{n}.wav", SPEECH[0, 1000 : 1000 + n], 44100, subtype="FLOAT")
+    files = [tmp_path / f"{n}.wav" for n in ("silence", 1, 2, 50)]
+    for name in ("spp-wiener", "nmf", "rvae-fast"):  # test_methods asks the others, on few rounds
         status, _, err = run("enhance", *files, "--method", name, "-o", tmp_path / name)
-        assert status == 0
-        assert err[0] == f"{tmp_path / 'silence.wav'}: silent, stays silent"
+        assert (status, err[0]) == (0, f"{tmp_path / 'silence.wav'}: silent, stays silent")
         for path in files:
             x, _ = audio.read(tmp_path / name / path.name)
             assert x.shape == audio.read(path)[0].shape
-            assert x.any() == (path.stem not in ("silence", "1")) or path.stem == "1"
-        (tmp_path / "silence.wav").unlink()
+            assert x.any() == (path.stem != "silence") or path.stem == "1"
 
 
-def test_a_clipped_file_is_told_of(run, tmp_path):
-    audio.write(tmp_path / "loud.wav", (20 * SPEECH[0]).clamp(-1, 1), 16000)
-    status, _, err = run("enhance", tmp_path / "loud.wav", "--method", "spp-wiener", "-o", tmp_path / "out")
-    assert status == 0
-    assert "clipped in" in err[0]
-    assert audio.read(tmp_path / "out" / "loud.wav")[0].abs().max() <= 1
+@pytest.mark.parametrize(
+    ("x", "subtype", "told"),
+    [
+        ((20 * SPEECH[0]).clamp(-1, 1), "PCM_16", "clipped in"),
+        (20 * SPEECH[0], "FLOAT", ""),  # a file of floats has no full scale
+        (torch.stack([SPEECH[0], SPEECH[1] - 0.03]), "PCM_16", "DC offset of -0.03, removed for the method and put"),
+        (SPEECH, "PCM_16", ""),
+    ],
+    ids=["clipped", "floats", "offset", "plain"],
+)
+def test_what_is_told_of_an_input(enhanced, tmp_path, x, subtype, told):
+    audio.write(tmp_path / "a.wav", x, 16000, subtype=subtype)
+    status, err = enhanced(tmp_path / "a.wav")
+    assert (status, len(err)) == (0, bool(told))
+    assert told in "".join(err)
+    assert subtype == "FLOAT" or audio.read(tmp_path / "out" / "a.wav")[0].abs().max() <= 1
 
 
-def test_floats_beyond_full_scale_are_not_clipped(run, tmp_path):
-    audio.write(tmp_path / "loud.wav", 20 * SPEECH[0], 16000, subtype="FLOAT")
-    assert run("enhance", tmp_path / "loud.wav", "--method", "spp-wiener", "-o", tmp_path / "out")[::2] == (0, [])
-
-
-def test_a_dc_offset_is_told_of(run, tmp_path):
-    audio.write(tmp_path / "dc.wav", torch.stack([SPEECH[0], SPEECH[1] - 0.03]), 16000)
-    audio.write(tmp_path / "ac.wav", SPEECH, 16000)
-    for name, told in (("dc", ["DC offset of -0.03, removed for the method and put back"]), ("ac", [])):
-        path = tmp_path / f"{name}.wav"
-        status, _, err = run("enhance", path, "--method", "spp-wiener", "-o", tmp_path / "out")
-        assert (status, err) == (0, [f"{path}: {text}" for text in told])
-
-
-def test_what_would_clip_is_lowered_and_told_of(run, tmp_path, monkeypatch):
-    from sepriors import methods
-
-    monkeypatch.setattr(methods, "enhance", lambda x, method, seed: [2 * row / row.abs().max() for row in x])
+def test_what_would_clip_is_lowered_and_told_of(enhanced, tmp_path, monkeypatch):
+    monkeypatch.setattr(command.methods, "enhance", lambda x, method, seed: [2 * row / row.abs().max() for row in x])
     audio.write(tmp_path / "a.wav", SPEECH[0], 16000)
     audio.write(tmp_path / "f.wav", SPEECH[0], 16000, subtype="FLOAT")
     out = tmp_path / "out"
-    status, _, err = run("enhance", tmp_path / "a.wav", tmp_path / "f.wav", "--method", "spp-wiener", "-o", out)
-    assert status == 0
-    assert err == [f"{out / 'a.wav'}: lowered by 6.0 dB so that it does not clip"]
+    told = f"{out / 'a.wav'}: lowered by 6.0 dB so that it does not clip"
+    assert enhanced(tmp_path / "a.wav", tmp_path / "f.wav") == (0, [told])
     assert audio.read(out / "a.wav")[0].abs().max() == pytest.approx(1, abs=1e-4)
-    assert audio.read(out / "f.wav")[0].abs().max() == 2  # a file of floats has no full scale
+    assert audio.read(out / "f.wav")[0].abs().max() == 2
 
 
 # ----------------------------------------------------------------- enhance: folders
+
+KINDS = {
+    "a.wav": "WAV", "d.wave": "WAV", "e.au": "AU", "f.oga": "OGG", "h.snd": "AU", "i.aifc": "AIFF",
+    "sub/a.flac": "FLAC", "sub/b.wav": "WAV", "sub/deep/g.rf64": "RF64",
+}  # fmt: skip
+LEFT = (
+    "README (no suffix is not taken for audio), c.m4a (libsndfile reads no .m4a), "
+    "more.txt and 1 more (.txt is not taken for audio)"
+)
 
 
 @pytest.fixture
@@ -245,92 +211,65 @@ def mixed(tmp_path):
     """A folder with audio that libsndfile reads and does not, other files, and a folder in it."""
     folder = tmp_path / "in"
     (folder / "sub" / "deep").mkdir(parents=True)
-    kinds = {
-        "a.wav": "WAV", "d.wave": "WAV", "e.au": "AU", "f.oga": "OGG", "h.snd": "AU", "i.aifc": "AIFF",
-        "sub/a.flac": "FLAC", "sub/b.wav": "WAV", "sub/deep/g.rf64": "RF64",
-    }  # fmt: skip
-    for name, format in kinds.items():
+    for name, format in KINDS.items():
         soundfile.write(folder / name, SPEECH[0].numpy(), 16000, format=format)
-    for name in ("c.m4a", "notes.txt", "more.txt", "README", ".hidden.wav"):
+    for name in ("c.m4a", "notes.txt", "more.txt", "README", "._a.wav"):
         (folder / name).write_bytes(b"what is not read")
     return folder
-
-
-LEFT = (
-    "README (no suffix is not taken for audio), c.m4a (libsndfile reads no .m4a), "
-    "more.txt and 1 more (.txt is not taken for audio)"
-)
 
 
 @pytest.mark.fault(
     "A folder has audio of many kinds, of some that cannot be read, and folders in it",
     "What can be read is; what was left out is told, and why; --recursive takes the folders, too",
 )
-def test_a_folder_loses_nothing_without_a_word(run, mixed, tmp_path):
-    out = tmp_path / "out"
-    status, _, err = run("enhance", mixed, "--method", "spp-wiener", "-o", out)
-    assert status == 0
-    assert err == [f"{mixed}: left out {LEFT}, sub/ (in a folder of its own, --recursive takes that)"]
-    assert tree(out) == ["a.wav", "d.wave", "e.au", "f.wav", "h.snd", "i.aifc"]
+def test_a_folder_loses_nothing_without_a_word(run, enhanced, mixed, tmp_path):
+    assert enhanced(mixed) == (0, [f"{mixed}: left out {LEFT}, sub/ (in a folder of its own, --recursive takes that)"])
+    assert tree(tmp_path / "out") == ["a.wav", "d.wave", "e.au", "f.wav", "h.snd", "i.aifc"]
     inside = mixed / "out"
     for _ in range(2):  # what it wrote itself is no input
         status, _, err = run("enhance", mixed, "--recursive", "--method", "spp-wiener", "-o", inside, "--force")
         assert (status, err) == (0, [f"{mixed}: left out {LEFT}"])
         files = [p for p in tree(inside) if "." in p]
-        assert files == [*tree(out), "sub/a.flac", "sub/b.wav", "sub/deep/g.rf64"]
-    for path in files:
-        assert soundfile.info(inside / path).frames == 8000
+        assert files == [*tree(tmp_path / "out"), "sub/a.flac", "sub/b.wav", "sub/deep/g.rf64"]
+    assert {soundfile.info(inside / path).frames for path in files} == {8000}
 
 
 def test_score_takes_folders_of_folders(run, mixed, tmp_path):
     command = ("score", mixed, "--clean", mixed, "--metrics", "si_sdr", "-o", tmp_path / "t.csv")
     assert run(*command, "--recursive")[0] == 0
-    names = list(pd.read_csv(tmp_path / "t.csv", index_col="file").index)
-    assert names == [
-        "a.wav",
-        "d.wave",
-        "e.au",
-        "f.oga",
-        "h.snd",
-        "i.aifc",
-        "sub/a.flac",
-        "sub/b.wav",
-        "sub/deep/g.rf64",
-    ]
+    assert list(pd.read_csv(tmp_path / "t.csv", index_col="file").index) == list(KINDS)
     shutil.copy(mixed / "a.wav", mixed / "a.aifc")
     status, _, err = run(*command)
-    assert status == 2
-    assert "several inputs are named 'a'" in err[-1]
+    assert (status, "several inputs are named 'a'" in err[-1]) == (2, True)
 
 
 @pytest.mark.fault("The name of a file in a folder is not UTF-8", "It is enhanced and scored, as all others are")
-def test_a_name_that_is_not_utf8(run, tmp_path):
+def test_a_name_that_is_not_utf8(run, enhanced, tmp_path):
     name = os.fsdecode(b"caf\xe9.wav")
     audio.write(tmp_path / "in" / name, SPEECH[0], 16000)
     audio.write(tmp_path / "in" / "a b.wav", SPEECH[1], 16000)
-    assert run("enhance", tmp_path / "in", "--method", "spp-wiener", "-o", tmp_path / "out")[::2] == (0, [])
+    assert enhanced(tmp_path / "in") == (0, [])
     assert sorted(os.listdir(tmp_path / "out")) == ["a b.wav", name]
     table = tmp_path / "t.csv"
     status, out, _ = run("score", tmp_path / "out", "--clean", tmp_path / "in", "--metrics", "si_sdr", "-o", table)
     assert (status, r"caf\xe9.wav" in out) == (0, True)
     assert list(pd.read_csv(table)["file"]) == ["a b.wav", r"caf\xe9.wav"]
-    missing = shell("enhance", tmp_path / name, "--method", "spp-wiener", "-o", tmp_path / "new")
+    missing = process("enhance", tmp_path / name, "--method", "spp-wiener", "-o", tmp_path / "new")
     assert (missing.returncode, missing.stderr) == (2, f"sepriors enhance: {tmp_path}/caf\\udce9.wav: no such file\n")
 
 
-@pytest.mark.parametrize("name", ["one.wav", "one.flac", "deep/one.aiff"])
-def test_the_name_of_a_file_for_one_result(run, refused, noisy, tmp_path, name):
-    out = tmp_path / name
-    assert run("enhance", noisy, "--method", "spp-wiener", "-o", out)[0] == 0
-    assert out.is_file()
-    assert audio.read(out)[0].shape == (1, 8000)
-    assert "exists already" in refused("enhance", noisy, "--method", "spp-wiener", "-o", out)
-    audio.write(tmp_path / "other.wav", SPEECH[1], 16000)
-    line = refused("enhance", noisy, tmp_path / "other.wav", "--method", "spp-wiener", "-o", tmp_path / "new.wav")
-    assert f"{tmp_path / 'new.wav'}: expected a folder for 2 results, got the name of a file" in line
-    line = refused("enhance", noisy, "--method", "spp-wiener", "-o", tmp_path / "new.mp3")
+def test_the_name_of_a_file_for_one_result(run, refused, noisy, tmp_path):
+    command = ("--method", "spp-wiener", "-o")
+    for name in ("one.wav", "one.flac", "deep/one.aiff"):
+        assert run("enhance", noisy, *command, tmp_path / name)[0] == 0
+        assert audio.read(tmp_path / name)[0].shape == (1, 8000)
+        assert "exists already" in refused("enhance", noisy, *command, tmp_path / name)
+    new = tmp_path / "new.wav"
+    line = refused("enhance", noisy, tmp_path / "one.wav", *command, new)
+    assert f"{new}: expected a folder for 2 results, got the name of a file" in line
+    line = refused("enhance", noisy, *command, tmp_path / "new.mp3")
     assert "expected a file that keeps length and level (.wav" in line
-    assert "expected a folder for the three files" in refused("mix", noisy, noisy, "-o", tmp_path / "mix.wav")
+    assert "expected a folder for the three files" in refused("mix", noisy, noisy, "-o", new)
 
 
 @pytest.mark.fault(
@@ -338,7 +277,7 @@ def test_the_name_of_a_file_for_one_result(run, refused, noisy, tmp_path, name):
     "It is told and made again; an input in place of its result is refused",
 )
 def test_resume_believes_only_what_is_whole(run, refused, tmp_path):
-    for i in range(5):
+    for i in range(6):
         audio.write(tmp_path / "in" / f"{i}.wav", SPEECH[i % 2], 16000)
     out = tmp_path / "out"
     command = ("enhance", tmp_path / "in", "--method", "spp-wiener", "-o", out)
@@ -348,32 +287,36 @@ def test_resume_believes_only_what_is_whole(run, refused, tmp_path):
     (out / "1.wav").write_bytes(before["1.wav"][:-100])
     audio.write(out / "2.wav", SPEECH[0, :7999], 16000, overwrite=True)
     audio.write(out / "3.wav", SPEECH[1], 8000, overwrite=True)
+    audio.write(out / "4.wav", torch.zeros(8000), 16000, overwrite=True)  # whole, whatever is in it
+    mine = (out / "4.wav").read_bytes()
     status, _, err = run(*command, "--resume")
     assert status == 0
     assert [line.endswith("; made again") for line in err] == [True] * 4 + [False]
     assert "expected (1, 8000) samples at 16000 Hz, got (1, 7999) at 16000; made again" in err[2]
-    assert err[4] == f"{out}: 1 of 5 files are there already"
-    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    assert err[4] == f"{out}: 2 of 6 files are there already"
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before | {"4.wav": mine}
     line = refused(*command[:-1], tmp_path / "in", "--resume")
     assert "0.wav exists already and is the input itself; expected another folder for the results" in line
+    for wrong in (["--force"], ["--workers", "2", "--dask", "tcp://127.0.0.1:1"], ["--workers", "0"]):
+        assert run(*command, "--resume", *wrong)[0] == 2
 
 
-def test_files_are_read_together_by_their_seconds(run, tmp_path, monkeypatch):
+def test_files_are_read_together_by_their_seconds(enhanced, tmp_path, monkeypatch):
     """Eight recordings of five minutes at 48 kHz in stereo took 5.8 GB, when sixteen files went together."""
     seen = []
 
-    def enhanced(files, **_):
+    def noted(files, **_):
         seen.append([path.stem for path in files.paths])
         return files.samples
 
-    monkeypatch.setattr(main_module.jobs, "enhanced", enhanced)
-    monkeypatch.setattr(main_module, "TOGETHER", 1.0)
+    monkeypatch.setattr(command, "enhanced", noted)
+    monkeypatch.setattr(command, "BATCH_SECONDS", 1.0)
     for name, channels, rate, samples in (
         ("a", 1, 16000, 4000), ("b", 2, 16000, 4000), ("c", 1, 16000, 4000), ("d", 1, 16000, 4001),
         ("e", 1, 16000, 40000), ("f", 1, 16000, 1), ("g", 2, 48000, 8000), ("h", 1, 48000, 1), ("i", 1, 8000, 8000),
     ):  # fmt: skip
         audio.write(tmp_path / "in" / f"{name}.wav", SPEECH[:1, :1].expand(channels, samples), rate)
-    assert run("enhance", tmp_path / "in", "--method", "spp-wiener", "-o", tmp_path / "out")[0] == 0
+    assert enhanced(tmp_path / "in")[0] == 0
     assert seen == [["a", "b", "c"], ["d"], ["e"], ["f"], ["g"], ["h"], ["i"]]
 
 
@@ -382,23 +325,17 @@ def test_files_are_read_together_by_their_seconds(run, tmp_path, monkeypatch):
 
 @pytest.fixture
 def bad(tmp_path):
-    """One bad file of every kind."""
+    """A bad file of every kind; test_audio has more of them."""
     folder = tmp_path / "bad"
-    folder.mkdir()
-    audio.write(folder / "good.wav", SPEECH, 16000, subtype="FLOAT")
-    audio.write(folder / "good.flac", SPEECH, 16000)
-    for name in ("good.wav", "good.flac"):
-        whole = (folder / name).read_bytes()
-        (folder / f"truncated{Path(name).suffix}").write_bytes(whole[: len(whole) * 2 // 3])
+    audio.write(folder / "truncated.wav", SPEECH, 16000)
+    whole = (folder / "truncated.wav").read_bytes()
+    (folder / "truncated.wav").write_bytes(whole[: len(whole) * 2 // 3])
     (folder / "text.wav").write_text("not audio, but long enough to hold a header of some kind")
-    (folder / "empty.wav").touch()
     soundfile.write(folder / "nothing.wav", np.zeros((0, 1)), 16000)
-    for value, name in ((math.nan, "nan.wav"), (math.inf, "inf.wav")):
-        x = SPEECH.numpy().T.copy()
-        x[100, 1] = value  # in the second channel only
-        soundfile.write(folder / name, x, 16000, subtype="FLOAT")
+    x = SPEECH.numpy().T.copy()
+    x[100, 1] = math.nan  # in the second channel only
+    soundfile.write(folder / "nan.wav", x, 16000, subtype="FLOAT")
     (folder / "folder.wav").mkdir()
-    (folder / "raw.raw").write_bytes(bytes(1000))
     return folder
 
 
@@ -410,15 +347,10 @@ def bad(tmp_path):
     ("name", "message"),
     [
         ("truncated.wav", "truncated, its header promises"),
-        ("truncated.flac", "expected an audio file that libsndfile reads"),
         ("text.wav", "expected an audio file that libsndfile reads"),
-        ("empty.wav", "expected an audio file that libsndfile reads"),
         ("nothing.wav", "expected at least one sample"),
         ("nan.wav", "expected finite samples, got 1 that are NaN or infinite"),
-        ("inf.wav", "expected finite samples, got 1 that are NaN or infinite"),
-        ("folder.wav", "expected audio files"),
-        ("raw.raw", "expected an audio file that libsndfile reads"),
-        ("missing.wav", "no such file"),
+        ("folder.wav", "expected audio files (.wav .flac"),
         ("missing/missing.wav", "no such file"),
         (300 * "x" + ".wav", "File name too long"),
     ],
@@ -428,7 +360,6 @@ def test_a_bad_file_among_good_ones_and_nothing_is_written(refused, bad, noisy, 
     line = refused("enhance", noisy, bad / name, "--method", "spp-wiener", "-o", out)
     assert message in line
     assert str(bad / name) in line
-    assert tree(out) == []
     assert message in refused("score", bad / name, "--metrics", "dnsmos_ovr")
     assert str(bad / name) in refused("mix", noisy, bad / name, "-o", out)
     assert tree(out) == []
@@ -441,7 +372,6 @@ def test_a_bad_file_among_good_ones_and_nothing_is_written(refused, bad, noisy, 
         (["--method", "noisereduce"], "noisereduce is a package of others, which the chapters compare with"),
         (["--method", "nmf", "--device", "gpu"], "unknown device 'gpu'; expected cpu, cuda or auto"),
         (["--method", "nmf", "--device", "mps"], "unknown device 'mps'; expected cpu, cuda or auto"),
-        (["--method", "nmf", "--device", ""], "unknown device ''; expected cpu, cuda or auto"),
         (["--method", "nmf", "--device", "cpu:3"], "device cpu:3: "),
         (["--method", "nmf", "--seed", "half"], "argument --seed: invalid int value: 'half'"),
         (["--method", "nmf", "--seed", str(2**70)], "expected a seed of 64 bits"),
@@ -455,32 +385,24 @@ def test_options_that_are_not_understood(refused, noisy, tmp_path, arguments, me
 
 
 def test_a_device_that_is_not_there(refused, noisy, tmp_path, monkeypatch):
+    command = ("enhance", noisy, "--method", "nmf", "-o", tmp_path / "out", "--device")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    line = refused("enhance", noisy, "--method", "nmf", "--device", "cuda", "-o", tmp_path / "out")
-    assert "device cuda: torch sees no CUDA device here; use --device cpu" in line
+    assert "device cuda: torch sees no CUDA device here; use --device cpu" in refused(*command, "cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    line = refused("enhance", noisy, "--method", "nmf", "--device", "cuda:7", "-o", tmp_path / "out")
-    assert "device cuda:7: torch sees 2 CUDA devices here" in line
+    assert "device cuda:7: torch sees 2 CUDA devices here" in refused(*command, "cuda:7")
 
 
 def test_names_that_meet(refused, tmp_path):
     for path in ("a/x.wav", "b/x.wav", "b/x.flac"):
         audio.write(tmp_path / path, SPEECH[0], 16000)
-    out = ("--method", "spp-wiener", "-o", tmp_path / "out")
-    for inputs in (["a/x.wav", "b/x.wav"], ["b"], ["a/x.wav", "a/x.wav"], ["a", "a/x.wav"]):
-        line = refused("enhance", *(tmp_path / i for i in inputs), *out)
+    for inputs in (["a/x.wav", "b/x.wav"], ["b"], ["a", "a/x.wav"]):
+        line = refused("enhance", *(tmp_path / i for i in inputs), "--method", "spp-wiener", "-o", tmp_path / "out")
         assert "several inputs are named 'x'" in line
     assert tree(tmp_path / "out") == []
 
 
-def test_a_folder_without_audio(refused, tmp_path):
-    (tmp_path / "notes.txt").touch()
-    line = refused("enhance", tmp_path, "--method", "spp-wiener", "-o", tmp_path / "out")
-    assert "expected audio files (.wav .flac" in line
-
-
-def test_what_is_there_is_not_overwritten_unless_asked(run, refused, noisy, tmp_path):
+def test_what_is_there_is_not_overwritten_unless_asked(run, enhanced, refused, noisy, tmp_path):
     out = tmp_path / "out"
     audio.write(tmp_path / "other.wav", SPEECH[1], 16000)
     audio.write(out / "noisy.wav", SPEECH[1], 16000)
@@ -489,50 +411,28 @@ def test_what_is_there_is_not_overwritten_unless_asked(run, refused, noisy, tmp_
     assert f"{out / 'noisy.wav'} exists already; use --force to overwrite it" in line
     assert tree(out) == ["noisy.wav"]
     assert (out / "noisy.wav").read_bytes() == before
-    assert run("enhance", tmp_path / "other.wav", noisy, "--method", "spp-wiener", "-o", out, "--force")[0] == 0
+    assert enhanced(tmp_path / "other.wav", noisy, "--force")[0] == 0
     assert tree(out) == ["noisy.wav", "other.wav"]
     assert (out / "noisy.wav").read_bytes() != before
-
-
-def test_in_place_only_if_asked(run, refused, noisy):
-    assert "exists already" in refused("enhance", noisy, "--method", "spp-wiener", "-o", noisy.parent)
-    before, _ = audio.read(noisy)
-    assert run("enhance", noisy, "--method", "spp-wiener", "-o", noisy.parent, "--force")[0] == 0
-    after, _ = audio.read(noisy)
-    torch.testing.assert_close(after[0], enhance(before[0], make("spp-wiener")), atol=1e-4, rtol=0)
+    in_place = ("enhance", noisy, "--method", "spp-wiener", "-o", noisy.parent)
+    assert "exists already" in refused(*in_place)
+    assert run(*in_place, "--force")[0] == 0
+    assert noisy.read_bytes() == (out / "noisy.wav").read_bytes()
 
 
 def test_where_nothing_can_be_written(refused, noisy, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    for out in (tmp_path / "file", tmp_path / "file" / "deeper", Path("/proc/no-such-place")):
+    for out in (tmp_path / "file" / "deeper", Path("/proc/no-such-place")):
         refused("enhance", noisy, "--method", "spp-wiener", "-o", out)
-    assert "expected a folder for the results, got a file" in refused(
-        "enhance", noisy, "--method", "spp-wiener", "-o", tmp_path / "file"
-    )
+    line = refused("enhance", noisy, "--method", "spp-wiener", "-o", tmp_path / "file")
+    assert "expected a folder for the results, got a file" in line
     assert (tmp_path / "file").read_text() == "in the way"
 
 
-@pytest.mark.parametrize("failure", ["raises", "short", "interrupted"])
-def test_a_full_disk_and_control_c_leave_no_half_file(run, noisy, tmp_path, monkeypatch, failure):
-    audio.write(tmp_path / "out" / "noisy.wav", SPEECH[1], 16000)
-    before = (tmp_path / "out" / "noisy.wav").read_bytes()
-    real = soundfile.write
-
-    def full(file, data, *args, **kwargs):
-        real(file, data[: len(data) // 2], *args, **kwargs)
-        if failure == "raises":
-            raise soundfile.LibsndfileError(2, "System error : No space left on device. ")
-        if failure == "interrupted":
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(soundfile, "write", full)
-    status, _, err = run("enhance", noisy, "--method", "spp-wiener", "-o", tmp_path / "out", "--force")
-    assert status == (130 if failure == "interrupted" else 2)
-    assert len(err) == 1
-    assert {"raises": "could not be written", "short": "4000 of 8000 samples were written; is the disk full?",
-            "interrupted": "sepriors enhance: interrupted"}[failure] in err[0]  # fmt: skip
-    assert tree(tmp_path / "out") == ["noisy.wav"]
-    assert (tmp_path / "out" / "noisy.wav").read_bytes() == before
+LIMITED = (
+    "import resource, sys; from sepriors.__main__ import main;"
+    "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)); sys.exit(main(sys.argv[1:]))"
+)
 
 
 @pytest.mark.fault(
@@ -541,38 +441,28 @@ def test_a_full_disk_and_control_c_leave_no_half_file(run, noisy, tmp_path, monk
 )
 def test_a_disk_that_is_really_full(noisy, tmp_path):
     """The system itself refuses to let a file grow past 10 kB; ours has 16."""
-    limited = (
-        "import resource, sys; from sepriors.__main__ import main;"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)); sys.exit(main(sys.argv[1:]))"
-    )
-    for suffix in (".wav", ".flac"):
-        path = noisy.with_suffix(suffix)
-        audio.write(path, torch.rand(8000) - 0.5, 16000, overwrite=True)
-        command = ["enhance", path, "--method", "spp-wiener", "-o", tmp_path / "out"]
-        done = subprocess.run(
-            [sys.executable, "-c", limited, *map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=60
-        )
-        assert done.returncode == 2
-        assert len(done.stderr.splitlines()) == 1
-        assert str(tmp_path / "out" / path.name) in done.stderr
-        assert tree(tmp_path / "out") == []
+    audio.write(noisy, torch.rand(8000) - 0.5, 16000, overwrite=True)
+    command = ["enhance", noisy, "--method", "spp-wiener", "-o", tmp_path / "out"]
+    done = process(sys.executable, "-c", LIMITED, *command)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert str(tmp_path / "out" / noisy.name) in done.stderr
+    assert tree(tmp_path / "out") == []
 
 
 # ----------------------------------------------------------------------------- mix
 
 
-@pytest.mark.parametrize("snr", [-5.0, 0.0, 12.5])
+@pytest.mark.parametrize("snr", [-5.0, 12.5])
 def test_mix(run, tmp_path, snr):
-    noise = 0.1 * torch.randn(2, 30000, generator=torch.Generator().manual_seed(0))
+    noise = 0.1 * torch.randn(2, 3000, generator=torch.Generator().manual_seed(0))
     audio.write(tmp_path / "s.wav", SPEECH, 16000)
-    audio.write(tmp_path / "n.flac", noise[:, :3000], 8000)  # shorter, of another rate, stereo
+    audio.write(tmp_path / "n.flac", noise, 8000)  # shorter, of another rate, stereo
     out = tmp_path / "out"
     assert run("mix", tmp_path / "s.wav", tmp_path / "n.flac", "--snr", snr, "-o", out)[0] == 0
     name = f"s_{snr:+g}dB.flac"
     assert [p for p in tree(out) if p.endswith("flac")] == [f"{part}/{name}" for part in ("clean", "noise", "noisy")]
     mixed, clean, noise = (audio.read(out / part / name)[0] for part in ("noisy", "clean", "noise"))
     torch.testing.assert_close(mixed, clean + noise, atol=2**-14, rtol=0)
-    assert 10 * (clean.square().sum() / noise.square().sum()).log10() == pytest.approx(snr, abs=0.05)
     assert clean.shape == (1, 8000)
     assert metrics.si_sdr(SPEECH.mean(0), clean[0]) > 40
 
@@ -581,11 +471,11 @@ def test_mix(run, tmp_path, snr):
     "Speech and noise of a mixture lie below what 16 bits resolve (24-bit speech of -66 dB, --snr 30)",
     "The files have as many bits as the ratio takes, or are of floats; what no format holds is refused",
 )
-@pytest.mark.parametrize(("level", "snr", "form"), [
-    (0.5, 0, "flac PCM_16"), (5e-4, 30, "flac PCM_24"), (0.5, 75, "flac PCM_24"), (1e-4, -40, "flac PCM_24"),
-    (1e-7, 0, "wav FLOAT"), (1e-5, 60, "wav FLOAT"),
-])  # fmt: skip
-def test_the_ratio_of_the_files_is_that_which_was_asked_for(run, tmp_path, level, snr, form):
+@pytest.mark.parametrize(
+    ("level", "snr", "form"),
+    [(0.5, 0, "flac PCM_16"), (5e-4, 30, "flac PCM_24"), (1e-4, -40, "flac PCM_24"), (1e-5, 60, "wav FLOAT")],
+)
+def test_the_ratio_of_the_files_is_that_which_was_asked_for(run, refused, tmp_path, level, snr, form):
     noise = 0.1 * torch.randn(8000, generator=torch.Generator().manual_seed(0))
     audio.write(tmp_path / "s.wav", level * SPEECH[0] / SPEECH[0].abs().max(), 16000, subtype="FLOAT")
     audio.write(tmp_path / "n.wav", noise, 16000, subtype="FLOAT")
@@ -597,13 +487,9 @@ def test_the_ratio_of_the_files_is_that_which_was_asked_for(run, tmp_path, level
     for other in (noise, mixed - clean):
         got = 10 * (clean.square().sum() / other.square().sum()).log10()
         assert float(got) == pytest.approx(snr, abs=0.01)
-
-
-def test_a_ratio_that_no_file_holds(refused, tmp_path):
-    audio.write(tmp_path / "s.wav", SPEECH[0], 16000)
-    line = refused("mix", tmp_path / "s.wav", tmp_path / "s.wav", "--snr", 200, "-o", tmp_path / "out")
+    line = refused("mix", tmp_path / "s.wav", tmp_path / "s.wav", "--snr", 200, "-o", tmp_path / "none")
     assert "no sample format keeps a signal-to-noise ratio of 200 dB" in line
-    assert tree(tmp_path / "out") == []
+    assert tree(tmp_path / "none") == []
 
 
 def test_mix_is_seeded_and_refuses_to_overwrite(run, refused, tmp_path):
@@ -622,15 +508,11 @@ def test_mix_is_seeded_and_refuses_to_overwrite(run, refused, tmp_path):
     ("arguments", "message"),
     [
         (["s.wav"], "expected two files, CLEAN and NOISE, or --set NAME"),
-        ([], "expected two files, CLEAN and NOISE, or --set NAME"),
         (["s.wav", "silence.wav"], "noise is silent"),
-        (["silence.wav", "s.wav"], "clean is silent"),
         (["s.wav", "s.wav", "--snr", "nan"], "expected a signal-to-noise ratio from -300 to 300 dB, got nan"),
-        (["s.wav", "s.wav", "--snr", "inf"], "got inf"),
         (["s.wav", "--set", "real"], "expected either two files or --set"),
         (["--set", "pink"], "argument --set: invalid choice: 'pink'"),
         (["--set", "real", "--files", "0"], "expected at least one file"),
-        (["--set", "real", "--files", "99"], "expected 99 excerpts of 4 s of speech"),
         (["--set", "real", "--corpus", "nowhere"], "nowhere"),
         (["--set", "real", "--domain", "mismatched"], "expected mismatched speech of emodb"),
     ],
@@ -648,8 +530,7 @@ def test_mix_a_bench_set(run, tmp_path, corpus_folder):
     # files of the corpus have 2 s, two of them make an excerpt of 4 s
     arguments = ("mix", "--set", "real", "--files", 2, "--corpus", corpus_folder, "-o", tmp_path / "out")
     status, out, _ = run(*arguments)
-    assert status == 0
-    assert out.startswith("6 mixtures in")
+    assert (status, out.startswith("6 mixtures in")) == (0, True)
     names = [f"{i:03d}_{snr:+g}dB.flac" for snr in (-5, 0, 5) for i in range(2)]
     assert sorted(p.name for p in (tmp_path / "out" / "noisy").iterdir()) == sorted(names)
     expected = corpora.bench_set(corpora.open_corpora(corpus_folder), "real", files=2)[1].noisy[1]
@@ -675,10 +556,15 @@ def test_score_one_file(run, pair):
     assert (status, err) == (0, [])
     clean, estimate = audio.read(pair / "clean" / "x.flac")[0][0], audio.read(pair / "est" / "x.wav")[0][0]
     values = metrics.score(clean, estimate, names=names.split(",")).values
-    header, row = out.splitlines()[0].split(), out.splitlines()[-1].split()
-    assert header == names.split(",")
-    assert row[0] == "x.wav"
+    header, *_, row = (line.split() for line in out.splitlines())
+    assert (header, row[0]) == (names.split(","), "x.wav")
     assert [float(v) for v in row[1:]] == pytest.approx(list(values.values()), abs=1e-3)
+    status, out, err = run("score", pair / "est" / "x.wav")  # without clean speech
+    assert (status, err, out.splitlines()[0].split()) == (0, [], list(metrics.CLEAN_FREE))
+    audio.write(pair / "s.wav", torch.zeros(3000), 16000)
+    status, out, err = run("score", pair / "s.wav", "--clean", pair / "s.wav", "--metrics", "stoi,si_sdr")
+    assert (status, "NaN" in out) == (0, True)
+    assert err == [f"{m}: 0 of 1 files measured; the clean speech is silent" for m in ("stoi", "si_sdr")]
 
 
 @pytest.mark.fault(
@@ -693,9 +579,7 @@ def test_score_measures_files_as_they_are(run, refused, pair):
     table = pair / "scores.csv"
     command = ["score", pair / "est", "--clean", pair / "clean", "--metrics", "si_sdr,pesq_wb,pesq_nb"]
     status, out, err = run(*command, "-o", table)
-    assert status == 0
-    assert "mean si_sdr=" in out
-    assert len(err) == 1
+    assert (status, "mean si_sdr=" in out, len(err)) == (0, True, 1)
     assert err[0].startswith("pesq_wb: 1 of 2 files measured; ")
     got = pd.read_csv(table, index_col="file")
     assert list(got.index) == ["x.wav", "y.wav"]
@@ -703,7 +587,6 @@ def test_score_measures_files_as_they_are(run, refused, pair):
     expected = metrics.score(reference, estimate, 8000, ["si_sdr", "pesq_nb"]).values
     assert got.loc["y.wav", ["si_sdr", "pesq_nb"]].to_dict() == pytest.approx(expected, abs=1e-6)
     assert math.isnan(got.loc["y.wav", "pesq_wb"])
-    assert sorted(p.name for p in pair.iterdir()) == ["clean", "est", "scores.csv"]
     assert run(*command, "--rate", 8000)[::2] == (0, ["pesq_wb: 0 of 2 files measured; " + err[0].split("; ", 1)[1]])
     assert "--rate 16000: expected 100 Hz to the 8000 Hz of" in refused(*command, "--rate", 16000)
     line = refused("score", pair / "est" / "y.wav", "--clean", pair / "clean" / "x.flac")
@@ -711,15 +594,11 @@ def test_score_measures_files_as_they_are(run, refused, pair):
     assert "has 16000 Hz; --rate 8000 resamples both" in line
     audio.write(pair / "est" / "z.wav", clean.repeat(2, 1), 16000)
     assert "z.wav: expected one channel to measure, got 2" in refused("score", pair / "est" / "z.wav")
-
-
-def test_score_of_a_fast_file_says_how_to_measure_all(run, pair):
-    clean, _ = audio.read(pair / "clean" / "x.flac")
     audio.write(pair / "f.wav", audio.resample(clean, 16000, 48000), 48000)
-    command = ("score", pair / "f.wav", "--clean", pair / "f.wav", "--metrics", "stoi")
-    _, _, err = run(*command)
-    assert err[-1] == "measured at the files' own rates, up to 48000 Hz; --rate 16000 measures what lies below 8 kHz"
-    assert run(*command, "--rate", 16000)[::2] == (0, [])
+    fast = ("score", pair / "f.wav", "--clean", pair / "f.wav", "--metrics", "stoi")
+    told = "measured at the files' own rates, up to 48000 Hz; --rate 16000 measures what lies below 8 kHz"
+    assert run(*fast)[2][-1] == told
+    assert run(*fast, "--rate", 16000)[::2] == (0, [])
 
 
 @pytest.mark.fault(
@@ -738,30 +617,12 @@ def test_the_clean_file_of_the_very_name(run, refused, pair):
     assert float(out.split()[-1]) == pytest.approx(float(metrics.si_sdr(clean[0], estimate[0])), abs=2e-3)
 
 
-def test_score_without_clean_speech(run, pair):
-    status, out, err = run("score", pair / "est" / "x.wav")
-    assert (status, err) == (0, [])
-    assert out.splitlines()[0].split() == list(metrics.CLEAN_FREE)
-    status, out, err = run("score", pair / "est" / "x.wav", "--metrics", "dnsmos_bak,stoi")
-    assert status == 0
-    assert err == ["stoi: 0 of 1 files measured; needs the clean speech"]
-
-
-def test_score_says_what_could_not_be_measured(run, tmp_path):
-    audio.write(tmp_path / "s.wav", torch.zeros(3000), 16000)
-    status, out, err = run("score", tmp_path / "s.wav", "--clean", tmp_path / "s.wav", "--metrics", "stoi,si_sdr")
-    assert status == 0
-    assert "NaN" in out
-    assert err == [f"{m}: 0 of 1 files measured; the clean speech is silent" for m in ("stoi", "si_sdr")]
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--metrics", "pesq"], "unknown measure 'pesq'; did you mean pesq_"),
         (["--metrics", ","], "expected names with commas between them, got ','"),
         (["--clean", "short.wav"], "has 32000 samples at 16 kHz but short.wav has 100; cut them to one length"),
-        (["--clean", "nowhere.wav"], "nowhere.wav: no such file"),
         (["--clean", "empty"], "no such file"),
         (["--metrics", "si_sdr", "-o", "there.csv"], "there.csv exists already; use --force to overwrite it"),
         (["--metrics", "dnsmos_bak", "-o", "short.wav/x.csv"], "expected a folder for the results, got a file"),
@@ -780,69 +641,39 @@ def test_score_refuses(refused, pair, monkeypatch, arguments, message):
 
 # -------------------------------------------------------------- bench, train, lists
 
+QUICK = ("--methods", "spp-wiener", "--set", "white", "--files", 1, "--metrics", "si_sdr", "--workers", 1)
+
 
 def test_bench(run, corpus_folder, tmp_path):
     path = tmp_path / "deep" / "bench.json"
     arguments = ["bench", "--methods", "spp-wiener,nmf", "--set", "white", "--files", 2, "--metrics", "si_sdr,stoi"]
-    status, out, err = run(*arguments, "--corpus", corpus_folder, "-o", path)
+    choices = ["--split", "valid", "--seconds", 2, "--corpus", corpus_folder]  # no look at the test speakers
+    status, out, err = run(*arguments, *choices, "-o", path)
     assert (status, err) == (0, [])
     for text in ("noisy", "spp-wiener", "nmf", "SI-SDR (dB)", "STOI", "±", "folder corpora in"):
         assert text in out
     record = json.loads(path.read_text())
     assert len(record["records"]) == 2 * 3 * 4
     assert {"set", "domain", "split", "corpus", "seed", "commit", "hardware", "versions", "finished"} <= record.keys()
+    assert (record["split"], record["seconds"]) == ("valid", 2.0)
+    assert {row["file"].split("/")[0] for row in record["records"]} == {"10", "11"}
     assert tree(path.parent) == ["bench.json"]
 
 
-def test_bench_of_the_validation_split(run, corpus_folder, tmp_path):
-    """To choose settings by, without a look at the test speakers; as long as is asked for."""
-    path = tmp_path / "bench.json"
-    asked = [
-        "bench",
-        "--methods",
-        "spp-wiener",
-        "--files",
-        2,
-        "--metrics",
-        "si_sdr",
-        "--split",
-        "valid",
-        "--seconds",
-        2,
-    ]
-    assert run(*asked, "--split", "valid", "--corpus", corpus_folder, "-o", path)[0] == 0
-    record = json.loads(path.read_text())
-    assert (record["split"], record["seconds"]) == ("valid", 2.0)
-    assert {row["file"].split("/")[0] for row in record["records"]} == {"10", "11"}
-
-
 @pytest.mark.fault(
-    "A terminal does not know the characters of a table (PYTHONIOENCODING=latin-1, ascii)",
+    "A terminal does not know the characters of a table (PYTHONIOENCODING=ascii)",
     "They are written another way; the records are saved before",
 )
-@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
-def test_a_terminal_without_delta(corpus_folder, tmp_path, encoding):
+def test_a_terminal_without_delta(run, corpus_folder, tmp_path, monkeypatch):
     path = tmp_path / "bench.json"
-    arguments = ("--methods", "spp-wiener", "--set", "white", "--files", 1, "--metrics", "si_sdr", "--workers", 1)
-    done = shell(
-        "bench",
-        *arguments,
-        "--corpus",
-        corpus_folder,
-        "-o",
-        path,
-        environment={"PYTHONIOENCODING": encoding},
-        encoding=encoding,
-    )
+    command = ("bench", *QUICK, "--corpus", corpus_folder, "-o", path)
+    done = process(*command, environment={"PYTHONIOENCODING": "ascii"}, encoding="ascii")
     assert (done.returncode, r"\u0394 is against noisy" in done.stdout) == (0, True), done.stderr
     assert tree(tmp_path) == ["bench.json"]
-
-
-def test_the_records_are_saved_before_the_table_is_printed(run, corpus_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(main_module.plots, "table", lambda *_: 1 / 0)
-    arguments = ("--methods", "spp-wiener", "--set", "white", "--files", 1, "--metrics", "si_sdr", "--workers", 1)
+    path.unlink()
+    monkeypatch.setattr(plots, "table", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        run("bench", *arguments, "--corpus", corpus_folder, "-o", tmp_path / "bench.json")
+        run(*command)
     assert tree(tmp_path) == ["bench.json"]
 
 
@@ -873,9 +704,7 @@ def test_a_misspelt_folder_of_corpora(run, refused, corpus_folder, tmp_path, mon
         (["--methods", "spp-weiner"], "unknown method 'spp-weiner'; did you mean spp-wiener"),
         (["--methods", ""], "expected names with commas between them"),
         (["--metrics", "sdr"], "unknown measure 'sdr'; did you mean si_sdr"),
-        (["--corpus", "nowhere"], "nowhere"),
         (["--files", "-1"], "expected at least one file"),
-        (["--files", "many"], "argument --files: invalid int value: 'many'"),
         (["--domain", "other"], "argument --domain: invalid choice: 'other'"),
         (["--device", "tpu"], "unknown device 'tpu'"),
         (["-o", "there.json"], "there.json exists already"),
@@ -889,8 +718,13 @@ def test_bench_refuses(refused, corpus_folder, tmp_path, monkeypatch, arguments,
     assert tree(tmp_path) == ["there.json"]
 
 
-def test_train(run, refused, corpus_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(recipes, "RECIPES", {name: made.quick() for name, made in recipes.RECIPES.items()})
+@pytest.fixture
+def smoke(monkeypatch):
+    monkeypatch.setattr(recipes, "RECIPES", {name: made.smoke() for name, made in recipes.RECIPES.items()})
+
+
+@pytest.mark.usefixtures("smoke")
+def test_train(run, refused, corpus_folder, tmp_path):
     out = tmp_path / "cards"
     status, printed, _ = run("train", "nmf-speech-257", "--corpus", corpus_folder, "-o", out)
     assert status == 0
@@ -899,14 +733,15 @@ def test_train(run, refused, corpus_folder, tmp_path, monkeypatch):
     assert weights.load(out / "nmf-speech-257.safetensors").tensors["W"].shape == (257, 40)
     assert "exists already" in refused("train", "nmf-speech-257", "--corpus", corpus_folder, "-o", out)
     assert "no recipe for weights 'nmf-spech'; did you mean nmf-speech" in refused("train", "nmf-spech", "-o", out)
+    assert "exists already; use --force" in refused("train", "nmf-speech")  # the shipped weights
 
 
-QUICK_TRAINING = """
+SMOKE_TRAINING = """
 import sys
-from sepriors import recipes, train
+from sepriors.lab import recipes
 from sepriors.__main__ import main
 
-recipes.RECIPES = {name: made.quick() for name, made in recipes.RECIPES.items()}
+recipes.RECIPES = {name: made.smoke() for name, made in recipes.RECIPES.items()}
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -914,15 +749,14 @@ sys.exit(main(sys.argv[1:]))
 @pytest.mark.parametrize("by_command", [False, True], ids=["--devices 2", "fabric run"])
 def test_train_in_two_processes(corpus_folder, tmp_path, by_command):
     """One card, as from one process; a batch of two is one for each."""
-    script, out = tmp_path / "quick.py", tmp_path / "cards"
-    script.write_text(QUICK_TRAINING)
+    script, out = tmp_path / "smoke.py", tmp_path / "cards"
+    script.write_text(SMOKE_TRAINING)
     arguments = ["train", "rvae", "--corpus", corpus_folder, "-o", out]
     command = [sys.executable, script, *arguments, "--devices", "2", "--accelerator", "cpu"]
     if by_command:
         fabric = Path(sys.executable).with_name("fabric")
         command = [fabric, "run", "--accelerator=cpu", "--devices=2", script, *arguments]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    done = process(*command, cwd=None)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("its card is in") == 1
     assert tree(out) == ["cards.toml", "rvae.safetensors"]
@@ -931,25 +765,28 @@ def test_train_in_two_processes(corpus_folder, tmp_path, by_command):
     assert card["sha256"] == weights.sha256(out / "rvae.safetensors")
 
 
+@pytest.mark.usefixtures("smoke")
 def test_training_that_cannot_be_shared(refused, tmp_path, monkeypatch):
     class Three:
         world_size, is_global_zero = 3, True
 
-    monkeypatch.setattr(fitting, "launch", lambda *_: Three())
-    monkeypatch.setattr(recipes, "RECIPES", {name: made.quick() for name, made in recipes.RECIPES.items()})
+    monkeypatch.setattr(fitting, "init_distributed", lambda *_: Three())
     line = refused("train", "rvae", "--corpus", "synthetic", "-o", tmp_path)
     assert "expected processes that share a batch of 2 evenly, got 3" in line
     assert "this trains on one device only" in refused("train", "nmf-speech", "--corpus", "synthetic", "-o", tmp_path)
 
 
-def test_training_again_by_default_would_overwrite_the_shipped_weights_so_it_is_refused(refused):
-    assert "exists already; use --force" in refused("train", "nmf-speech")
-
-
-def test_lists(run, corpus_folder):
+def test_lists(run, corpus_folder, monkeypatch):
+    nmf = METHODS["nmf"]._replace(departures="windows of 64 ms.")
+    monkeypatch.setitem(METHODS, "nmf", nmf)
     status, out, err = run("methods")
-    assert (status, err) == (0, [])
-    assert [line.split()[0] for line in out.splitlines()] == list(METHODS)
+    header, *lines = out.splitlines()
+    assert (status, err, header.split()[0]) == (0, [], "method")
+    assert [line.split()[0] for line in lines] == list(METHODS)
+    column = header.index("departures")
+    departures = {name: line[column:] for name, line in zip(METHODS, lines, strict=True)}
+    assert departures["nmf"] == "windows of 64 ms."
+    assert departures["spp-wiener"] == METHODS["spp-wiener"].departures or "-"
     assert "[nmf-speech]" in out
     status, out, err = run("corpora", "--corpus", corpus_folder)
     assert (status, err) == (0, [])
@@ -957,7 +794,7 @@ def test_lists(run, corpus_folder):
     assert "street" in out
 
 
-@pytest.mark.parametrize("command", ["methods", "corpora", "fetch", "mix", "enhance", "score", "bench", "train"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help(run, command):
     status, out, err = run(command, "--help")
     assert (status, err) == (0, [])
@@ -969,20 +806,27 @@ def test_the_command_line_itself(run, refused):
     assert run("--version")[1] == f"sepriors {__version__}\n"
     assert "required: COMMAND" in refused()
     assert "invalid choice: 'enhence'" in refused("enhence")
-    line = refused("fetch", "mini-librispech")
-    assert "did you mean 'mini-librispeech'" in line
+    assert "did you mean 'mini-librispeech'" in refused("fetch", "mini-librispech")
     assert "no-such-folder" in refused("fetch", "timit", "--from", "no-such-folder")
     assert "nowhere" in refused("corpora", "--corpus", "nowhere")
+
+
+def test_an_extra_that_is_missing(refused, monkeypatch):
+    """The command says so in one line; a measure is NaN for that reason. test_wheel has none of them."""
+    monkeypatch.delitem(sys.modules, "sepriors.lab.commands.score", raising=False)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    assert refused("score", "a.wav") == "sepriors score needs pandas: pip install 'sepriors[lab]'"
+    monkeypatch.setitem(sys.modules, "pesq", None)
+    reasons = metrics.score(SPEECH[0], SPEECH[1], names=["pesq_wb"]).reasons
+    assert reasons == {"pesq_wb": "needs pesq: pip install 'sepriors[metrics]'"}
 
 
 @pytest.mark.fault(
     "The shipped weights of a method were spoiled",
     "One line that says how to train them again, status 2; nothing is written",
 )
-def test_weights_that_were_spoiled(refused, noisy, tmp_path, monkeypatch):
-    shutil.copytree(weights.folder(), tmp_path / "cards")
-    monkeypatch.setattr(weights, "folder", lambda: tmp_path / "cards")
-    with (tmp_path / "cards" / "nmf-speech.safetensors").open("ab") as file:
+def test_weights_that_were_spoiled(refused, noisy, shelf, tmp_path):
+    with (shelf / "nmf-speech.safetensors").open("ab") as file:
         file.write(b"x")
     line = refused("enhance", noisy, "--method", "nmf", "-o", tmp_path / "out")
     assert "expected sha256" in line
@@ -994,22 +838,17 @@ def test_weights_that_were_spoiled(refused, noisy, tmp_path, monkeypatch):
 
 
 def test_as_a_process(noisy, tmp_path):
-    done = shell("enhance", noisy, "--method", "spp-wiener", "-o", tmp_path / "out")
+    done = process("enhance", noisy, "--method", "spp-wiener", "-o", tmp_path / "out")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert tree(tmp_path / "out") == ["noisy.wav"]
-    done = shell("enhance", tmp_path / "missing.wav", "--method", "spp-wiener", "-o", tmp_path / "out")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"sepriors enhance: {tmp_path / 'missing.wav'}: no such file\n"
 
 
 def test_a_reader_that_has_seen_enough():
     read, write = os.pipe()
     os.close(read)
-    done = subprocess.run(
-        [sys.executable, "-m", "sepriors", "methods"], cwd=ROOT, stdout=write, stderr=subprocess.PIPE, timeout=60
-    )
+    done = process("methods", capture_output=False, stdout=write, stderr=subprocess.PIPE)
     os.close(write)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 INTERRUPTED = """
@@ -1037,6 +876,5 @@ def test_control_c_while_many_processes_measure(pair):
     for i in range(20):
         audio.write(pair / "est" / f"{i}.wav", (1 - i / 100) * clean, 16000)
     command = [sys.executable, "-c", INTERRUPTED, "score", pair / "est", "--metrics", "dnsmos_bak,dnsmos_ovr"]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, process_group=0)
+    done = process(*command, process_group=0)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "sepriors score: interrupted\n")

@@ -119,4 +119,4 @@ def test_every_chapter_has_the_same_bootstrap_cell():
         "".join(json.loads(path.read_text())["cells"][2]["source"]) for path in sorted((ROOT / "book").glob("*.ipynb"))
     }
     (cell,) = cells
-    assert f'"git+{repository()}"' in cell
+    assert f'"sepriors[lab] @ git+{repository()}"' in cell

@@ -49,7 +49,7 @@ def test_a_missing_package_says_how_to_get_it(name, monkeypatch):
     package = PACKAGES[name]
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setitem(sys.modules, f"{package}.rnnoise", None)
-    with pytest.raises(MissingPackage, match=rf"{package}: pip install 'sepriors\[others\]'"):
+    with pytest.raises(MissingPackage, match=rf"{package}: pip install 'sepriors\[peers\]'"):
         enhance(torch.ones(100), PEERS[name]())
 
 

@@ -63,7 +63,8 @@ def test_every_use_of_the_address_agrees():
 
 def requirements():
     optional = PROJECT["optional-dependencies"].values()
-    return [Requirement(text) for group in [PROJECT["dependencies"], *optional] for text in group]
+    listed = [Requirement(text) for group in [PROJECT["dependencies"], *optional] for text in group]
+    return [requirement for requirement in listed if requirement.name != PROJECT["name"]]
 
 
 def test_every_dependency_is_pinned_within_its_bounds():

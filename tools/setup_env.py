@@ -113,7 +113,7 @@ def make_environment(venv, constraints):
     torch = pinned("torch", constraints) if constraints else "torch"
     # torch alone and exactly: a looser request can bring several GB of CUDA to a machine that has no use for them.
     run([*install, torch], f"installing {torch}", log)
-    extras = ".[book,others,rooms,cluster,fabric,dev]"
+    extras = ".[book,peers,rooms,cluster,fabric,dev]"
     run([*install, *pins, "-e", extras], "installing the package, the book's tools and the tests'", log)
     mended = subprocess.run([str(python), "-c", MEND_TORCHAUDIO], capture_output=True, text=True)
     if mended.returncode:

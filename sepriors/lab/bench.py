@@ -29,14 +29,13 @@ from sepriors import weights
 from sepriors.files import atomic_write
 from sepriors.lab.claims import Interval, bootstrap
 from sepriors.lab.corpora.sets import clusters_of
-from sepriors.lab.jobs import WorkerPool, as_completed, cached_method
+from sepriors.lab.jobs import BATCH, WorkerPool, as_completed, cached_method
 from sepriors.methods import Method, enhance
 from sepriors.metrics import METRICS, check_names, score_many
 from sepriors.signal.mixing import Mixture
 
 NOISY = "noisy"  # the row that every other is compared with
 PACKAGES = ("torch", "numpy", "pesq", "pystoi", "speechmos")  # a change of one of them may change a number
-BATCH = 16  # utterances at once: past that two cores gain nothing
 
 
 class Cost(NamedTuple):

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import islice
-from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
-
-import numpy as np
-import torch
+from typing import NamedTuple, TypeVar
 
 from sepriors import methods
 from sepriors.metrics import pool
-from sepriors.signal.audio import resample
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+BATCH = 16  # utterances at once: past that two cores gain nothing
 
 
 class JobError(ValueError):
@@ -111,28 +107,3 @@ def as_completed(
 def cached_method(name: str) -> methods.Method:
     """`methods.make`, once a process: a worker has one method after the other."""
     return methods.make(name)
-
-
-class Recordings(NamedTuple):
-    """Files of one sample rate, their samples (channels, N) as arrays: tensors would need a shared-memory file each."""
-
-    paths: Sequence[Path]
-    samples: list[np.ndarray]
-    rate: int
-
-
-def enhanced(files: Recordings, method: methods.Method | str, seed: int, device: str) -> list[np.ndarray]:
-    """The speech in each file, with its channels, its length and its rate; a method that has a name is made here."""
-    made = cached_method(method) if isinstance(method, str) else method
-    read = [torch.from_numpy(x) for x in files.samples]
-    noisy = [channel.to(device) for x in read for channel in resample(x, files.rate, methods.RATE)]
-    each = iter(methods.enhance(noisy, made, seed))
-    return [_as_long(torch.stack([next(each) for _ in x]), x, files.rate) for x in read]
-
-
-def _as_long(speech: torch.Tensor, x: torch.Tensor, rate: int) -> np.ndarray:
-    """Speech at the methods' rate, as many samples at the file's as the file has."""
-    back = resample(speech.cpu(), methods.RATE, rate)
-    back = torch.nn.functional.pad(back, (0, max(0, x.shape[-1] - back.shape[-1])))
-    made: Any = back[:, : x.shape[-1]].numpy()
-    return made

@@ -1,6 +1,6 @@
 """What people reach for today, to stand beside the priors: packages of others, as methods.
 
-The extra `others` installs them; they carry what they need.
+The extra `peers` installs them; they carry what they need.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RATE = 16000  # Hz
 
 
 class MissingPackage(ImportError):
-    """A package of the extra `others` that is not installed."""
+    """A package of the extra `peers` that is not installed."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _package(name: str) -> Any:
     try:
         return import_module(name)
     except ImportError as error:
-        raise MissingPackage(f"expected the package {name.split('.')[0]}: pip install 'sepriors[others]'") from error
+        raise MissingPackage(f"expected the package {name.split('.')[0]}: pip install 'sepriors[peers]'") from error
 
 
 def _like(row: Any, x: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from functools import cache
 from itertools import chain, groupby
 from pathlib import Path
 
-from sepriors.__main__ import parser
+from sepriors.__main__ import COMMANDS, parser
 from tools import ROOT
 from tools.pages.equations import labelled, read_map
 from tools.pages.text import source_address
@@ -198,7 +198,7 @@ def _argument(argument: ast.arg, default: ast.expr | None) -> str:
 
 def _commands() -> list[str]:
     """What `sepriors COMMAND --help` prints, command by command."""
-    (actions,) = [action for action in parser()._actions if isinstance(action, _SubParsersAction)]
+    (actions,) = [action for action in parser(*COMMANDS)._actions if isinstance(action, _SubParsersAction)]
     parts = []
     for name, command in actions.choices.items():
         parts += [f"### sepriors {name}", "", "```text", command.format_help().rstrip(), "```", ""]
