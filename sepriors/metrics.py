@@ -16,8 +16,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
-from functools import lru_cache
-from itertools import islice, repeat
+from functools import lru_cache, partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -273,26 +273,26 @@ _COMPOSITES = {
 
 
 @lru_cache(maxsize=4)
-def _parts(clean: bytes, estimate: bytes, sample_rate: int) -> tuple[float, float, float, float]:
-    """Wide-band PESQ, LLR, WSS and segmental SNR of two float64 signals."""
-    c, e = (np.frombuffer(x, np.float64) for x in (clean, estimate))
+def _parts(clean: bytes, estimate: bytes, sample_rate: int) -> tuple[float, ...]:
+    """1, wide-band PESQ, LLR, WSS and segmental SNR of two float64 signals."""
+    c, e = (np.frombuffer(x, np.float64).copy() for x in (clean, estimate))
     pesq = pesq_wb(c.astype(np.float32), e.astype(np.float32), sample_rate)
-    signals = torch.from_numpy(c.copy()), torch.from_numpy(e.copy())
-    return (
-        pesq,
-        float(log_likelihood_ratio(*signals, sample_rate)),
-        float(weighted_spectral_slope(*signals, sample_rate)),
-        float(segmental_snr(*signals, sample_rate)),
-    )
+    others = (log_likelihood_ratio, weighted_spectral_slope, segmental_snr)
+    return 1.0, pesq, *(_of_tensors(part)(c, e, sample_rate) for part in others)
 
 
-def _composite(name: str) -> Metric:
+def _composite(weights: Sequence[float]) -> Metric:
     def composite(clean: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
         """Predicted opinion of signal, background or both (Hu & Loizou, 2008), 1 to 5, by wide-band PESQ."""
         parts = _parts(clean.astype(np.float64).tobytes(), estimate.astype(np.float64).tobytes(), sample_rate)
-        return min(5.0, max(1.0, sum(w * part for w, part in zip(_COMPOSITES[name], (1.0, *parts), strict=True))))
+        return min(5.0, max(1.0, sum(w * part for w, part in zip(weights, parts, strict=True))))
 
     return composite
+
+
+def _of_tensors(measure: Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]) -> Metric:
+    """A measure of tensors as one of arrays."""
+    return lambda clean, estimate, rate: float(measure(torch.from_numpy(clean), torch.from_numpy(estimate), rate))
 
 
 @lru_cache
@@ -334,28 +334,16 @@ def _dnsmos_part(part: int) -> Metric:
     return lambda clean, estimate, sample_rate: _dnsmos(estimate.astype(np.float32).tobytes(), sample_rate)[part]
 
 
-def _si_sdr(clean: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
-    return float(si_sdr(torch.from_numpy(clean).double(), torch.from_numpy(estimate).double()))
-
-
-def _fwsnrseg(clean: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
-    return float(fwsnrseg(torch.from_numpy(clean), torch.from_numpy(estimate), sample_rate))
-
-
 METRICS: dict[str, Metric] = {
     "pesq_wb": pesq_wb,
     "pesq_nb": pesq_nb,
     "pesq_raw": pesq_raw,
     "stoi": _stoi(extended=False),
     "estoi": _stoi(extended=True),
-    "si_sdr": _si_sdr,
-    "fwsnrseg": _fwsnrseg,
-    "csig": _composite("csig"),
-    "cbak": _composite("cbak"),
-    "covl": _composite("covl"),
-    "dnsmos_sig": _dnsmos_part(0),
-    "dnsmos_bak": _dnsmos_part(1),
-    "dnsmos_ovr": _dnsmos_part(2),
+    "si_sdr": _of_tensors(lambda clean, estimate, _: si_sdr(clean.double(), estimate.double())),
+    "fwsnrseg": _of_tensors(fwsnrseg),
+    **{name: _composite(weights) for name, weights in _COMPOSITES.items()},
+    **{name: _dnsmos_part(part) for part, name in enumerate(CLEAN_FREE)},
 }
 
 
@@ -402,36 +390,28 @@ def score(
     wanted = None if clean is None else _checked(clean, "clean")
     if wanted is not None and wanted.shape != given.shape:
         raise MetricError(f"clean has {tuple(wanted.shape)} samples but the estimate has {tuple(given.shape)}")
-    values: dict[str, float] = {}
-    reasons: dict[str, str] = {}
     e, c = _array(given), None if wanted is None else _array(wanted)
-    for name in names:
-        values[name] = math.nan
-        if name in CLEAN_FREE:
-            reason = _attempt(values, name, e, e, sample_rate)
-        elif c is None:
-            reason = "needs the clean speech"
-        elif not c.any() or not e.any():
-            reason = f"the {'estimate' if c.any() else 'clean speech'} is silent"
-        else:
-            reason = _attempt(values, name, c, e, sample_rate)
-        if reason:
-            reasons[name] = reason
-    return Scores(values, reasons)
+    found = {name: _measured(name, c, e, sample_rate) for name in names}
+    values = {name: value for name, (value, _) in found.items()}
+    return Scores(values, {name: why for name, (_, why) in found.items() if why})
 
 
-def _attempt(values: dict[str, float], name: str, clean: np.ndarray, estimate: np.ndarray, sample_rate: int) -> str:
-    """Put the value in its place; returns why there is none, or an empty text."""
+def _measured(name: str, clean: np.ndarray | None, estimate: np.ndarray, sample_rate: int) -> tuple[float, str]:
+    """The value of a measure, or NaN and why there is none."""
+    if name not in CLEAN_FREE:
+        if clean is None:
+            return math.nan, "needs the clean speech"
+        if not clean.any() or not estimate.any():
+            return math.nan, f"the {'estimate' if clean.any() else 'clean speech'} is silent"
     try:
-        values[name] = METRICS[name](clean, estimate, sample_rate)
+        value = METRICS[name](estimate if clean is None else clean, estimate, sample_rate)
     except MetricError as error:
-        return str(error)
+        return math.nan, str(error)
     except ImportError as error:
-        return f"needs {error.name}: pip install 'sepriors[metrics]'"
-    if math.isfinite(value := values[name]):
-        return ""
-    values[name] = math.nan
-    return f"is {value}: the estimate is the clean speech itself" if value > 0 else f"is {value}"
+        return math.nan, f"needs {error.name}: pip install 'sepriors[metrics]'"
+    if math.isfinite(value):
+        return value, ""
+    return math.nan, f"is {value}: the estimate is the clean speech itself" if value > 0 else f"is {value}"
 
 
 def _checked(x: Signal, name: str) -> torch.Tensor:
@@ -519,13 +499,11 @@ def score_many(
     names = check_names(names)
     as_arrays = (
         (None if c is None else _array(_checked(c, "clean")), _array(_checked(e, "estimate"))) for c, e in pairs
-    )
-    if executor is None:
-        yield from map(_score_arrays, as_arrays, repeat(sample_rate), repeat(names))
-        return
+    )  # they travel between processes; tensors would need a shared-memory file each
+    work = partial(_score_pair, sample_rate=sample_rate, names=names)
     try:
-        while chunk := list(islice(as_arrays, 256)):  # a bounded number of signals wait in the queue
-            yield from executor.map(_score_arrays, chunk, repeat(sample_rate), repeat(names))
+        while chunk := list(islice(as_arrays, 256 if executor else 1)):  # a bounded number of signals waits
+            yield from (executor.map if executor else map)(work, chunk)
     except BrokenExecutor as error:
         raise MetricError(
             f"a process that measured died ({error}); is the memory full, "
@@ -533,7 +511,5 @@ def score_many(
         ) from error
 
 
-def _score_arrays(pair: tuple[np.ndarray | None, np.ndarray], sample_rate: int, names: Sequence[str]) -> Scores:
-    """Arrays travel between processes; tensors would need a shared-memory file each."""
-    clean, estimate = pair
-    return score(None if clean is None else torch.from_numpy(clean), torch.from_numpy(estimate), sample_rate, names)
+def _score_pair(pair: tuple[np.ndarray | None, np.ndarray], sample_rate: int, names: Sequence[str]) -> Scores:
+    return score(*pair, sample_rate, names)

@@ -21,15 +21,6 @@ UP, DOWN, BOTH = Interval(2, 1, 3, 9, "si-sdr"), Interval(-2, -3, -1, 9, "down")
 # ----------------------------------------------------------------------- intervals
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says():
-    rng = np.random.default_rng(0)
-    hits = 0
-    for trial in range(300):
-        e = bootstrap(rng.normal(3, 2, 40), resamples=500, seed=trial)
-        hits += e.low <= 3 <= e.high
-    assert 0.90 < hits / 300 < 0.98
-
-
 def test_the_interval_of_many_is_the_normal_one():
     x = np.random.default_rng(0).normal(5, 2, 4000)
     e = bootstrap(x, "label")
@@ -115,7 +106,6 @@ def test_a_draw_without_a_file_is_drawn_again():
     """Two files that share nothing: half of all draws miss both."""
     e = bootstrap([1.0, 3.0], speakers=["a", "b"], recordings=["x", "y"])
     assert (e.value, e.low, e.high) == (2.0, 1.0, 3.0)
-    assert e == bootstrap([1.0, 3.0], speakers=["b", "c"], recordings=["y", "z"])  # names are names; it is seeded
 
 
 @pytest.mark.parametrize(
@@ -144,14 +134,6 @@ def test_one_of_a_kind_has_no_interval_and_carries_no_verdict(values, clusters, 
     assert ledger.verdicts["1a"]["reason"] == f"no interval: {why}. More would tell."
     assert f"no interval, n = {e.n}" in ledger._repr_html_()
     assert why in ledger._repr_html_()
-
-
-def test_how_an_estimate_reads():
-    assert str(Interval(1.23456, 1, 1.5, 9)) == "1.23 [1, 1.5]"
-    assert f"{Interval(1.23456, 1, 1.5, 9)}" == "1.23 [1, 1.5]"  # as a reason says it: fifteen digits were on a page
-    assert f"{Interval(1.23456, 1, 1.5, 9):.1f}" == "1.2 [1.0, 1.5]"
-    assert str(Interval(1.23456, 1, 1.5, 9, missing=1)) == "1.23 [1, 1.5] (9/10)"
-    assert str(Interval(1.23456, math.nan, math.nan, 1, missing=1)) == "1.23 (no interval) (1/2)"
 
 
 # ------------------------------------------------------------------------ verdicts

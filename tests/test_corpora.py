@@ -87,7 +87,7 @@ def test_what_is_written_is_read(folder: Path) -> None:
     assert tuple(table.columns) == FIELDS
     assert table["seconds"].dtype == float
     assert table.loc[0].to_dict() == ROW
-    write_manifest(folder, table)
+    write_manifest(folder, table.assign(colour="red"))  # a further column is left out
     pd.testing.assert_frame_equal(read_manifest(folder), table)
 
 
@@ -110,12 +110,6 @@ def test_a_missing_video_is_named(folder: Path) -> None:
     assert len(read_manifest(folder)) == 4
     with pytest.raises(ManifestError, match=r"2 of its 2 videos are not there, the first is b/two\.mpg"):
         read_manifest(folder, check_files=True)
-
-
-def test_further_columns_are_left_out(folder: Path) -> None:
-    table = pd.read_csv(folder / "manifest.csv", keep_default_na=False).assign(colour="red")
-    table.to_csv(folder / "manifest.csv", index=False)
-    assert tuple(read_manifest(folder).columns) == FIELDS
 
 
 @pytest.mark.parametrize(
@@ -156,19 +150,6 @@ def test_a_wrong_manifest_is_refused_and_none_is_written(
     assert list(empty.iterdir()) == []
 
 
-def test_a_missing_column_is_named(folder: Path) -> None:
-    pd.read_csv(folder / "manifest.csv").drop(columns="speaker").to_csv(folder / "manifest.csv", index=False)
-    with pytest.raises(ManifestError, match=r"lacks the column speaker; expected path, corpus"):
-        read_manifest(folder)
-
-
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00\x00", b'path,corpus\n"unclosed'])
-def test_a_damaged_manifest_is_an_error(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "manifest.csv").write_bytes(content)
-    with pytest.raises(ManifestError, match=r"manifest\.csv"):
-        read_manifest(tmp_path)
-
-
 def test_missing_manifest_and_missing_files(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"no such file.*columns path, corpus"):
         read_manifest(tmp_path / "nowhere")
@@ -176,21 +157,6 @@ def test_missing_manifest_and_missing_files(folder: Path, tmp_path: Path) -> Non
     assert len(read_manifest(folder)) == 4
     with pytest.raises(ManifestError, match=r"1 of its 4 files are not there, the first is b/two\.flac"):
         read_manifest(folder, check_files=True)
-
-
-def test_a_failed_write_keeps_the_old_manifest(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = (folder / "manifest.csv").read_bytes()
-    names = sorted(p.name for p in folder.iterdir())
-    table = read_manifest(folder)
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(pd.DataFrame, "to_csv", full)
-    with pytest.raises(OSError, match="No space"):
-        write_manifest(folder, table)
-    assert (folder / "manifest.csv").read_bytes() == before
-    assert sorted(p.name for p in folder.iterdir()) == names
 
 
 def _torn(**columns: Any) -> pd.DataFrame:
@@ -272,16 +238,6 @@ def test_select_takes_values_lists_and_nothing(folder: Path) -> None:
     assert len(c.select(kind="noise", split="train")) == 0
 
 
-@pytest.mark.parametrize("field", WORDS)
-def test_a_word_of_the_vocabulary_that_no_row_has_selects_nothing(folder: Path, field: str) -> None:
-    c = open_corpora(folder)
-    for word in WORDS[field]:
-        got = c.select(**{field: word})
-        assert list(got.columns) == list(FIELDS)
-        assert len(got) == (c.table[field] == word).sum()
-    assert c.select(kind="real").empty
-
-
 @pytest.mark.parametrize("field", KNOWN)
 def test_a_known_name_that_no_row_has_selects_nothing(folder: Path, field: str) -> None:
     c = open_corpora(folder)
@@ -293,7 +249,7 @@ def test_a_known_name_that_no_row_has_selects_nothing(folder: Path, field: str) 
 def test_the_known_names_are_those_of_the_readers_the_registry_and_the_synthetic_corpus(tmp_path: Path) -> None:
     assert {*package.READERS, *package.registry()} <= {*KNOWN["corpus"]}
     assert {*readers._ESC_CLASSES, *readers._CHIME_PLACES.values(), "babble"} <= {*KNOWN["cls"]}
-    assert {corpus for corpus, _ in synthetic._CAST} <= {*KNOWN["corpus"]}
+    assert {corpus for corpus, *_ in synthetic._plan()} <= {*KNOWN["corpus"]}
     assert {row["cls"] for row in synthetic._noise(tmp_path)} <= {*KNOWN["cls"]}
 
 
@@ -407,11 +363,6 @@ def test_a_path_without_a_manifest_is_an_error(tmp_path: Path) -> None:
         open_corpora(tmp_path / "sythetic")
 
 
-def test_no_import_has_a_side_effect(tmp_path: Path) -> None:
-    assert package.FIELDS == FIELDS
-    assert not (tmp_path / "cache").exists()
-
-
 # ------------------------------------------------------------ corpora the user owns
 
 
@@ -490,7 +441,7 @@ def test_the_manifest_of_an_owned_corpus_cannot_leave_it(tmp_path: Path) -> None
 
 def test_timit_has_its_core_test_set(tmp_path: Path) -> None:
     _timit(tmp_path)
-    table = package.READERS["timit"](tmp_path)
+    table = readers.read_layout("timit", tmp_path)
     assert set(table[table["split"] == "test"]["speaker"]) == {"MDAB0", "FELC0"}
     assert set(table[table["split"] == "valid"]["speaker"]) == {"FAKS0"}
     assert not table["path"].str.contains("SA1").any()
@@ -501,7 +452,7 @@ def test_timit_has_its_core_test_set(tmp_path: Path) -> None:
 
 def test_chime3_splits_backgrounds_by_recording(tmp_path: Path) -> None:
     _chime3(tmp_path)
-    table = package.READERS["chime3"](tmp_path)
+    table = readers.read_layout("chime3", tmp_path)
     noise = table[table["kind"] == "noise"]
     assert set(noise["cls"]) == {"vehicle", "cafe", "crowd", "street"}
     assert noise["path"].str.contains(".CH5.", regex=False).all()

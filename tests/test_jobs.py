@@ -351,25 +351,6 @@ def test_files_over_processes_and_a_cluster(noisy, tmp_path, cluster, capsys):
     assert len(contents(tmp_path / "alone")) == 5
 
 
-def test_resume_leaves_what_is_there(noisy, tmp_path, capsys):
-    out = tmp_path / "out"
-    command = ["enhance", str(noisy), "--method", "spp-wiener", "-o", str(out)]
-    assert main(command) == 0
-    whole = contents(out)
-    (out / "1.wav").unlink()
-    audio.write(out / "2.wav", torch.zeros(8000), 16000, overwrite=True)
-    mine = (out / "2.wav").read_bytes()
-    assert main(command) == 2
-    assert main([*command, "--resume"]) == 0
-    assert contents(out) == whole | {"2.wav": mine}
-    assert f"{out}: 4 of 5 files are there already" in capsys.readouterr().err
-    with pytest.raises(SystemExit, match="2"):
-        main([*command, "--resume", "--force"])
-    with pytest.raises(SystemExit, match="2"):
-        main([*command, "--workers", "2", "--dask", "tcp://127.0.0.1:1"])
-    assert main([*command, "--resume", "--workers", "0"]) == 2
-
-
 INTERRUPTED = """
 import os, signal, sys
 from sepriors import audio

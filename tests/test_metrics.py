@@ -11,7 +11,6 @@ import time
 import warnings
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ import pytest
 import torch
 from conftest import speechlike
 
-from sepriors import metrics, mix
+from sepriors import metrics
 from sepriors.lab.corpora import open_corpora
 from sepriors.metrics import METRICS, MetricError, score, score_many
 from sepriors.signal.audio import AudioError
@@ -83,12 +82,6 @@ def test_si_sdr_of_orthogonal_noise(ratio):
     for gain in (0.01, -3.0):
         torch.testing.assert_close(metrics.si_sdr(s, gain * (s + n)), got)
         torch.testing.assert_close(metrics.si_sdr(gain * s, s + n), got)
-
-
-def test_si_sdr_is_the_cotangent_of_the_angle():
-    s, e = noise(1000).double(), noise(1000, seed=1).double()
-    cosine = (s @ e) / (s.norm() * e.norm())
-    torch.testing.assert_close(metrics.si_sdr(s, e), 10 * (cosine**2 / (1 - cosine**2)).log10())
 
 
 # fast_bss_eval 0.1.4; torchmetrics 1.9.0 agrees to 12 digits
@@ -402,48 +395,14 @@ def test_nothing_is_written_under_the_home_folder(tmp_path):
 
 
 @pytest.mark.corpora
-def test_more_noise_is_worse(speech):
-    table = []
-    for snr in (0.0, 10.0, 20.0, 30.0):
-        m = mix(speech[:2], noise(2, 48000), snr)
-        table.append([score(c, x).values for c, x in zip(m.clean, m.noisy, strict=True)])
-    for name in METRICS:
-        means = [np.mean([row[name] for row in at_snr]) for at_snr in table]
-        if name in ("dnsmos_sig", "dnsmos_ovr"):  # faint white noise may please the network: 0 against 20 dB only
-            means = means[::2]
-        lowest = 1.0 if name in ("csig", "cbak", "covl") else -math.inf  # where a scale ends there is no worse
-        assert all(b > a or b == lowest for a, b in pairwise(means)), f"{name}: {means}"
-        assert means[-1] > means[0], f"{name}: {means}"
-
-
-# Published in the VCTK noisy test set's scores that come with VQScore: (PESQ-WB, STOI, SNR)
-NOISY_VOICEBANK = {"p232_001": (2.9238, 0.8967, 15.47)}
-
-
-@pytest.mark.corpora
-def test_scores_that_others_published(speech):
-    """Those of noisy files that are at hand, and the means of the set; without any, what the scales themselves fix."""
-    names = ["pesq_wb", "stoi", "si_sdr"]
-    pairs = {}
-    if DATA and (table := open_corpora(DATA).table.query("kind == 'pair-noisy' and split == 'test'")).size:
-        corpora = open_corpora(DATA)
-        clean = corpora.select(kind="pair-clean", split="test")["path"]
-        of = {path.rsplit("/")[-1]: path for path in clean}
-        for path in table["path"]:
-            pairs[path.rsplit("/")[-1].split(".")[0]] = corpora.read(of[path.rsplit("/")[-1]]), corpora.read(path)
-    for name in NOISY_VOICEBANK.keys() & pairs.keys():
-        got = score(*pairs[name], names=names).values
-        assert list(got.values()) == pytest.approx(NOISY_VOICEBANK[name], abs=0.05)
-    scores = [score(*pair, names=names).values for pair in list(pairs.values())[::3]]
-    scores = scores or [score(s, s + 0.01 * noise(len(s)), names=names).values for s in speech]
-    means = {name: np.mean([row[name] for row in scores]) for name in names}
-    if pairs:  # 824 files have 1.97 (standard deviation .75), .92, 8.4 dB; a few files lie about them
-        assert 1.5 < means["pesq_wb"] < 3
-        assert 0.85 < means["stoi"] < 0.97
-        assert 4 < means["si_sdr"] < 16
-    for s, row in zip(speech if not pairs else [], scores, strict=False):
-        assert row["si_sdr"] == pytest.approx(10 * math.log10(s.square().mean() / 1e-4), abs=0.1)
-    assert all(1 <= row["pesq_wb"] <= 4.65 and 0 < row["stoi"] <= 1 for row in scores)
+@pytest.mark.skipif(not DATA, reason="needs VoiceBank-DEMAND pairs; CI has them")
+def test_scores_that_others_published():
+    """PESQ and STOI of a noisy file, and its SNR, from the scores of VCTK's noisy test set that come with VQScore."""
+    corpora = open_corpora(DATA)
+    paths = (corpora.select(kind=f"pair-{side}", split="test")["path"] for side in ("clean", "noisy"))
+    pair = [corpora.read(next(path for path in side if Path(path).stem == "p232_001")) for side in paths]
+    got = score(*pair, names=["pesq_wb", "stoi", "si_sdr"]).values
+    assert list(got.values()) == pytest.approx([2.9238, 0.8967, 15.47], abs=0.05)
 
 
 @pytest.mark.parametrize("names", [*([m] for m in METRICS if m not in metrics.CLEAN_FREE), metrics.CLEAN_FREE], ids=str)
@@ -571,29 +530,6 @@ def test_a_pool_where_there_is_no_fork_server(monkeypatch):
     assert got == score(*voice(2, 8000), names="si_sdr")
 
 
-def test_a_pool_starts_nothing_before_there_is_work():
-    with metrics.pool() as executor:
-        assert not executor._processes
-
-
-UNGUARDED = """
-import torch
-from sepriors import metrics
-
-with metrics.pool(1) as executor:
-    print(list(metrics.score_many([(torch.ones(9), torch.ones(9))], names="si_sdr", executor=executor)))
-"""
-
-
-def test_a_script_that_does_not_guard_its_main_part_is_told_so(tmp_path):
-    """Its processes run it again, and end where they would start others."""
-    script = tmp_path / "unguarded.py"
-    script.write_text(UNGUARDED)
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1
-    assert "outside of if __name__ == '__main__'?" in done.stderr.splitlines()[-1]
-
-
 def test_a_process_that_dies_is_an_error_of_one_line():
     class Dies(Executor):
         def submit(self, *args, **kwargs):
@@ -603,15 +539,6 @@ def test_a_process_that_dies_is_an_error_of_one_line():
 
     with pytest.raises(MetricError, match=r"died \(terminated abruptly\); is the memory full, or does a script start"):
         list(score_many([(torch.ones(3), torch.ones(3))], names=["si_sdr"], executor=Dies()))
-
-
-def test_names():
-    assert metrics.check_names(METRICS) == tuple(METRICS)
-    assert set(metrics.CLEAN_FREE) < set(METRICS)
-    assert metrics.check_names("stoi") == ("stoi",)
-    with pytest.raises(MetricError, match="did you mean si_sdr"):
-        metrics.check_names(["sisdr"])
-    assert metrics.workers() >= 1
 
 
 def interrupted():

@@ -13,21 +13,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from sepriors import methods, metrics
-from sepriors.commands import (
-    LOSSLESS,
-    Found,
-    audio_files,
-    device_name,
-    names_a_file,
-    out_options,
-    recursive_option,
-    require_free,
-    same_file,
-    say,
-    worker_options,
-    worker_pool,
-)
+from sepriors import commands, methods, metrics
+from sepriors.commands import Found, say
 from sepriors.lab import jobs  # it and `peers` need no extra
 from sepriors.lab.peers import PEERS
 from sepriors.methods import RATE
@@ -46,13 +33,13 @@ class Recordings(NamedTuple):
 
 def options(c: argparse.ArgumentParser) -> None:
     c.add_argument("inputs", nargs="+", type=Path, metavar="IN", help="audio files, or folders of them")
-    recursive_option(c)
+    commands.recursive_option(c)
     c.add_argument("--method", required=True, metavar="NAME", help=f"one of {', '.join(methods.METHODS)}")
     c.add_argument("--seed", type=int, default=0)
-    worker_options(c, f"all cores for more than {jobs.BATCH} files, else 1, which takes files together")
+    commands.worker_options(c, f"all cores for more than {jobs.BATCH} files, else 1, which takes files together")
     about = "folder for the results, or for one input the name of a file"
     resume = "take the files that are there, and whole, for done, and make the others"
-    out_options(c, about=about).add_argument("--resume", action="store_true", help=resume)
+    commands.out_options(c, about=about).add_argument("--resume", action="store_true", help=resume)
 
 
 def run(a: argparse.Namespace) -> None:
@@ -62,9 +49,9 @@ def run(a: argparse.Namespace) -> None:
             f"the methods here: {', '.join(methods.METHODS)}"
         )
     method = methods.make(a.method)
-    device = device_name(a.device, a.dask)
-    targets = _targets(audio_files(a.inputs, a.recursive, a.out), a.out)
-    require_free(list(targets.values()), a.force or a.resume)
+    device = commands.device_name(a.device, a.dask)
+    targets = _targets(commands.audio_files(a.inputs, a.recursive, a.out), a.out)
+    commands.require_free(list(targets.values()), a.force or a.resume)
     by_rate: dict[int, list[tuple[Path, float]]] = defaultdict(list)
     for path, target in targets.items():
         x, rate = audio.read(path)
@@ -77,7 +64,7 @@ def run(a: argparse.Namespace) -> None:
     for folder in {target.parent for target in targets.values()}:
         folder.mkdir(parents=True, exist_ok=True)
     default = metrics.workers() if left > jobs.BATCH else 1
-    with worker_pool(a, device, default) as pool, tqdm(total=left, unit="file", disable=None) as bar:
+    with commands.worker_pool(a, device, default) as pool, tqdm(total=left, unit="file", disable=None) as bar:
         alone = pool.executor is None
         work = partial(enhanced, method=method if alone else a.method, seed=a.seed, device=device)
         for batch, speech in jobs.as_completed(pool, work, _recordings(by_rate, jobs.BATCH if alone else 1)):
@@ -104,14 +91,14 @@ def _as_long(speech: torch.Tensor, x: torch.Tensor, rate: int) -> np.ndarray:
 
 def _targets(files: Sequence[Found], out: Path) -> dict[Path, Path]:
     """Where the result of each file goes: below a folder, by its name, or for one file to the file that is named."""
-    if not names_a_file(out):
-        return {
-            path: out / (name if name.suffix.lower() in LOSSLESS else name.with_suffix(".wav")) for path, name in files
-        }
+    if not commands.names_a_file(out):
+        lossy = [path for path, name in files if name.suffix.lower() not in commands.LOSSLESS]
+        return {path: out / (name.with_suffix(".wav") if path in lossy else name) for path, name in files}
     if len(files) > 1:
         raise ValueError(f"{out}: expected a folder for {len(files)} results, got the name of a file")
-    if out.suffix.lower() not in LOSSLESS:
-        raise ValueError(f"{out}: expected a file that keeps length and level ({' '.join(LOSSLESS)}), got {out.suffix}")
+    if out.suffix.lower() not in commands.LOSSLESS:
+        kept = " ".join(commands.LOSSLESS)
+        raise ValueError(f"{out}: expected a file that keeps length and level ({kept}), got {out.suffix}")
     return {files[0].path: out}
 
 
@@ -119,7 +106,7 @@ def _done(path: Path, target: Path, x: torch.Tensor, rate: int) -> bool:
     """Whether a result is there and whole; what is there and is not so is told of, and made again."""
     if not target.exists():
         return False
-    if same_file(path, target):
+    if commands.same_file(path, target):
         raise FileExistsError(
             f"{target} exists already and is the input itself; expected another folder for the results"
         )

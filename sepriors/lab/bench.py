@@ -146,9 +146,9 @@ def run_parallel(
     folder: Path | None = None,
     executor: Executor | None = None,
 ) -> Iterator[tuple[Place, dict[str, Any]]]:
-    """The records of `run` by a crew, each with its place, as they come; `ordered` makes the table of them.
+    """The records of `run` by a worker pool, each with its place, as they come; `ordered` makes the table of them.
 
-    A job is a method on a file; a crew of this process alone takes files together, as `run` does, and measures over
+    A job is a method on a file; this process alone takes files together, as `run` does, and measures over
     `executor`. A value of `methods` that is a name is made by each worker, once. Records that `folder` has are not made
     again; each new one is written there at once. They are found by all that they depend on: code, cards, libraries,
     name of the method, signals, seed and measures. Further columns say how the cost came about: `workers` at once,
@@ -230,8 +230,8 @@ def _digest(*parts: Any) -> str:
 
 def code() -> str:
     """A digest of what a number depends on besides signals and settings: this package, its cards, the libraries."""
-    here = Path(__file__).parent
-    sources = [path.read_bytes() for path in [*sorted(here.rglob("*.py")), weights.folder() / "cards.toml"]]
+    package = Path(weights.__file__).parent
+    sources = [path.read_bytes() for path in [*sorted(package.rglob("*.py")), weights.folder() / "cards.toml"]]
     return _digest(*sources, *(version(package) for package in PACKAGES))
 
 

@@ -296,7 +296,7 @@ def _mpeg(data: bytes) -> Iterator[_Copy]:
     A count is believed where it is not too low; without one libsndfile would guess the length from the first frames.
     What follows the last frame, a tag of another kind or a kilobyte of zeros, would make it give up, so that is cut.
     """
-    runs = list(_runs(data))
+    runs = _runs(data)
     if not runs:
         yield _Copy(data, piped=True)  # libsndfile says why not
     for run in runs:
@@ -309,30 +309,27 @@ def _mpeg(data: bytes) -> Iterator[_Copy]:
             yield _Copy(_EMPTY_TAG + data[start : run.stop], piped=True, least=least)
 
 
-def _runs(data: bytes) -> Iterator[_Run]:
-    run, at, in_step = None, 0, False
+def _runs(data: bytes) -> list[_Run]:
+    runs: list[_Run] = []
+    at, goes_on, in_step = 0, False, False  # whether the last run may go on, and whether its last frame ends here
     while 0 <= at < len(data):
         if tag := _tag(data[at : at + 10]):
-            if run:
-                yield run
-            run, at, in_step = None, at + tag, False
+            at, goes_on, in_step = at + tag, False, False
             continue
         frame = _frame(data, at)
-        if frame is None or not ((in_step and run and frame.kind == run.frame.kind) or _followed(data, at, frame)):
+        if frame is None or not ((in_step and frame.kind == runs[-1].frame.kind) or _followed(data, at, frame)):
             at, in_step = data.find(b"\xff", at + 1), False
             continue
-        if at + frame.size > len(data):
+        stop = at + frame.size
+        if stop > len(data):
             raise AudioError(f"truncated, its last MPEG frame promises {frame.size} bytes, there are {len(data) - at}")
         counted = _counted(data, at)
-        if run and counted is None and frame.kind == run.frame.kind:
-            run = run._replace(stop=at + frame.size, frames=run.frames + 1)
+        if goes_on and counted is None and frame.kind == runs[-1].frame.kind:
+            runs[-1] = runs[-1]._replace(stop=stop, frames=runs[-1].frames + 1)
         else:
-            if run:
-                yield run
-            run = _Run(at, at + frame.size, frame, counted)
-        at, in_step = at + frame.size, True
-    if run:
-        yield run
+            runs.append(_Run(at, stop, frame, counted))
+        at, goes_on, in_step = stop, True, True
+    return runs
 
 
 def _followed(data: bytes, at: int, frame: _Frame) -> bool:
@@ -341,10 +338,33 @@ def _followed(data: bytes, at: int, frame: _Frame) -> bool:
     return at + frame.size == len(data) or (after is not None and after.kind == frame.kind)
 
 
+class _Layout(NamedTuple):
+    """How chunks follow each other: their heads, where the first is, whose bytes their sizes may count, what they are
+    aligned to, and how many bytes of the chunk stand before the audio.
+    """
+
+    head: str
+    first: int
+    own: int = 0
+    align: int = 2
+    skip: int = 0
+
+
+_LAYOUTS = {
+    b"RIFF": _Layout("<4sI", 12),
+    b"RF64": _Layout("<4sI", 12),
+    b"BW64": _Layout("<4sI", 12),
+    b"RIFX": _Layout(">4sI", 12),
+    b"riff": _Layout("<16sQ", 40, own=24, align=8),  # W64
+    b"FORM": _Layout(">4sI", 12, skip=8),  # AIFF: an offset and a block size; 8SVX has none
+    b"caff": _Layout(">4sQ", 8, align=1, skip=4),  # the number of edits
+}
+
+
 class _Claim(NamedTuple):
     """What a header says of its audio: where it begins, its bytes, those of a frame, and how and where that is written.
 
-    The number at byte `at` counts `more` bytes beside the audio; `chunks` are those that follow an empty one.
+    The number at byte `at` counts `more` bytes beside the audio; `layout` is that of the chunks that follow.
     """
 
     start: int
@@ -355,14 +375,6 @@ class _Claim(NamedTuple):
     more: int = 0
     layout: _Layout | None = None
     coding: int = 0  # of a WAV
-
-
-class _Layout(NamedTuple):
-    """How chunks follow each other: their heads, whose bytes their sizes may count, and what they are aligned to."""
-
-    head: str
-    own: int = 0
-    align: int = 2
 
 
 def _container(file: BinaryIO, path: Path) -> Iterator[Path | _Copy]:
@@ -425,19 +437,16 @@ def _claim(file: BinaryIO) -> _Claim | None:
     """What the header of a WAV, RF64, W64, AIFF, 8SVX, AU, CAF or NIST file says of its audio, None for another."""
     file.seek(0)
     head = file.read(16)
-    if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and head[8:12] == b"WAVE":
-        return _wave(file, 12, _Layout(">4sI" if head[:4] == b"RIFX" else "<4sI"))
-    if head == b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0":
-        return _wave(file, 40, _Layout("<16sQ", own=24, align=8))
-    if head[:4] == b"FORM":
-        return _aiff(file, plain=head[8:12] == b"AIFF")
+    layout = _LAYOUTS.get(head[:4])
+    if layout and layout.skip:
+        return _chunked(file, layout, plain=head[8:12] == b"AIFF")
+    if layout and (head[8:12] == b"WAVE" or head == b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0"):
+        return _chunked(file, layout)
     if head[:4] in (b".snd", b"dns."):
         code = ">I" if head[:4] == b".snd" else "<I"
         start, size, coding, _, channels = _field(file, 4, code[0] + "5I")
         frame = max(1, channels * _AU_WIDTHS.get(coding, 0))
         return _Claim(start, size, frame, 8, code) if start >= 24 else None  # which a whole header has
-    if head[:4] == b"caff":
-        return _caf(file)
     return _nist(file) if head[:7] == b"NIST_1A" else None
 
 
@@ -451,42 +460,26 @@ def _field(file: BinaryIO, at: int, code: str) -> tuple[int, ...]:
     return struct.unpack(code, file.read(size).ljust(size, b"\0"))
 
 
-def _wave(file: BinaryIO, at: int, layout: _Layout) -> _Claim | None:
-    long, frame, coding, order = 0, 1, 0, layout.head[0]
-    for name, start, size in _chunks(file, at, layout):
+def _chunked(file: BinaryIO, layout: _Layout, plain: bool = True) -> _Claim | None:
+    """Of its chunks: the one that describes the samples, and the one that holds them."""
+    order, code = layout.head[0], layout.head[0] + layout.head[-1]
+    long, frame, coding = 0, 1, 0
+    for name, start, size in _chunks(file, layout.first, layout):
         if name == b"ds64":  # sizes of 64 bits, of an RF64: the whole, the audio
             long = start + 8
         elif name == b"fmt ":
             coding, *_, frame = _field(file, start, order + "HHIIH")
-        elif name == b"data" and layout.own:
-            return _Claim(start, size, max(1, frame), start - 8, "<Q", layout.own, layout, coding)
+        elif name == b"COMM" and plain:
+            channels, _, bits = _field(file, start, ">HIH")
+            frame = channels * -(-bits // 8)
+        elif name == b"desc":
+            (frame,) = _field(file, start + 16, ">I")
         elif name == b"data" and long and size == 0xFFFFFFFF:
             return _Claim(start, _field(file, long, "<Q")[0], max(1, frame), long, "<Q", 0, layout, coding)
-        elif name == b"data":
-            return _Claim(start, size, max(1, frame), start - 4, order + "I", 0, layout, coding)
-    return None
-
-
-def _aiff(file: BinaryIO, plain: bool) -> _Claim | None:
-    layout, frame = _Layout(">4sI"), 1
-    for name, start, size in _chunks(file, 12, layout):
-        if name == b"COMM" and plain:
-            channels, _, bits = _field(file, start, ">HIH")
-            frame = max(1, channels * -(-bits // 8))
-        elif name == b"SSND":  # an offset and a block size stand before the audio
-            return _Claim(start + 8, max(0, size - 8), frame, start - 4, ">I", 8, layout)
-        elif name == b"BODY":
-            return _Claim(start, size, 1, start - 4, ">I", 0, layout)
-    return None
-
-
-def _caf(file: BinaryIO) -> _Claim | None:
-    layout, frame = _Layout(">4sQ", align=1), 1
-    for name, start, size in _chunks(file, 8, layout):
-        if name == b"desc":
-            (frame,) = _field(file, start + 16, ">I")
-        elif name == b"data":  # the number of edits stands before the audio
-            return _Claim(start + 4, max(0, size - 4), max(1, frame), start - 8, ">Q", 4, layout)
+        elif name in (b"data", b"SSND", b"BODY"):
+            skip = 0 if name == b"BODY" else layout.skip
+            at, more = start - struct.calcsize(code), layout.own + skip
+            return _Claim(start + skip, max(0, size - skip), max(1, frame), at, code, more, layout, coding)
     return None
 
 

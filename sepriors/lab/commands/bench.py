@@ -24,7 +24,7 @@ def options(c: argparse.ArgumentParser) -> None:
     c.add_argument("--metrics", default="pesq_wb,stoi,estoi,si_sdr,fwsnrseg", help=about)
     bench_options(c, default="real")
     worker_options(c, "all cores; on a GPU 1, which takes files together")
-    about = "also write the records, .json; while they are made they lie in FILE.parts, from where a second call goes on"
+    about = "also write the records, .json; while they are made they lie in FILE.parts, where a second call goes on"
     c.add_argument("-o", "--out", type=Path, metavar="FILE", help=about)
     c.add_argument("--force", action="store_true", help="overwrite the records")
 

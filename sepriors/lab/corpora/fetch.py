@@ -7,9 +7,11 @@ corpora/NAME/manifest.csv. It appears there whole, by a rename, so a corpus is e
 from __future__ import annotations
 
 import errno
+import hashlib
 import logging
 import lzma
 import os
+import re
 import shutil
 import stat
 import struct
@@ -19,13 +21,13 @@ import tempfile
 import threading
 import time
 import tomllib
-import warnings
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 import requests
@@ -46,14 +48,9 @@ from sepriors.lab.corpora.manifest import (
     unknown,
     write_manifest,
 )
-from sepriors.lab.corpora.readers import READERS, add_babble
+from sepriors.lab.corpora.readers import READERS, add_babble, read_layout
 from sepriors.lab.corpora.store import cache_dir
 from sepriors.signal import audio
-
-with warnings.catch_warnings():
-    # as it is imported in a notebook, pooch warns that it finds no widgets; our progress bars are plain text
-    warnings.filterwarnings("ignore", message="IProgress not found")
-    import pooch
 
 WAITS = (1.0, 2.0, 4.0)  # seconds before each further attempt of a download
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two pieces
@@ -228,7 +225,7 @@ def import_folder(name: str, folder: str | os.PathLike[str], root: str | os.Path
         raise CorpusError(
             f"{folder}: expected the folder that holds {name}, got {'a file' if folder.exists() else 'nothing'}"
         )
-    table = READERS[name](folder)
+    table = read_layout(name, folder)
     check_disjoint(table)
     root = _root(root)
     home = root / name
@@ -258,10 +255,9 @@ def _made(folder: Path) -> Path:
 
 def _unwritable(error: OSError, folder: Path) -> Exception:
     """A clear error for a folder that cannot be made or written to, or whose disk is full."""
+    clear = FetchError(f"{folder}: expected a folder to write to ({error.strerror}); set SEPRIORS_CACHE to one")
     full = _disk_full(error, folder)
-    if full is not error:
-        return full
-    return FetchError(f"{folder}: expected a folder to write to ({error.strerror}); set SEPRIORS_CACHE to one")
+    return clear if full is error else full
 
 
 def _lock(root: Path, name: str) -> FileLock:
@@ -295,7 +291,7 @@ def _install(name: str, archives: list[dict[str, Any]], root: Path, base_url: st
         raw, done = stage / "raw", stage / "done"
         for file in files:
             unpack(file, raw)
-        table = _settle(READERS[name](raw), raw, done, progress)
+        table = _settle(read_layout(name, raw), raw, done, progress)
         if name in BABBLE:
             table = add_babble(done, table, BABBLE_FILES, BABBLE_SECONDS)
         check_disjoint(table)
@@ -350,108 +346,95 @@ def download(
     """The archive in `folder`: the one there if its hash is right, else downloaded from the first address with it.
 
     archive: name, urls and, where known, bytes and sha256 or md5, as in registry.toml. A file of the right name that
-    the user put there counts as downloaded; one with a wrong hash is replaced only by one with the right hash. Raises
-    FetchError.
+    the user put there counts as downloaded; one with a wrong hash is replaced only by one with the right hash. What has
+    come of a download that breaks off stays as NAME.part, from where another goes on. Raises FetchError.
     """
     name, folder = archive["name"], _made(Path(folder))
-    algorithm = next((a for a in ("sha256", "md5") if a in archive), None)
-    known_hash = f"{algorithm}:{archive[algorithm]}" if algorithm else None
-    pooch.get_logger().setLevel("WARNING")  # the progress bar says what there is to say
-    store = pooch.create(path=folder, base_url="", registry={name: known_hash})
+    path, part = folder / name, folder / f"{name}.part"
+    if path.exists() and not _fault(path, archive):
+        return path
     failures = []
     for url in [f"{base_url.rstrip('/')}/{name}"] if base_url else archive["urls"]:
-        store.urls[name] = url
         try:
-            path = Path(store.fetch(name, downloader=Resume(folder / f"{name}.part", progress)))
-            _check_size(path, archive)
-            return path
+            _resumed(url, part, progress)
+            if fault := _fault(part, archive):
+                _put_aside(part, f"{name}.wrong")
+                raise FetchError(f"{url}: {fault}; it is set aside as {name}.wrong.")
+            return part.replace(path)
         except FetchError as error:
             failures.append(str(error))
-        except ValueError as error:  # pooch's own: the hash, expected and got
-            failures.append(f"{url}: {error}")
         except OSError as error:
             raise _disk_full(error, folder) from error
     by_hand = f"Or download {name} by hand into {folder} and run this again."
     raise FetchError(f"could not download {name}. {' '.join(failures)} {by_hand}")
 
 
-def _check_size(path: Path, archive: dict[str, Any]) -> None:
-    """Where nobody published a hash, the size is what there is to check; a wrong file is set aside, not deleted."""
-    size, expected = path.stat().st_size, archive.get("bytes")
-    if expected is not None and size != expected:
-        aside = path.replace(path.with_name(path.name + ".wrong"))
-        raise FetchError(f"{path.name}: expected {expected} bytes, got {size}; it is set aside as {aside}.")
+def _fault(path: Path, archive: dict[str, Any]) -> str:
+    """What is wrong with a file, by its hash, or its size where nobody published one; nothing where it is right."""
+    for algorithm in ("sha256", "md5"):
+        if expected := archive.get(algorithm):
+            with path.open("rb") as file:
+                got = hashlib.file_digest(file, algorithm).hexdigest()
+            return "" if got == expected else f"expected {algorithm}:{expected} but got {got}"
+    expected, got = archive.get("bytes"), path.stat().st_size
+    return "" if expected in (None, got) else f"expected {expected} bytes, got {got}"
 
 
-class Resume:
-    """A downloader for pooch that keeps what has come in a .part file and goes on from there, now or in a later run.
+def _put_aside(path: Path, name: str) -> None:
+    path.replace(path.with_name(name))
 
-    pooch's own downloaders start again from nothing.
-    """
 
-    def __init__(self, part: Path, progress: bool = False):
-        self.part = part
-        self.progress = progress
+def _resumed(url: str, part: Path, progress: bool) -> None:
+    """Bring `part` to the whole file at `url`, from what there is of it; FetchError when it cannot be had."""
+    for wait in (*WAITS, None):
+        try:
+            return _go_on(url, part, progress)
+        except (requests.RequestException, ConnectionError) as error:
+            if wait is None:
+                raise FetchError(
+                    f"{url}: could not be reached, or broke off, {len(WAITS) + 1} times ({_reason(error)}). "
+                    f"Check the network and run this again: what has come is kept ({_size(part)} bytes)."
+                ) from error
+            time.sleep(wait)
 
-    def __call__(self, url: str, output_file: str, pooch: object) -> None:
-        """Download `url` and move it to output_file once it is complete; FetchError when it cannot be had."""
-        for wait in (*WAITS, None):
-            try:
-                self._go_on(url)
-                break
-            except (requests.RequestException, ConnectionError) as error:
-                if wait is None:
-                    raise FetchError(
-                        f"{url}: could not be reached, or broke off, {len(WAITS) + 1} times ({_reason(error)}). "
-                        f"Check the network and run this again: what has come is kept ({_size(self.part)} bytes)."
-                    ) from error
-                time.sleep(wait)
-        os.replace(self.part, output_file)
 
-    def _go_on(self, url: str) -> None:
-        """One request, for what is still missing."""
-        have = _size(self.part)
-        # identity: a compressed answer would have other byte positions than the file
-        headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
-        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
-            start, total = _extent(answer, url)
-            if answer.status_code == 416 and total == have:
-                return  # all of it was there
-            if answer.status_code == 416 or start > have:
-                self.part.unlink()  # our own part, of another file than the server now has
-                raise ConnectionError(f"the server has {total} bytes, the part had {have}")
-            with self.part.open("r+b" if start else "wb") as file, self._bar(start, total) as bar:
-                file.truncate(start)  # 0 where the server does not resume and sends the whole again
-                file.seek(start)
-                for piece in answer.iter_content(PIECE):
-                    _append(file, piece)
-                    bar.update(len(piece))
-        if total is not None and _size(self.part) != total:
-            raise ConnectionError(f"expected {total} bytes, got {_size(self.part)}")
-
-    def _bar(self, start: int, total: int | None) -> tqdm:
-        label = self.part.name.removesuffix(".part")
-        return tqdm(desc=label, initial=start, total=total, unit="B", unit_scale=True, disable=not self.progress)
+def _go_on(url: str, part: Path, progress: bool) -> None:
+    """One request, for what is still missing."""
+    have = _size(part)
+    # identity: a compressed answer would have other byte positions than the file
+    headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
+        start, total = _extent(answer, url)
+        if answer.status_code == 416 and total == have:
+            return  # all of it was there
+        if answer.status_code == 416 or start > have:
+            part.unlink()  # our own part, of another file than the server now has
+            raise ConnectionError(f"the server has {total} bytes, the part had {have}")
+        bar = tqdm(desc=part.stem, initial=start, total=total, unit="B", unit_scale=True, disable=not progress)
+        with part.open("r+b" if start else "wb") as file, bar:
+            file.truncate(start)  # 0 where the server does not resume and sends the whole again
+            file.seek(start)
+            for piece in answer.iter_content(PIECE):
+                file.write(piece)
+                bar.update(len(piece))
+    if total is not None and _size(part) != total:
+        raise ConnectionError(f"expected {total} bytes, got {_size(part)}")
 
 
 def _extent(answer: requests.Response, url: str) -> tuple[int, int | None]:
     """Where an answer starts in the file, and the file's size if the server tells."""
+    said = f"the server answered {answer.status_code} {answer.reason}"
     if answer.status_code >= 500:
-        raise ConnectionError(f"the server answered {answer.status_code} {answer.reason}")
+        raise ConnectionError(said)
     if answer.status_code not in (200, 206, 416):
-        raise FetchError(f"{url}: expected the file, the server answered {answer.status_code} {answer.reason}.")
+        raise FetchError(f"{url}: expected the file, {said}.")
     if answer.status_code == 200:
         length = answer.headers.get("Content-Length")
         return 0, int(length) if length else None
-    span, _, total = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
-    start = span.split("-")[0]
-    if answer.status_code == 206 and not start.isdecimal():
+    span = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(?:(\d+)|\*)", answer.headers.get("Content-Range", ""))
+    if answer.status_code == 206 and not (span and span[1]):
         raise FetchError(f"{url}: expected a Content-Range of bytes, got {answer.headers.get('Content-Range')!r}.")
-    return int(start) if start.isdecimal() else 0, int(total) if total.isdecimal() else None
-
-
-def _append(file: BinaryIO, piece: bytes) -> None:
-    file.write(piece)
+    return int((span and span[1]) or 0), int(span[2]) if span and span[2] else None
 
 
 def _size(path: Path) -> int:
@@ -503,72 +486,54 @@ def unpack(archive: str | os.PathLike[str], target: str | os.PathLike[str]) -> N
     target.mkdir(parents=True, exist_ok=True)
     try:
         if archive.suffix == ".zip" or zipfile.is_zipfile(archive):
-            _unzip(archive, target)
+            with zipfile.ZipFile(archive) as zipped:
+                _check_members(archive, target, [_of_zip(member) for member in zipped.infolist()])
+                zipped.extractall(target)
         else:
-            _untar(archive, target)
+            with tarfile.open(archive) as tarred:
+                _check_members(archive, target, [_of_tar(member) for member in tarred.getmembers()])
+                safe: Any = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # not before Python 3.11.4
+                tarred.extractall(target, **safe)
     except DAMAGE as error:
         if isinstance(error, FetchError) or (isinstance(error, OSError) and error.errno not in UNREADABLE):
             raise
-        aside = archive.replace(archive.with_name(archive.name + ".wrong"))
         why = (str(error).splitlines() or ["no data"])[0].rstrip(":")  # tarfile goes on with a line a compression
-        raise FetchError(
-            f"{archive}: damaged or cut off ({why}). It is set aside as {aside.name}; run this again."
-        ) from error
+        _put_aside(archive, f"{archive.name}.wrong")
+        aside = f"It is set aside as {archive.name}.wrong; run this again."
+        raise FetchError(f"{archive}: damaged or cut off ({why}). {aside}") from error
 
 
-def _unzip(archive: Path, target: Path) -> None:
-    with zipfile.ZipFile(archive) as file:
-        _check_members(archive, target, [_zipped(member) for member in file.infolist()])
-        file.extractall(target)
-
-
-def _zipped(member: zipfile.ZipInfo) -> Member:
+def _of_zip(member: zipfile.ZipInfo) -> Member:
     plain = stat.S_IFMT(member.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)
     return Member(member.filename, member.file_size, ("folder" if member.is_dir() else "file") if plain else "other")
 
 
-def _untar(archive: Path, target: Path) -> None:
-    with tarfile.open(archive) as file:
-        members = file.getmembers()
-        _check_members(archive, target, [_tarred(member) for member in members])
-        if hasattr(tarfile, "data_filter"):
-            file.extractall(target, members, filter="data")
-        else:  # before Python 3.11.4; what the filter would refuse has been refused already
-            file.extractall(target, members)
-
-
-def _tarred(member: tarfile.TarInfo) -> Member:
+def _of_tar(member: tarfile.TarInfo) -> Member:
     return Member(member.name, member.size, "file" if member.isreg() else "folder" if member.isdir() else "other")
 
 
 def _check_members(archive: Path, target: Path, members: Sequence[Member]) -> None:
     """Raise FetchError unless all may be unpacked."""
-    files: set[PurePosixPath] = set()
+    files = Counter(member.path for member in members if member.kind == "file")
     for member in members:
-        if member.path.is_absolute() or ".." in member.path.parts or PureWindowsPath(member.name).drive:
-            raise _refused(archive, member, "would land outside the target folder")
-        if member.kind == "other":
-            raise _refused(archive, member, "is a link or a device")
-        if member.path in files:
-            raise _refused(archive, member, "is there twice")
-        if member.kind == "file":
-            files.add(member.path)
-    for member in members:
-        if not files.isdisjoint(member.path.parents):
-            raise _refused(archive, member, "lies in another one that is a file")
-    size, grown = archive.stat().st_size, sum(member.size for member in members)
+        path = member.path
+        wrong = {
+            "would land outside the target folder":
+                path.is_absolute() or ".." in path.parts or bool(PureWindowsPath(member.name).drive),
+            "is a link or a device": member.kind == "other",
+            "is there twice": files[path] > (member.kind == "file"),
+            "lies in another one that is a file": any(parent in files for parent in path.parents),
+        }  # fmt: skip
+        for why in (why for why, is_so in wrong.items() if is_so):
+            raise FetchError(f"{archive}: refused, its member {member.name!r} {why}; nothing was unpacked")
+    size, grown, room = archive.stat().st_size, sum(m.size for m in members), shutil.disk_usage(target).free
     if grown > EXPANSION * size:
         raise FetchError(
             f"{archive}: refused, its {size} bytes would grow to {grown}, more than {EXPANSION} times as many; "
             "nothing was unpacked"
         )
-    room = shutil.disk_usage(target).free
     if grown > room:
         raise FetchError(
             f"the disk with {target} has room for {room} bytes, {archive} unpacked has {grown}; nothing was unpacked. "
             "Free some space, or set SEPRIORS_CACHE, and run again."
         )
-
-
-def _refused(archive: Path, member: Member, why: str) -> FetchError:
-    return FetchError(f"{archive}: refused, its member {member.name!r} {why}; nothing was unpacked")

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,105 +42,6 @@ class Voice:
     pitch: int
     range: int
     rate: int
-
-
-# (corpus, split) -> voices and utterances a voice. No variant (after the +) occurs in two splits, nor in two corpora.
-_CAST = {
-    ("synthetic", "train"): (
-        "en-us+m1 en+m2 en-us+m3 en-gb-scotland+m4 en-us+m5 en-029+Lee",
-        "en-us+f1 en+f2 en-us+f3 en-gb-scotland+Annie en-us+belinda en-029+Alicia",
-        4,
-    ),
-    ("synthetic", "valid"): ("en-us+m6", "en+aunty", 4),
-    ("synthetic", "test"): ("en-us+m7 en+Reed en-us+Michael", "en-us+f4 en+f5 en-us+steph", 5),
-    ("synthetic-de", "train"): ("de+victor de+travis", "de+Andrea de+shelby", 4),
-    ("synthetic-de", "test"): ("de+Mike de+robert", "de+grandma de+anika", 6),
-}
-
-# Written for this project and given to the public domain. A split has its own sentences.
-_SENTENCES = {
-    ("synthetic", "train"): """
-        The farmer carried a basket of green pears to the market.
-        We waited by the old bridge until the evening train arrived.
-        A thin layer of ice had covered the pond during the night.
-        My neighbour paints her wooden fence blue every second spring.
-        The children built a castle from boxes and yellow paper.
-        Nobody noticed that the clock in the hall had stopped.
-        Fresh bread and strong coffee are waiting in the kitchen.
-        He folded the letter twice and put it under the lamp.
-        The ferry leaves at seven unless the wind is too strong.
-        She found a silver ring between the stones on the beach.
-        Our teacher asked each of us to bring a small plant.
-        A grey cat was sleeping on the warm roof of the car.
-        The judge spoke slowly so that everyone could follow her.
-        They moved the heavy piano through the window with ropes.
-        Rain had washed the chalk drawings from the pavement.
-        Please turn off the light before you lock the back door.
-        The museum keeps its largest maps in the cellar.
-        Three brown goats were standing quietly in the shade.
-        I would rather walk home than wait for another bus.
-        The baker measured flour and sugar with great care.
-        Her uncle repairs violins in a shop near the harbour.
-        After lunch we climbed the hill to look at the valley.
-        The new map shows every path that crosses the forest.
-        A loud whistle told the workers that the day was over.""",
-    ("synthetic", "valid"): """
-        The pilot checked the gauge and waved to the tower.
-        Cold soup tastes better with a little lemon and pepper.
-        Two sailors were mending a torn net on the quay.
-        The library opens an hour later on the first Monday.
-        He bought a used bicycle and painted the frame red.
-        Dark clouds were gathering above the northern fields.
-        The nurse wrote both names on the back of the card.
-        We heard the choir practise through the open window.""",
-    ("synthetic", "test"): """
-        The carpenter left his hammer on the garden wall.
-        A narrow road leads past the mill to the chapel.
-        She sold her boat and moved to a house in the city.
-        The engine coughed twice before it finally started.
-        Someone had written a short poem on the frosted glass.
-        The doctor recommended a long walk after each meal.
-        Blue smoke was rising from the chimney of the hut.
-        They planted a row of apple trees along the canal.
-        The speaker thanked the audience and closed his book.
-        We need four more chairs and a larger table for tonight.
-        The shepherd counted his flock at the gate twice a day.
-        An orange kite was caught in the branches of the oak.
-        His sister studies the weather on an island in the south.
-        The tailor shortened the sleeves by the width of a thumb.
-        Old coins and broken pottery lay in the muddy ditch.
-        The guests admired the painting above the fireplace.
-        You can see the lighthouse from the top of the stairs.
-        A young fox crossed the railway just before sunrise.
-        The soup was served in bowls made of polished wood.
-        Each winter the lake freezes from the northern shore.
-        The clerk stamped the form and handed me a receipt.
-        Her bag was full of pencils, stamps and foreign money.
-        The dog barked once and then lay down by the stove.
-        Nine runners reached the finish before the storm began.""",
-    ("synthetic-de", "train"): """
-        Der Gärtner schneidet die Hecke vor dem alten Rathaus.
-        Am Abend sitzen wir gern auf der Bank unter der Linde.
-        Das kleine Boot liegt seit gestern am anderen Ufer.
-        Meine Tante backt jeden Sonntag einen großen Kuchen.
-        Die Kinder suchen im Keller nach der roten Laterne.
-        Er hat den Schlüssel unter der Matte liegen lassen.
-        Im Winter fährt der Bus nur bis zur unteren Mühle.
-        Neben dem Brunnen steht ein Wagen voller Äpfel.""",
-    ("synthetic-de", "test"): """
-        Der Lehrer schreibt drei lange Wörter an die Tafel.
-        Hinter dem Bahnhof beginnt ein schmaler Weg zum Fluss.
-        Die Nachbarin gießt morgens früh die Blumen im Hof.
-        Wir haben das Fenster geöffnet, weil es so warm war.
-        Auf dem Dach saß eine Krähe und putzte ihr Gefieder.
-        Der Zug nach Süden hält heute an einem anderen Gleis.
-        Sie legte das Buch zurück in den Schrank im Flur.
-        Nach dem Regen roch die Wiese nach frischem Gras.
-        Ein alter Mann verkauft Kerzen auf dem Marktplatz.
-        Die Glocke der Kirche läutet um zwölf Uhr zweimal.
-        Bring bitte noch Brot und etwas Käse aus der Stadt mit.
-        Das Mädchen malte einen blauen Fisch auf das Papier.""",
-}
 
 
 def build(cache: Path) -> Path:
@@ -196,15 +98,15 @@ def _speech(folder: Path) -> Iterator[dict[str, object]]:
 def _plan() -> Iterator[tuple[str, Voice, int, str]]:
     """Who says what: two sentences an utterance, in an order drawn for each speaker."""
     rng = np.random.default_rng(0)
-    for (corpus, split), (men, women, utterances) in _CAST.items():
-        sentences = [s.strip() for s in _SENTENCES[corpus, split].strip().splitlines()]
-        for gender, names in (("M", men), ("F", women)):
-            for name in names.split():
-                pitch, spread, rate = (int(rng.integers(*bounds)) for bounds in ((40, 61), (40, 71), (165, 191)))
-                voice = Voice(name, gender, split, pitch, spread, rate)
-                order = np.resize(rng.permutation(len(sentences)), 2 * utterances).reshape(-1, 2)
-                for i, (a, b) in enumerate(order):
-                    yield corpus, voice, i, f"{sentences[a]} {sentences[b]}"
+    casts = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+    for corpus, split, cast in ((corpus, split, cast) for corpus, of in casts.items() for split, cast in of.items()):
+        sentences = cast["sentences"].splitlines()
+        for gender, name in [*(("M", name) for name in cast["men"]), *(("F", name) for name in cast["women"])]:
+            pitch, spread, rate = (int(rng.integers(*bounds)) for bounds in ((40, 61), (40, 71), (165, 191)))
+            voice = Voice(name, gender, split, pitch, spread, rate)
+            order = np.resize(rng.permutation(len(sentences)), 2 * cast["utterances"]).reshape(-1, 2)
+            for i, (a, b) in enumerate(order):
+                yield corpus, voice, i, f"{sentences[a]} {sentences[b]}"
 
 
 def speak(lines: list[tuple[Voice, str]]) -> tuple[list[np.ndarray], int, str]:
