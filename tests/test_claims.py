@@ -144,25 +144,14 @@ def test_one_of_a_kind_has_no_interval_and_carries_no_verdict(values, clusters, 
     [
         ([UP], {"above": 0}, "holds"),
         ([UP], {"below": 0}, "fails"),
-        ([DOWN], {"above": 0}, "fails"),
-        ([DOWN], {"below": 0}, "holds"),
         ([BOTH], {"above": 0}, "not judged"),
-        ([BOTH], {"below": 0}, "not judged"),
-        ([UP, UP], {"above": 0.5}, "holds"),
         ([UP, BOTH], {"above": 0}, "not judged"),
         ([UP, DOWN], {"above": 0}, "fails"),  # one that is plainly wrong is enough
         ([BOTH, DOWN], {"above": 0}, "fails"),
-        ([DOWN, UP], {"below": 0}, "fails"),
         ([UP], {"above": 1}, "not judged"),  # the bound itself is not beyond the bound
-        ([UP], {"below": 3}, "not judged"),
-        ([UP], {"above": 0.999}, "holds"),
-        ([UP], {"below": 3.001}, "holds"),
-        ([UP], {"above": 3}, "not judged"),
         ([UP], {"above": 3.001}, "fails"),
-        ([Interval(1, 1, 1, 3)], {"above": 1}, "not judged"),
         ([Interval(1, math.nan, math.nan, 3)], {"above": 0}, "not judged"),
         ([Interval(1, 0.5, math.nan, 3)], {"above": 0}, "not judged"),
-        ([Interval(1, math.nan, 0.5, 3)], {"below": 0}, "not judged"),
         ([Interval(1, -math.inf, math.inf, 3)], {"above": 0}, "not judged"),
     ],
 )
@@ -219,9 +208,7 @@ def test_a_failure_without_a_reason_is_shown_as_such(tmp_path, monkeypatch):
     ("facts", "why"),
     [
         ({"profile": "smoke", "is_real": True}, "a smoke run, its numbers carry no verdict"),
-        ({"profile": "smoke", "is_real": False}, "a smoke run, its numbers carry no verdict"),
         ({"profile": "book", "is_real": False}, "synthetic speech, claims are judged on real speech only"),
-        ({"profile": "paper", "is_real": False}, "synthetic speech, claims are judged on real speech only"),
     ],
 )
 @pytest.mark.parametrize("evidence", [UP, DOWN, BOTH])

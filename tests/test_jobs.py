@@ -66,17 +66,7 @@ def mixtures():
     return [mix(clean, noise, snr, ("a", "b", "c")) for snr in (0.0, 10.0)]
 
 
-# ------------------------------------------------------------------------ crews
-
-
-def test_one_process_does_one_thing_after_the_other():
-    seen = []
-    with jobs.worker_pool() as alone:
-        assert alone.executor is None
-        for item, result in as_completed(alone, square, iter([1, 2, 3])):
-            seen.append(item)
-            assert result == item**2
-    assert seen == [1, 2, 3]
+# ----------------------------------------------------------------- worker pools
 
 
 def test_items_are_asked_for_as_workers_come_free():
@@ -117,45 +107,46 @@ def test_processes_share_the_cores_and_one_of_them_dies():
     assert max(most for *_, most in found) <= share
 
 
+def script(folder, text, *arguments, **options):
+    """A script in a process of its own."""
+    (folder / "script.py").write_text(text)
+    env = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    command = [sys.executable, folder / "script.py", *arguments]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False, **options)
+
+
 UNGUARDED = """
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
-from sepriors.jobs import Crew, completed
+from sepriors.lab.jobs import WorkerPool, as_completed
 
 made = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
-list(completed(Crew(made, lambda: 1), abs, [1]))
+list(as_completed(WorkerPool(made, lambda: 1), abs, [1]))
 """
 
 
 def test_a_script_without_a_guard_is_told_so(tmp_path):
     """Each worker that is spawned reads the script again, and starts its own work, which Python refuses."""
-    (tmp_path / "script.py").write_text(UNGUARDED)
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, tmp_path / "script.py"], env=env, capture_output=True, text=True, timeout=300
-    )
-    told = done.stderr.splitlines()[-1]
+    told = script(tmp_path, UNGUARDED).stderr.splitlines()[-1]
     assert "is the memory full, or does a script of yours start its work without `if __name__ ==" in told
 
 
 ORPHANS = """
 import os, signal
-from sepriors.jobs import completed, crew
+from sepriors.lab.jobs import as_completed, worker_pool
 from test_jobs import threads
 
 if __name__ == "__main__":
-    with crew(2) as two:
-        for _, (process, *_) in completed(two, threads, range(4)):
+    with worker_pool(2) as two:
+        for _, (process, *_) in as_completed(two, threads, range(4)):
             print(process, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 def test_workers_end_with_the_process_that_made_them(tmp_path):
-    script = tmp_path / "orphans.py"
-    script.write_text(ORPHANS)
-    env = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
-    done = subprocess.run([sys.executable, script], env=env, stdout=subprocess.PIPE, text=True, timeout=300)
+    done = script(tmp_path, ORPHANS)
+    assert len(done.stdout.split()) == 4
     assert done.returncode == -signal.SIGKILL
     for process in map(int, done.stdout.split()):
         if psutil.pid_exists(process):
@@ -353,8 +344,8 @@ def test_files_over_processes_and_a_cluster(noisy, tmp_path, cluster, capsys):
 
 INTERRUPTED = """
 import os, signal, sys
-from sepriors import audio
 from sepriors.__main__ import main
+from sepriors.signal import audio
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
@@ -370,13 +361,8 @@ if __name__ == "__main__":
 
 
 def test_control_c_keeps_what_is_finished(noisy, tmp_path, capsys):
-    script = tmp_path / "interrupted.py"
-    script.write_text(INTERRUPTED)
     command = ["enhance", str(noisy), "--method", "nmf", "--workers", "2", "-o", str(tmp_path / "out")]
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, script, *command], env=env, capture_output=True, text=True, timeout=300, process_group=0
-    )
+    done = script(tmp_path, INTERRUPTED, *command, process_group=0)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "sepriors enhance: interrupted\n")
     finished = contents(tmp_path / "out")
     assert len(finished) == 1

@@ -7,7 +7,6 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -109,22 +108,6 @@ def test_the_audio_is_whole(corpora: Corpora, kind: str) -> None:
         assert x.abs().max() < 0.95
         silent = x.unfold(0, 400, 400).square().mean(-1).sqrt().min()
         assert silent > 1e-5  # a method that divides by the noise's power needs some everywhere
-
-
-def test_men_speak_lower_than_women(corpora: Corpora) -> None:
-    pitch: dict[str, list[float]] = {"F": [], "M": []}
-    for _, row in corpora.select(kind="speech").groupby("speaker").first().reset_index().iterrows():
-        pitch[row["gender"]].append(_pitch(corpora.read(row)))
-    assert np.mean(pitch["M"]) < 140 < np.mean(pitch["F"])
-
-
-def _pitch(x: torch.Tensor) -> float:
-    """The median, over loud frames, of the lag of the highest autocorrelation between 75 and 350 Hz."""
-    frames = x.unfold(0, 1024, 512)
-    frames = frames[frames.square().mean(-1) > x.square().mean()]
-    power = torch.fft.rfft(frames, 2048).abs().square()
-    correlation = torch.fft.irfft(power)[:, SAMPLE_RATE // 350 : SAMPLE_RATE // 75]
-    return SAMPLE_RATE / float((correlation.argmax(-1) + SAMPLE_RATE // 350).float().median())
 
 
 def test_the_colours_of_the_noises(corpora: Corpora) -> None:

@@ -376,8 +376,8 @@ def _fault(path: Path, archive: dict[str, Any]) -> str:
             with path.open("rb") as file:
                 got = hashlib.file_digest(file, algorithm).hexdigest()
             return "" if got == expected else f"expected {algorithm}:{expected} but got {got}"
-    expected, got = archive.get("bytes"), path.stat().st_size
-    return "" if expected in (None, got) else f"expected {expected} bytes, got {got}"
+    size, known = path.stat().st_size, archive.get("bytes")
+    return "" if known in (None, size) else f"expected {known} bytes, got {size}"
 
 
 def _put_aside(path: Path, name: str) -> None:
