@@ -27,5 +27,5 @@ def test_there_are_examples():
     finder = doctest.DocTestFinder(exclude_empty=True)
     found = {name for name in MODULES if any(t.examples for t in finder.find(importlib.import_module(name)))}
     signal = {f"sepriors.signal.{name}" for name in ("rng", "stft", "audio", "gaussian", "spp", "mixing")}
-    others = {"sepriors.inference.nmf", "sepriors.metrics", "sepriors.weights", "sepriors.methods", "sepriors.lab.claims"}
+    others = {f"sepriors.{name}" for name in ("inference.nmf", "metrics", "weights", "methods", "lab.claims")}
     assert signal | others <= found
