@@ -86,7 +86,7 @@ def bootstrap(
     >>> bootstrap([1.0, 1.0, 1.0])[:4]
     (1.0, 1.0, 1.0, 3)
     >>> bootstrap([1.0, 2.0], recordings=["street", "street"])
-    Estimate(value=1.5, low=nan, high=nan, n=2, label='', missing=0, why='one recording')
+    Interval(value=1.5, low=nan, high=nan, n=2, label='', missing=0, why='one recording')
     """
     x = np.asarray(values, dtype=float)
     finite = np.isfinite(x)
