@@ -101,9 +101,7 @@ def variance_em(
     `em.VarianceE`; `choices` are those of `NoiseEM`.
     """
     estep = VarianceE(prior, latent, gain, initial_gain)
-    return NoiseEM(
-        PeakNormalised(prior.stft), estep, **{"running": Running(batch_size=2, max_seconds=30.0)} | choices
-    )
+    return NoiseEM(PeakNormalised(prior.stft), estep, **{"running": Running(batch_size=2, max_seconds=30.0)} | choices)
 
 
 def mcem(prior: Any, **choices: Any) -> NoiseEM:

@@ -20,7 +20,6 @@ from sepriors.inference.flows import denoise, white
 from sepriors.inference.latent import MCMC, PointEstimate, Variational
 from sepriors.inference.mcmc import RandomWalk
 from sepriors.inference.noise_models import Begun, FreeNMF, TrainedNMF
-from sepriors.lab import bench
 from sepriors.lab.corpora import bench_set, open_corpora
 from sepriors.methods import (
     ConditionalDiffusion,
@@ -503,15 +502,15 @@ def test_what_fails_side_by_side_fails():
 
 def test_a_prior_is_copied_only_where_it_must_be():
     """300 MB each, of some, for every batch."""
-    prior = drawn_vae(dtype=torch.float32)
-    assert matched(prior, torch.zeros(1)) is prior
-    assert {p.dtype for p in matched(prior, torch.zeros(1).double()).parameters()} == {torch.float64}
+    prior, x = drawn_vae(dtype=torch.float32), torch.zeros(1)
+    assert matched(prior, x) is prior
+    assert matched(prior.encode, x).__self__ is prior
+    for copied in (matched(prior, x.double()), matched(prior.encode, x.double()).__self__):
+        assert {p.dtype for p in copied.parameters()} == {torch.float64}
     assert {p.dtype for p in prior.parameters()} == {torch.float32}
-    assert matched(prior.encode, torch.zeros(1)).__self__ is prior
-    assert next(matched(prior.encode, torch.zeros(1).double()).__self__.parameters()).dtype == torch.float64
     with torch.inference_mode():
         made_there = drawn_vae(dtype=torch.float32)
-    assert matched(made_there, torch.zeros(1)) is not made_there
+    assert matched(made_there, x) is not made_there
 
 
 # ------------------------------------------------------------- Wiener filters
@@ -535,13 +534,6 @@ def test_the_oracle_of_clean_speech_and_of_noise(monkeypatch):
     assert (metrics.si_sdr(got, in_segments) > 20).all()
     with pytest.raises(ValueError, match=r"of each of 2 files, got shapes \(4, 24000\), \(4, 24000\)"):
         enhance(m.noisy[:2], s)
-
-
-def test_the_floor_of_spp_is_a_floor():
-    x = 0.1 * torch.randn(2, 16000, generator=torch.Generator().manual_seed(0))
-    levels = [enhance(x, SPPWiener(floor_db=f))[:, 8000:].square().mean() for f in (-30.0, -20.0, -10.0)]
-    assert levels[0] < levels[1] < levels[2]
-    assert 10 * math.log10(levels[2] / 0.01) > 20 * math.log10(0.1 / 1.1) - 1
 
 
 @pytest.mark.parametrize("front", ["nmf", "vae"])
@@ -623,17 +615,6 @@ def test_a_mean_over_where_windows_begin():
     assert not means[0].allclose(means[1])
 
 
-def test_the_speech_of_a_mixture_at_the_level_that_a_flow_has_seen():
-    m, prior = mix(0.1 * torch.randn(3, 4001).double(), torch.randn(3, 4001).double(), 5.0), Hiss()
-    variance = m.noise.square().mean(-1)
-    made = white(m.noisy, prior, variance)
-    gain = prior.rms / (m.noisy.square().mean(-1) - variance).sqrt()
-    torch.testing.assert_close(made.x[:, :4001], gain[:, None] * m.noisy)
-    torch.testing.assert_close(made.variance, gain.square() * variance)
-    assert made.x.shape == (3, 4080)
-    torch.testing.assert_close(made.back(made.x), m.noisy)
-
-
 def test_where_a_climb_stops_and_the_weight_of_the_paper():
     """1 / (2 σ²) where speech has the prior's power: what the posterior has for σ², whatever the mixture's level."""
     x, prior, seen = torch.tensor([[1e-3], [3.0]]) * noisy(2, 4000).noisy.double(), Hiss(), []
@@ -654,10 +635,8 @@ def test_a_climb_that_knows_the_noise():
     m = noisy(3)
     method = FlowMAP.oracle(drawn_flow(dtype=torch.float32), iterations=3)
     assert method(m).variance.equal(m.noise.square().mean(-1))
-    (table,) = list(bench.run({"oracle": method}, [m], metrics=["si_sdr"]))[1:]
-    alone = [enhance(m.noisy[b : b + 1], method(m._replace(noise=m.noise[b : b + 1]))) for b in range(3)]
-    expected = metrics.si_sdr(m.clean, torch.cat(alone))
-    torch.testing.assert_close(torch.tensor(table["si_sdr"].to_list()), expected, rtol=1e-5, atol=1e-5)
+    got = enhance(m.noisy, method(m))
+    assert alike(got[1], enhance(m.noisy[1], method(m._replace(noise=m.noise[1:2]))))
 
 
 # ------------------------------------------------------------- diffusion
