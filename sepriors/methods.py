@@ -101,9 +101,7 @@ def variance_em(
     `em.VarianceE`; `choices` are those of `NoiseEM`.
     """
     estep = VarianceE(prior, latent, gain, initial_gain)
-    return NoiseEM(
-        PeakNormalised(prior.stft), estep, **{"running": Running(batch_size=2, max_seconds=30.0)} | choices
-    )
+    return NoiseEM(PeakNormalised(prior.stft), estep, **{"running": Running(batch_size=2, max_seconds=30.0)} | choices)
 
 
 def mcem(prior: Any, **choices: Any) -> NoiseEM:
@@ -286,13 +284,7 @@ class FlowLangevin(KnownVariance):
             generators=generators, descend=self.descend, steps=self.steps, fast=self.fast,
         )  # fmt: skip
         for i, walk in enumerate(walks):
-            yield Step(i, None, partial(self._mean, walk.signal, made.back))
-
-    def _mean(self, signal: torch.Tensor, back: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        total = torch.zeros_like(signal[0])
-        for chain in signal:  # not a mean over a stack: its last bit depends on the batch
-            total += chain
-        return back(total / len(signal))
+            yield Step(i, None, partial(lambda signal: made.back(signal.mean(0)), walk.signal))
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,6 @@ FOLLOW = """
 import sys
 import pytest
 from sepriors.__main__ import main
-
 train, enhance = sys.argv[1].split(), sys.argv[2].split()
 sys.exit(main(train) or main(enhance) or pytest.main(["-q", "-p", "no:cacheprovider", "tests/test_pca.py"]))
 """
@@ -102,10 +101,8 @@ def test_the_prior_is_trained_tested_and_enhances_a_file(project, corpus_folder,
     assert float(x.square().mean()) > 0
 
 
-def test_what_it_adds_is_well_written(project):
-    command = [sys.executable, "-m", "ruff", "check", "--config", str(ROOT / "pyproject.toml"), "sepriors", "tests"]
-    found = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
-    assert found.returncode == 0, found.stdout
-    command = [*command[:3], "format", "--check", *command[4:]]
+@pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=str)
+def test_what_it_adds_is_well_written(project, command):
+    command = [sys.executable, "-m", "ruff", *command, "--config", str(ROOT / "pyproject.toml"), "sepriors", "tests"]
     found = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout

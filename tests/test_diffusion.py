@@ -102,15 +102,10 @@ def test_times_fall_to_zero(schedule):
         assert len(times) == steps + 1
         assert all(a > b for a, b in pairwise(times))
         assert times[-1] == 0
-        assert times[0] == pytest.approx(schedule.times(2)[0], rel=1e-6)
     with pytest.raises(ValueError, match="expected one step at least, got steps=0"):
         schedule.times(0)
-
-
-def test_where_the_times_begin_and_how_they_crowd():
     assert OUVE(t_eps=0.2).times(5) == pytest.approx([1, 0.8, 0.6, 0.4, 0.2, 0])
     assert EDM(9.0, 1.0, rho=2.0).times(3) == pytest.approx([9, 4, 1, 0])
-    assert EDM(9.0, 1.0, rho=1.0).times(3) == pytest.approx([9, 5, 1, 0])
 
 
 # ------------------------------------------------------------- what is known on the way
@@ -236,11 +231,10 @@ def test_the_guide_acts_in_every_second_step():
 # ------------------------------------------------------------- the mixture as a guide
 
 
-def some_transition(dtype, std=None):
+def some_transition(dtype):
     """A transition of three draws of a bin in four places, and a mixture and a noise to go with it."""
     schedule, t = OUVE(0.7, 0.1, 0.9), 0.6
-    std = positive(4).sqrt() if std is None else std
-    to = Transition(normal(3, 1, 4, dtype=dtype), std, schedule.alpha(t), schedule.sigma(t))
+    to = Transition(normal(3, 1, 4, dtype=dtype), positive(4).sqrt(), schedule.alpha(t), schedule.sigma(t))
     return to, normal(1, 4, seed=1, dtype=dtype), positive(1, 4, seed=2)
 
 
@@ -264,17 +258,6 @@ def test_the_transition_of_the_posterior_is_a_product_of_gaussians(dtype):
     free = posterior_transition(to, x, 1e100 + 0 * V_n)
     torch.testing.assert_close(free.mean, to.mean)
     torch.testing.assert_close(free.variance, to.variance.expand(1, 4))
-
-
-@real_and_complex
-def test_both_guides_agree_in_small_steps(dtype):
-    """To first order in the transition's variance, at a weight of 1: half of it, a quarter of the distance."""
-    apart = []
-    for v in (1e-4, 5e-5):
-        to, x, V_n = some_transition(dtype, std=v**0.5)
-        a, b = pseudo_likelihood(to, x, V_n, 1.0), posterior_transition(to, x, V_n)
-        apart.append([float((a.mean - b.mean).norm()), float((a.variance - b.variance).norm())])
-    assert apart[0] == pytest.approx([4 * half for half in apart[1]], rel=0.02)
 
 
 # ------------------------------------------------------------- where it all leads
@@ -340,25 +323,9 @@ def test_the_order_of_the_flow(schedule, heun, order):
     ratios = [a / b for a, b in pairwise(errors)]
     assert ratios == pytest.approx([2**order] * 2, rel=0.1)
     assert errors[-1] < (0.02 if order == 1 else 5e-4)
-
-
-@pytest.mark.parametrize(("heun", "calls"), [(False, [1, 1, 1]), (True, [2, 2, 1])])
-def test_how_often_the_flow_asks(heun, calls):
-    """And it hands on what it learned first; its last step goes to the mean of what is known."""
-    schedule, V, asked, s = OUVE(), positive(3), [], normal(2, 1, 3)
-
-    def prior(x, sigma):
-        asked.append(sigma)
-        return gaussian(V)(x, sigma)
-
-    for (t, t_next), expected in zip(pairwise(schedule.times(3)), calls, strict=True):
-        asked.clear()
-        before = denoised(gaussian(V), schedule, s, t)
-        s, posterior = flow(prior, schedule, s, t, t_next, heun=heun)
-        assert len(asked) == expected
-        assert asked[0] == schedule.sigma(t) / schedule.alpha(t)
-        assert all(got.equal(exact) for got, exact in zip(posterior, before, strict=True))
-    torch.testing.assert_close(s, posterior.mean)
+    end, posterior = flow(gaussian(positive(20)), schedule, s, low, 0.0, heun=heun)  # the mean of what is known there
+    torch.testing.assert_close(end, posterior.mean)
+    torch.testing.assert_close(posterior.mean, denoised(gaussian(positive(20)), schedule, s, low).mean)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.cfloat, torch.cdouble], ids=str)

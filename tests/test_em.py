@@ -449,14 +449,6 @@ def test_rounds_that_go_on_are_the_steps_of_one_reverse_process(bins, schedule, 
         list(rounds(estep, bins.X, bins.V_n, count + 1))
 
 
-@pytest.mark.parametrize("restart", [True, False])
-def test_the_first_rounds_may_know_nothing_of_the_noise(bins, restart):
-    estep = ReverseE(bins.denoise, restart=restart, steps=8, unguided=1)
-    one, two = (list(rounds(estep, bins.X, V_n, 3)) for V_n in (bins.V_n, 9 * bins.V_n))
-    for i, ((_, a), (_, b)) in enumerate(zip(one, two, strict=True)):
-        assert a.estimate().equal(b.estimate()) is (i < 1)
-
-
 @pytest.mark.parametrize("make", [ReverseE, partial(ReverseE, restart=False, every=1), GibbsE])
 def test_one_draw_and_one_step_will_do(bins, make):
     """And none will not."""

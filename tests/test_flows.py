@@ -81,12 +81,12 @@ def test_the_posterior_is_prior_times_likelihood():
 def test_the_mode_is_wieners():
     """And the prior's own is silence."""
     target = gaussian(normal(3, 40))
-    first, *_, last = climb(target, steps=600, learning_rate=0.05)
+    first, *_, last = climb(target, steps=400, learning_rate=0.05)
     assert first.signal.equal(target.x)
     torch.testing.assert_close(last.signal, target.x * (3 / (3 + V))[:, None], atol=1e-4, rtol=0)
     torch.testing.assert_close(last.logp, target.logp(last.signal))
     torch.testing.assert_close(last.log_prior, target.log_prior(last.signal))
-    *_, last = climb(target, steps=600, learning_rate=0.05, data=False)
+    *_, last = climb(target, steps=400, learning_rate=0.05, data=False)
     assert last.signal.abs().max() < 1e-4
     assert last.logp.equal(last.log_prior)
 
@@ -96,7 +96,7 @@ def test_the_latent_mode_of_a_linear_flow(weight):
     """(AᵀA / σ² + γ I) z = Aᵀ x / σ²; with γ = 1 it is the mode of the posterior, the determinant being constant."""
     prior, x = Linear(), normal(3, 12)
     target = SignalPosterior(prior, x, V)
-    first, *_, last = climb_latent(target, steps=600, learning_rate=0.05, weight=weight)
+    first, *_, last = climb_latent(target, steps=400, learning_rate=0.05, weight=weight)
     torch.testing.assert_close(first.signal, x)
     A = prior.A
     precision = A.mT @ A / V[:, None, None] + weight * torch.eye(3).to(A)
@@ -167,17 +167,6 @@ def test_who_starts_outside_the_density_stays_there_and_is_named_once():
     assert last.stopped.tolist() == [True, False]
 
 
-@pytest.mark.parametrize("ascend", [climb, climb_latent])
-def test_a_flow_at_a_huge_rate_keeps_the_mixture(ascend):
-    x = 0.03 * normal(2, 160, dtype=torch.float32)
-    target = SignalPosterior(drawn_flow(dtype=torch.float32), x, torch.full((2,), 1e-4))
-    with pytest.warns(UserWarning, match="no finite density after step 1 of utterance 0, 1"):
-        steps = list(ascend(target, steps=5, learning_rate=1e30))
-    assert len(steps) == 2
-    assert steps[-1].signal.equal(steps[0].signal)
-    assert steps[-1].logp.isfinite().all()
-
-
 # ------------------------------------------------------------- mean and walk
 
 
@@ -240,15 +229,15 @@ def test_noise_below_the_least():
 
 
 def test_all_of_it_in_inference_mode_alone_and_in_company():
-    prior, noisy = drawn_flow(dtype=torch.float32), drawn_flow(told=True, dtype=torch.float32)
+    prior, noisy = drawn_flow(dtype=torch.float32), drawn_flow(conditional=True, dtype=torch.float32)
     x, variance = 0.03 * normal(2, 160, dtype=torch.float32), torch.tensor([1e-4, 1e-3])
 
     def signals(rows, seeds):
         x_, v = x[rows].clone(), variance[rows].clone()
         *_, a = climb(SignalPosterior(prior, x_, v), steps=3)
         *_, b = climb_latent(SignalPosterior(prior, x_, v), steps=3)
-        walks = anneal(noisy, x_, v, levels=3, chains=2, tau_min=1e-3, steps=1, generators=generators(seeds, len(seeds)))
-        *_, c = walks
+        each = generators(seeds, len(seeds))
+        *_, c = anneal(noisy, x_, v, levels=3, chains=2, tau_min=1e-3, steps=1, generators=each)
         return torch.cat([a.signal[None], b.signal[None], c.signal, denoise(noisy, x_, v)[None]])
 
     together = signals([0, 1], [5, 6])

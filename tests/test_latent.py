@@ -49,16 +49,16 @@ def exact(target):
 
 
 @pytest.mark.parametrize(
-    ("kernel", "steps"), [(RandomWalk(0.5), 60), (Langevin(0.01), 250), (MALA(0.1, tamed=True), 60)], ids=str
+    ("kernel", "steps"), [(RandomWalk(0.5), 60), (Langevin(0.02), 120), (MALA(0.1, tamed=True), 60)], ids=str
 )
 def test_chains_recover_the_posterior_of_a_mixture(kernel, steps):
     """A VAE with one latent variable; the encoder alone does not know."""
     made = drawn_vae(1)
-    target = same_frame(made, 1500)
+    target = same_frame(made, 1000)
     mean, std = exact(target)
     use, g = MCMC(kernel, steps=steps, chains=8), generators(0, 1)
     draws, _ = use(target, use.start(made, target.P, g), g)
-    assert abs(draws.std() / std - 1) < 0.02
+    assert abs(draws.std() / std - 1) < 0.03
     assert abs(draws.mean() - mean) < 0.03 * std
     assert abs(made.encode(target.P).mean() - mean) > 0.3 * std
 
@@ -131,7 +131,7 @@ def test_chains_recover_the_posterior_of_frames_that_depend_on_each_other():
 
     Accepted together they are right; frame by frame they are not, which is what the other way costs.
     """
-    made, R = drawn_rvae(1), 8_000
+    made, R = drawn_rvae(1), 5_000
     made.decoder["out"].weight.mul_(2)
     P, V_n = (x[:1] for x in mixture(2, made))
     one = posterior(made, P, V_n)
@@ -151,7 +151,7 @@ def test_chains_recover_the_posterior_of_frames_that_depend_on_each_other():
         of_mean = (draws.mean(0) - mean) / (cov.diag() / R).sqrt()
         far.append(torch.cat([of_mean, ((draws.T.cov() - cov) / error).flatten()]).abs().max())
     assert far[0] < 4
-    assert far[1] > 9
+    assert far[1] > 7
 
 
 # ------------------------------------------------------------- the mode
@@ -226,7 +226,7 @@ def test_tuning_comes_near_the_true_posterior():
     made = drawn_vae(1)
     target = same_frame(made, 1)
     mean, std = exact(target)
-    use, g = Variational(steps=1000, learning_rate=0.005), generators(0, 1)
+    use, g = Variational(steps=1500, learning_rate=0.003), generators(0, 1)
     _, state = use(target, use.start(made, target.P, g), g)
     q, first = made.posterior(target.P, state.parameters), made.posterior(target.P)
     assert abs(float(q.mean) - mean) < 0.1 * std < abs(float(first.mean) - mean)

@@ -9,7 +9,9 @@ from sepriors.signal.rng import clone, generators, rand, rand_like, randn, randn
 LIKE = torch.zeros(1, dtype=torch.float64)
 
 
-@pytest.mark.parametrize(("draw", "like", "mean", "variance"), [(rand, rand_like, 0.5, 1 / 12), (randn, randn_like, 0, 1)])
+@pytest.mark.parametrize(
+    ("draw", "like", "mean", "variance"), [(rand, rand_like, 0.5, 1 / 12), (randn, randn_like, 0, 1)]
+)
 def test_an_utterance_draws_alike_alone_and_in_company(draw, like, mean, variance):
     """Along whatever dimension; of the right distribution, dtype, and without the global random state."""
     before = torch.get_rng_state()

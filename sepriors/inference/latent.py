@@ -90,7 +90,7 @@ class PointEstimate(NamedTuple):
 
     def start(self, prior: VariancePrior, P: torch.Tensor, generators: Generators) -> _Mode:
         with torch.inference_mode(False):
-            z = prior.encode(P.clone()).unsqueeze(0).clone()
+            z = prior.encode(P.clone()).detach().unsqueeze(0).clone()
             return _Mode(z, _Ascent([z], torch.optim.Adam([z], self.learning_rate, maximize=True)))
 
     def __call__(self, target: mcmc.Target, state: _Mode, generators: Generators) -> tuple[torch.Tensor, _Mode]:
