@@ -53,7 +53,6 @@ def test_adversaries_pay_least_when_they_know():
         assert float(discriminator_loss(says(real), says(fake))) == pytest.approx((1 - real) ** 2 + fake**2, rel=1e-5)
 
 
-
 def test_a_generator_pays_nothing_when_believed():
     assert float(generator_loss(says(1.0))) == 0
     assert float(generator_loss(says(0.0))) == 1
@@ -70,7 +69,6 @@ def test_features_that_match():
         assert float(feature_matching(same, louder, paired)) > 0.3
     assert float(feature_matching(same, elsewhere, True)) > 0.5
     assert float(feature_matching(same, elsewhere, False)) < 1e-6
-
 
 
 def test_a_mixture_rebuilt_exactly_costs_least():
@@ -110,7 +108,6 @@ def test_an_ensemble_is_deaf_to_level():
     for a, b in zip(judges(normal(2, 4000)), judges(1e-3 * normal(2, 4000)), strict=True):
         torch.testing.assert_close(a.verdict, b.verdict, rtol=1e-3, atol=1e-5)
     assert all(judged.verdict.isfinite().all() for judged in judges(torch.zeros(1, 4000)))
-
 
 
 # ------------------------------------------------------------- the game
@@ -227,7 +224,6 @@ def test_separating_again():
     assert costs(0 * s)[1] == pytest.approx(2 * float(spectral_distance(s / level, 0 * s)))
 
 
-
 def test_what_is_separated_again_is_never_of_one_recording():
     """Half of the mixtures are of a corpus's speech, half of a corpus's noise; the rest of each is an estimate.
 
@@ -251,7 +247,6 @@ def test_high_frequencies_count():
     gain = [1 + 0.95**2 - 2 * 0.95 * math.cos(2 * math.pi * f / 16000) for f in (100, 4000)]
     assert float(high / low) == pytest.approx(gain[1] / gain[0], rel=0.02)
     torch.testing.assert_close(emphasised(torch.ones(5)), torch.full((4,), 0.05))
-
 
 
 @pytest.mark.parametrize("silent", [0, 1, 2, slice(None)])

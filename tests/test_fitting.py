@@ -216,7 +216,6 @@ def test_parts_with_rates_of_their_own():
     assert [len(group["params"]) for group in fitting._parameter_groups(made, 1.0, {"b": 0.5})] == [2, 2]
 
 
-
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_back_to_the_best_where_it_diverges(tmp_path, value):
     """The model of the highest validation so far, also when a resumed run diverges; and the step is named."""

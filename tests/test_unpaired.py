@@ -90,11 +90,6 @@ def test_clips_of_one_recording_stay_together(toy):
     assert not found[0] & found[1]
 
 
-
-
-
-
-
 def test_out_of_domain(elsewhere, toy):
     """The clean corpus is another, of so many minutes at most; the rest is as ever, whatever the seed."""
     parts = split(elsewhere, "out-of-domain")
@@ -116,7 +111,6 @@ def test_what_is_missing_has_a_name(toy):
 
 
 # ------------------------------------------------------------- clips
-
 
 
 def test_noise_that_bleeds(toy):
