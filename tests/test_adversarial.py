@@ -16,7 +16,6 @@ from sepriors.lab.training.adversarial import (
     emphasised,
     explained,
     feature_matching,
-    frozen_parameters,
     generator_loss,
     reconstruction_loss,
     remix,
@@ -54,14 +53,6 @@ def test_adversaries_pay_least_when_they_know():
         assert float(discriminator_loss(says(real), says(fake))) == pytest.approx((1 - real) ** 2 + fake**2, rel=1e-5)
 
 
-def test_a_blind_adversary_says_a_half():
-    """Where real and fake are alike: the best single answer (Mao et al., 2017, eq. 5), at a cost of a half."""
-    answers = torch.linspace(0, 1, 101).tolist()
-    costs = [float(discriminator_loss(says(a), says(a))) for a in answers]
-    assert answers[costs.index(min(costs))] == pytest.approx(0.5)
-    assert min(costs) == pytest.approx(0.5)
-
-
 def test_a_generator_pays_nothing_when_believed():
     assert float(generator_loss(says(1.0))) == 0
     assert float(generator_loss(says(0.0))) == 1
@@ -71,28 +62,22 @@ def test_a_generator_pays_nothing_when_believed():
 def test_features_that_match():
     h = [normal(3, 4, 5, 6), normal(3, 2, 7)]
     same = [DiscriminatorOutput(h[0], h)]
-    time_reversed = [DiscriminatorOutput(h[0], [x.flip(0).roll(2, -1) for x in h])]  # the same values elsewhere
+    elsewhere = [DiscriminatorOutput(h[0], [x.flip(0).roll(2, -1) for x in h])]  # the same values elsewhere
     louder = [DiscriminatorOutput(h[0], [2 * x for x in h])]
     for paired in (True, False):
         assert float(feature_matching(same, same, paired)) == 0
         assert float(feature_matching(same, louder, paired)) > 0.3
-    assert float(feature_matching(same, time_reversed, True)) > 0.5
-    assert float(feature_matching(same, time_reversed, False)) < 1e-6
-
-
-def test_features_of_the_real_clips_do_not_move():
-    real, fake = (normal(2, 3, 4, seed=i).requires_grad_() for i in range(2))
-    feature_matching([DiscriminatorOutput(real, [real])], [DiscriminatorOutput(fake, [fake])], True).backward()
-    assert real.grad is None
-    assert fake.grad.abs().sum() > 0
+    assert float(feature_matching(same, elsewhere, True)) > 0.5
+    assert float(feature_matching(same, elsewhere, False)) < 1e-6
 
 
 def test_a_mixture_rebuilt_exactly_costs_least():
     """Nothing but what 30 dB are worth, where the ratio stops counting."""
-    x, noise, objective = normal(2, 8000), normal(2, 8000, seed=1), LossWeights()
+    x, noise, weights = normal(2, 8000), normal(2, 8000, seed=1), LossWeights()
     assert float(spectral_distance(x, x)) == 0
-    assert float(reconstruction_loss(x, x + 1e-3 * noise, objective)) == pytest.approx(-30 * objective.si_sdr, abs=0.1)
-    costs = [float(reconstruction_loss(x, x + away * noise, objective)) for away in (1e-3, 0.03, 0.1, 0.3, 1.0)]
+    aways = (1e-3, 0.03, 0.1, 0.3, 1.0)
+    costs = [float(weights.total(reconstruction_loss(x, x + away * noise), 0.0)) for away in aways]
+    assert costs[0] == pytest.approx(-30 * weights.si_sdr, abs=0.1)
     assert costs == sorted(costs)
 
 
@@ -125,23 +110,12 @@ def test_an_ensemble_is_deaf_to_level():
     assert all(judged.verdict.isfinite().all() for judged in judges(torch.zeros(1, 4000)))
 
 
-def test_what_is_computed_unmoved():
-    """Gradients reach what goes in, not the parameters; and afterwards they do again."""
-    judges, x = Ensemble((256,), (2,), 2), normal(1, 2000).requires_grad_()
-    with frozen_parameters(judges):
-        generator_loss(judges(x)).backward()
-    assert x.grad.abs().sum() > 0
-    assert all(p.grad is None for p in judges.parameters())
-    generator_loss(judges(x)).backward()
-    assert all(p.grad is not None for p in judges.parameters())
-
-
 # ------------------------------------------------------------- the game
 
 
-def gradients(made, corpora, objective, done=1.0):
+def gradients(made, corpora, weights, done=1.0):
     made.zero_grad()
-    made.cost(corpora, objective, done).backward()
+    made.cost(corpora, weights, done).backward()
     return {name: None if p.grad is None else p.grad.clone() for name, p in made.named_parameters()}
 
 
@@ -164,26 +138,39 @@ def test_neither_side_pays_for_the_other():
     alone = gradients(made, corpora, LossWeights(adversarial=0.0, matching=0.0))
     without = gradients(made, corpora, LossWeights(clean=0.0, noise=0.0, mixture=0.0))
     torch.testing.assert_close(of("generator", alone), of("generator", without))
-    assert all(without[name] is None for name in without if not name.startswith("generator"))
 
 
 @pytest.mark.parametrize("weight", ["clean", "noise", "mixture"])
 def test_each_corpus_moves_both_branches(weight):
     """They divide one sequence, so what is wrong with one is wrong with the other."""
-    none = dict.fromkeys(
-        ("matching", "spectra", "si_sdr", "anchor", "cycle", "heard", "energy", "clean", "noise", "mixture"), 0.0
-    )
+    none = dict.fromkeys(set(LossWeights.__dataclass_fields__) - {"adversarial", "warm"}, 0.0)
     found = gradients(game(), normal(3, 2, 4000), LossWeights(**none | {weight: 1.0}))
     for part in ("encoder", "speech", "noise", "decoder"):
         assert of(f"generator.{part}", found).abs().max() > 0
 
 
 def test_adversaries_come_in_slowly():
-    made, corpora, objective = game().double(), normal(3, 2, 4000).double(), LossWeights(warm=0.5)
+    made, corpora, weights = game().double(), normal(3, 2, 4000).double(), LossWeights(warm=0.5)
     none = of("generator", gradients(made, corpora, LossWeights(adversarial=0.0, matching=0.0)))
-    early, half, late = (of("generator", gradients(made, corpora, objective, done)) for done in (0.0, 0.25, 1.0))
+    early, half, late = (of("generator", gradients(made, corpora, weights, done)) for done in (0.0, 0.25, 1.0))
     torch.testing.assert_close(early, none)
     torch.testing.assert_close(half - none, (late - none) / 2, rtol=1e-3, atol=1e-6)
+
+
+def test_the_cost_is_the_weighted_sum_of_named_terms():
+    """Each by the weight of its name; those of adversaries by their corpus's too, and by how far they have come in."""
+    made, corpora = game(), normal(3, 2, 4000)
+    terms = {name: float(term.detach()) for name, term in made.terms(corpora).items()}
+    weights = LossWeights(energy=0.1, warm=0.5, mixture=0.3, matching=0.7)
+    ensembles = {"clean": 1.0, "noise": 1.0, "mixture": 0.3}
+    expected = sum(terms[f"{corpus}/discriminator"] for corpus in ensembles)
+    for corpus, weight in ensembles.items():
+        expected += 0.5 * weight * (terms[f"{corpus}/adversarial"] + 0.7 * terms[f"{corpus}/matching"])
+    for name in ("spectra", "si_sdr", "leakage", "cycle", "cycle_spectra", "energy"):
+        expected += getattr(weights, name) * terms[name]
+    assert float(made.cost(corpora, weights, 0.25).detach()) == pytest.approx(expected, rel=1e-5)
+    assert len(terms) == 15
+    assert made.terms(corpora).keys() - made.terms(corpora, cycle=False).keys() == {"cycle", "cycle_spectra"}
 
 
 def test_what_a_part_explains():
@@ -223,24 +210,18 @@ def test_separating_again():
     """-30 dB, where the ratio stops counting, if the speech comes back; 0 dB if it is taken for noise, all of it."""
     s, n = normal(2, 3, 4000).double()
     level = (s + n).square().mean(-1, keepdim=True).sqrt()
-    decibels, spectra = LossWeights(cycle=1.0, heard=0.0), LossWeights(cycle=0.0, heard=2.0)
+    decibels, spectra = LossWeights(cycle=1.0, cycle_spectra=0.0), LossWeights(cycle=0.0, cycle_spectra=2.0)
     made = game()
 
     def costs(found):
         made.generator = Answers(lambda x: (found, x - found))
-        return [float(made.cycle_loss(s, n, objective)) for objective in (decibels, spectra)]
+        return [float(weights.total(made.cycle_loss(s, n), 0.0)) for weights in (decibels, spectra)]
 
     assert costs(s / level) == pytest.approx([-30, 0], abs=1e-3)
     torch.testing.assert_close(made.generator.asked[0], (s + n) / level)
     high = [float(emphasised(x).square().sum()) for x in (s, s + n)]
     assert costs(0 * s)[0] == pytest.approx(10 * math.log10(high[0] / high[1] + 1e-3), abs=0.05)
     assert costs(0 * s)[1] == pytest.approx(2 * float(spectral_distance(s / level, 0 * s)))
-
-
-def test_separating_again_has_a_gradient():
-    made = game()
-    made.cycle_loss(*normal(2, 2, 4000), LossWeights()).backward()
-    assert sum(float(p.grad.abs().sum()) for p in made.generator.parameters() if p.grad is not None) > 0
 
 
 def test_what_is_separated_again_is_never_of_one_recording():
@@ -266,14 +247,6 @@ def test_high_frequencies_count():
     gain = [1 + 0.95**2 - 2 * 0.95 * math.cos(2 * math.pi * f / 16000) for f in (100, 4000)]
     assert float(high / low) == pytest.approx(gain[1] / gain[0], rel=0.02)
     torch.testing.assert_close(emphasised(torch.ones(5)), torch.full((4,), 0.05))
-
-
-def test_energy_is_a_reward_for_speech_that_explains_the_mixture():
-    made, corpora = game(), normal(3, 2, 4000)
-    calm, rewarded = (float(made.cost(corpora, LossWeights(energy=e), 1.0).detach()) for e in (0.0, 0.1))
-    speech, _ = made.generator.separate(corpora[0])
-    share = torch.cosine_similarity(corpora[0], speech.detach(), -1).square() + 1e-4
-    assert rewarded - calm == pytest.approx(-0.1 * float(10 * share.log10().mean()), rel=1e-3)
 
 
 @pytest.mark.parametrize("silent", [0, 1, 2, slice(None)])

@@ -20,11 +20,11 @@ from pathlib import Path
 import torch
 from test_fitting import Broken, flat, line, run
 
-from sepriors import fitting
-from sepriors.fitting import fit
+from sepriors.lab.training import fitting
+from sepriors.lab.training.fitting import fit
 
 folder, found = Path(sys.argv[1]), {}
-fabric = fitting.launch(devices=2, accelerator="cpu")
+fabric = fitting.init_distributed(devices=2, accelerator="cpu")
 rank = fabric.global_rank
 
 # what each draws, and where the weights go
@@ -65,12 +65,12 @@ def error(function):
     except Exception as error:
         return f"{type(error).__name__}: {error}"
 
-whole = fitting.whole
+atomic_write = fitting.atomic_write
 def full(path):
     raise OSError(28, "No space left on device")
-fitting.whole = full
+fitting.atomic_write = full
 found["full"] = error(lambda: run(folder / "other.checkpoint", fabric=fabric))
-fitting.whole = whole
+fitting.atomic_write = atomic_write
 found["seed"] = error(lambda: run(path, about="another", fabric=fabric))
 fabric.barrier()
 if rank == 0:
@@ -81,7 +81,7 @@ found["damaged"] = error(lambda: run(path, fabric=fabric))
 parts = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)] + [torch.nn.Parameter(torch.zeros(2), False)]
 parts[0].grad = torch.tensor([1.0, 10.0]) * (rank + 1)
 parts[1].grad = torch.tensor([4.0, 6.0]) if rank else None
-cost = fitting._average(fabric, torch.nn.ParameterList(parts), torch.tensor(float(rank)))
+cost = fitting._all_reduce(fabric, torch.nn.ParameterList(parts), torch.tensor(float(rank)))
 found |= {"gradients": [p.grad for p in parts], "cost": float(cost)}
 torch.save(found, folder / f"{rank}.pt")
 """

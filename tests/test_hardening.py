@@ -434,7 +434,7 @@ def test_the_command_killed_at_random(tmp_path: Path, corpus_folder: Path) -> No
         return victims.run(victims.command, arguments, *fault)
 
     moments, kills = random.Random(0), 0
-    while trained(tmp_path / "killed", victims.die_at_line, moments.randint(40, 160)).status == -signal.SIGKILL:
+    while trained(tmp_path / "killed", victims.die_at_line, moments.randint(40, 130)).status == -signal.SIGKILL:
         kills += 1
     assert kills >= 2
     assert trained(tmp_path / "alone").status == 0

@@ -10,7 +10,7 @@ from torchaudio.functional import fftconvolve
 
 from sepriors.lab.corpora.store import Decoded
 from sepriors.lab.training import rooms, simulator
-from sepriors.lab.training.simulator import Clips, Conditions, Simulator, at_snr, equalised
+from sepriors.lab.training.simulator import Clips, Conditions, Simulator, at_snr, choose, crop, equalised
 
 PLAIN = Conditions(second=0.0, babble=0.0, tilt_db=0.0)
 
@@ -24,28 +24,33 @@ def cache(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("SEPRIORS_CACHE", str(tmp_path_factory.getbasetemp() / "decoded"))
 
 
-def clips(*lengths, clip=8, around=False, odds=None):
+def clips(*lengths, around=False):
     """Clips of files whose samples say which file they are of: 1000 and more, 2000 and more."""
     files = Decoded([np.arange(n, dtype=np.int16) + 1000 * (i + 1) for i, n in enumerate(lengths)])
-    even = torch.tensor(odds or lengths, dtype=torch.float64)
-    return Clips(files, [2.0**15] * len(lengths), even, clip, around)
+    return Clips(files, [2.0**15] * len(lengths), torch.tensor(lengths, dtype=torch.float64), 8, around)
 
 
-def simulated(toy, conditions, seconds=0.5):
-    speech, noise = (toy.select(kind=kind, split="train") for kind in ("speech", "noise"))
+def simulated(toy, conditions, seconds=0.5, **noises):
+    speech, noise = toy.select(kind="speech", split="train"), toy.select(kind="noise", split="train", **noises)
     return Simulator.read(toy, speech, noise, seconds=seconds, conditions=conditions)
 
 
 # ------------------------------------------------------------- clips
 
 
+
 def test_a_clip_is_a_part_of_its_file():
+    """From anywhere in it, and each file comes as often as its odds say."""
     for x in clips(20, 30).draw(200, seeded()):
         assert x.diff().eq(1).all()
         i, start = divmod(int(x[0]), 1000)
         assert start <= (20, 30)[i - 1] - 8
-    starts = {int(x[0]) for x in clips(10).draw(200, seeded())}
-    assert starts == {1000, 1001, 1002}
+    g = seeded()
+    starts = torch.tensor([int(crop(torch.arange(10), 8, g)[0]) for _ in range(600)])
+    torch.testing.assert_close(starts.bincount() / 600, torch.full((3,), 1 / 3), atol=0.06, rtol=0)
+    assert crop(torch.zeros(8, 2), 8, seeded()).shape == (8, 2)
+    drawn = choose(torch.tensor([0.1, 0.9]), 4000, seeded())
+    assert sum(drawn) / 4000 == pytest.approx(0.9, abs=0.02)
 
 
 def test_short_speech_is_filled_with_silence_and_noise_goes_round():
@@ -56,15 +61,13 @@ def test_short_speech_is_filled_with_silence_and_noise_goes_round():
     assert found == {tuple(line[i : i + 8]) for i in range(3)}
 
 
-def test_recordings_have_power_1_and_come_as_often_as_their_odds_say(toy):
+def test_recordings_have_power_1_and_every_second_of_speech_is_alike(toy):
     rows = toy.select(kind="noise", split="train")
     noise = Clips.of_noise(toy, rows, 1600)
     for gain, x in zip(noise.gains, noise.files, strict=True):
         assert float((gain * x).square().mean()) == pytest.approx(1, rel=1e-4)
     speech = Clips.of_speech(toy, toy.select(kind="speech", split="train"), 1600)
     assert speech.odds.tolist() == speech.files.lengths
-    drawn = clips(8, 8, odds=[0.1, 0.9]).draw(4000, seeded())[:, 0]
-    assert float((drawn >= 2000).double().mean()) == pytest.approx(0.9, abs=0.02)
 
 
 def test_a_class_of_noise_comes_as_the_root_of_its_seconds_says():
@@ -83,7 +86,7 @@ def test_a_class_of_noise_comes_as_the_root_of_its_seconds_says():
 
 
 def test_ratios_are_even_between_their_bounds(toy):
-    made = simulated(toy, replace(PLAIN, snr_db=(-5.0, 15.0)))
+    made = simulated(toy, replace(PLAIN, snr_db=(-5.0, 15.0)), cls="street")  # the other has pauses
     noisy, clean = made.draw(300, seeded())
     clean_power, noise_power = (x.square().mean(1) for x in (clean, noisy - clean))
     loud = clean_power > 2 * simulator.FAINT

@@ -11,7 +11,7 @@ import torch
 from sepriors.lab.corpora import CorpusError
 from sepriors.lab.corpora.manifest import recordings
 from sepriors.lab.training import unpaired
-from sepriors.lab.training.unpaired import drawing, share
+from sepriors.lab.training.unpaired import drawing, split
 
 SECONDS = 0.5
 
@@ -36,7 +36,7 @@ def elsewhere(toy):
 
 def test_no_pair_is_ever_seen_together(toy):
     """Mixtures, clean corpus and noise corpus share no file; speakers and recordings are divided, too."""
-    parts = share(toy)
+    parts = split(toy)
     for a, b in combinations(parts, 2):
         assert not set(a["path"]) & set(b["path"])
     assert not set(parts.speech["speaker"]) & set(parts.clean["speaker"])
@@ -48,7 +48,7 @@ def test_no_pair_is_ever_seen_together(toy):
 
 def test_no_clip_of_a_prior_is_part_of_a_mixture(toy):
     """Sample by sample: each clip of the priors is of files from which no mixture is made, and the other way round."""
-    parts = share(toy)
+    parts = split(toy)
     draw = drawing(toy, parts, batch=6, seconds=SECONDS, snrs=(0.0, 0.0), tilt_db=0.0, progress=False)
 
     def made_of(clip, files):
@@ -83,7 +83,7 @@ def test_clips_of_one_recording_stay_together(toy):
     """Whatever their files are called: Freesound's number says that they are one."""
     noise = toy.table[(toy.table["kind"] == "noise") & (toy.table["split"] == "train")]
     clips = [noise.assign(path=f"esc_rain_1-{k}-{end}.flac", source=f"{k}-{end}") for k in (7, 8, 9) for end in "AB"]
-    parts = share(type(toy)(toy.root, pd.concat([toy.table, *clips], ignore_index=True), toy.origin))
+    parts = split(type(toy)(toy.root, pd.concat([toy.table, *clips], ignore_index=True), toy.origin))
     found = [{path.split("-")[1] for path in part["path"] if "esc_" in path} for part in (parts.noise, parts.alone)]
     assert found[0]
     assert found[1]
@@ -91,61 +91,38 @@ def test_clips_of_one_recording_stay_together(toy):
 
 
 def test_out_of_domain(elsewhere, toy):
-    parts = share(elsewhere, "out-of-domain")
+    """The clean corpus is another, of so many minutes at most; the rest is as ever, whatever the seed."""
+    parts = split(elsewhere, "out-of-domain")
     assert set(parts.clean["corpus"]) == {"emodb"}
     assert set(parts.speech["corpus"]) == {"mini-librispeech"}
+    assert len(split(elsewhere, "out-of-domain", minutes=3.9 / 60).clean) == 1
+    assert len(split(elsewhere, "out-of-domain", minutes=1.0).clean) == len(parts.clean) > 1
+    other = split(elsewhere, "out-of-domain", seed=1)
+    assert all(getattr(parts, part).equals(getattr(other, part)) for part in ("speech", "noise", "alone"))
     with pytest.raises(CorpusError, match="files for clean, of a clean corpus out-of-domain, got none"):
-        share(toy, "out-of-domain")
+        split(toy, "out-of-domain")
 
 
-def test_every_prior_has_as_many_minutes(elsewhere):
-    for clean in ("in-domain", "out-of-domain", "close-talk"):
-        parts = share(elsewhere, clean, minutes=3.9 / 60) if clean == "out-of-domain" else None
-        if parts is not None:
-            assert len(parts.clean) == 1
-    several = share(elsewhere, "out-of-domain", minutes=1.0)
-    assert several.clean["seconds"].sum() <= 60
-
-
-def test_the_same_mixtures_whatever_the_prior(elsewhere):
-    one, other = share(elsewhere, "out-of-domain"), share(elsewhere, "out-of-domain", seed=1)
-    for part in ("speech", "noise", "alone"):
-        assert getattr(one, part).equals(getattr(other, part))
-
-
-def test_a_corpus_without_noise(toy):
-    speech = type(toy)(toy.root, toy.table[toy.table["kind"] == "speech"], toy.origin)
-    with pytest.raises(ValueError, match="noise"):
-        share(speech)
-
-
-def test_no_training_speech(toy):
-    other = type(toy)(toy.root, toy.table.assign(corpus="other"), toy.origin)
-    with pytest.raises(
-        CorpusError, match="expected matched speech of mini-librispeech or librispeech or synthetic, got none"
-    ):
-        share(other)
+def test_what_is_missing_has_a_name(toy):
+    with pytest.raises(CorpusError, match="expected training noise of any class, got none"):
+        split(type(toy)(toy.root, toy.table[toy.table["kind"] == "speech"], toy.origin))
+    with pytest.raises(CorpusError, match=r"expected matched speech of .*, got none"):
+        split(type(toy)(toy.root, toy.table.assign(corpus="other"), toy.origin))
 
 
 # ------------------------------------------------------------- clips
 
 
-def test_a_batch(toy):
-    """One seed, one batch; mixtures, clean speech and noise, clip by clip of one length."""
-    parts = share(toy)
-    draw = drawing(toy, parts, batch=3, seconds=SECONDS, snrs=(-5.0, 15.0), progress=False)
-    batch = draw(seeded())
-    assert batch.shape == (3, 3, 8000)
-    assert batch.equal(draw(seeded()))
-    assert not batch.equal(draw(seeded(1)))
-
-
 def test_noise_that_bleeds(toy):
     """The close-talk prior is the same clean speech, and noise 10 to 15 dB below it."""
-    parts = share(toy, "close-talk")
+    parts = split(toy, "close-talk")
     clean = drawing(toy, parts, batch=40, seconds=SECONDS, snrs=(0.0, 0.0), progress=False)
     bled = drawing(toy, parts, batch=40, seconds=SECONDS, snrs=(0.0, 0.0), bleed=(10.0, 15.0), progress=False)
-    speech, both = clean(seeded())[1], bled(seeded())[1]
+    batch, (_, both, _) = clean(seeded()), bled(seeded())
+    assert batch.shape == (3, 40, 8000)
+    assert batch.equal(clean(seeded()))
+    assert not batch.equal(clean(seeded(1)))
+    speech = batch[1]
     snr = 10 * (speech.square().mean(1) / (both - speech).square().mean(1)).log10()
     assert 9.99 < snr.min() < 11
     assert 14 < snr.max() < 15.01

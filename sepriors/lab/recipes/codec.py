@@ -36,24 +36,24 @@ class OfCorpora(OneFit):
 
     clip = 10.0
 
-    def known(self, corpora: Corpora, seed: int = 0) -> Split:
-        """The recordings that the training knows."""
-        return split(corpora, self.clean, self.minutes, seed)
+    def known(self, parts: Split) -> Split:
+        """What of the corpora is on record."""
+        return parts
 
     def data(self, corpora: Corpora, seed: int, progress: bool) -> Data:
         """Mixtures, clean speech and noise, and mixtures of validation recordings."""
+        parts = split(corpora, self.clean, self.minutes, seed)
         bleed = self.bleed if self.clean == "close-talk" else None
         draw = drawing(
-            corpora, split(corpora, self.clean, self.minutes, seed), batch=self.batch, seconds=self.seconds,
-            snrs=self.snrs, bleed=bleed, progress=progress,
-        )  # fmt: skip
-        known = self.known(corpora, seed)
+            corpora, parts, batch=self.batch, seconds=self.seconds, snrs=self.snrs, bleed=bleed, progress=progress
+        )
+        known = self.known(parts)
         minutes = {f"{name}_minutes": about(rows)["minutes"] for name, rows in known._asdict().items()}
         return Data(draw, validation_pairs(corpora), about(pd.concat(known)) | minutes)
 
     def training_files(self, corpora: Corpora) -> pd.DataFrame:
-        """The recordings that the training knows: of the mixtures, and of both corpora."""
-        return pd.concat(self.known(corpora))
+        """The recordings that the training reads: of the mixtures, and of both corpora."""
+        return pd.concat(split(corpora, self.clean, self.minutes))
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,8 @@ class CodecRecipe(OfCorpora):
     def about(self) -> str:
         return "codec of mixtures and noise, 50 frames a second, whose branches for speech and noise share evenly"
 
-    def known(self, corpora: Corpora, seed: int = 0) -> Split:
-        """All but the clean corpus."""
-        parts = super().known(corpora, seed)
+    def known(self, parts: Split) -> Split:
+        """All but the clean corpus, which is drawn and not used."""
         return parts._replace(clean=parts.clean[:0])
 
     def make(self, g: torch.Generator) -> Codec:
