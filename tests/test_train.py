@@ -8,8 +8,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import drawn_flow
-from test_codec import descript, published
+from conftest import drawn_descript, drawn_flow
+from test_codec import published
 
 from sepriors import STFT, weights
 from sepriors.inference import nmf
@@ -1059,7 +1059,7 @@ def test_a_separator_begins_as_the_codec_of_a_card():
 
 def test_a_separator_begins_as_a_published_codec(server, tmp_path, monkeypatch):
     """Which is downloaded once; where it cannot be had the error says so."""
-    torch.save(published(descript()), tmp_path / "served.pth")
+    torch.save(published(drawn_descript()), tmp_path / "served.pth")
     server.files["weights_16khz.pth"] = (tmp_path / "served.pth").read_bytes()
     monkeypatch.setenv("SEPRIORS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(recipes.codec.DESCRIPT, "urls", [f"{server.url}/weights_16khz.pth"])
@@ -1077,7 +1077,7 @@ def test_a_separator_begins_as_a_published_codec(server, tmp_path, monkeypatch):
 
 def test_a_published_codec_is_tuned_like_ours(toy, tmp_path, monkeypatch):
     """Adversaries and all, with its own level and its own strides."""
-    torch.save(published(descript()), tmp_path / "weights.pth")
+    torch.save(published(drawn_descript()), tmp_path / "weights.pth")
     monkeypatch.setattr(recipes.codec, "download", lambda *args, **kw: tmp_path / "weights.pth")
     made = replace(SHIPPED["use-ddp"].smoke(), start="descript", steps=1)
     learned = made.learn(toy, 0, False)
