@@ -1,8 +1,10 @@
 """What the tests share: float64 by default, one torch thread, a small corpus, and a browser."""
 
 import shutil
+from collections.abc import Callable
 from multiprocessing import forkserver, get_all_start_methods, get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +15,7 @@ from serving import server  # noqa: F401
 
 from sepriors import STFT, metrics, weights
 from sepriors.lab.corpora import FIELDS, Corpora, open_corpora, write_manifest
-from sepriors.priors import RVAE, VAE, Denoiser, WaveGlow
+from sepriors.priors import RVAE, VAE, Denoiser, Descript, WaveGlow
 from sepriors.signal import audio
 
 torch.set_num_threads(1)
@@ -80,46 +82,53 @@ def speechlike(batch: int, length: int, seed: int = 0) -> torch.Tensor:
     return 0.1 * voice * syllables + 1e-4 * torch.randn(batch, length, generator=g)
 
 
-def drawn_vae(latent: int = 3, hidden: int = 8, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> VAE:
-    """A small VAE with parameters drawn at random, frozen: every latent variable matters, and none is in its place."""
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def drawn(made: Any, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> Any:
+    """A network with parameters drawn at random, frozen: each of them matters, and none is in its place."""
     g = torch.Generator().manual_seed(seed)
-    made = VAE(STFT(16, 8), latent, hidden).to(dtype)
-    for p in made.parameters():
-        p.data = torch.randn(p.shape, generator=g, dtype=torch.float64).to(dtype) / max(1, p.shape[-1]) ** 0.5
+    for p in made.to(dtype).parameters():
+        fan_in = p[0].numel() if p.ndim > 1 else len(p)
+        p.data = (torch.randn(p.shape, generator=g, dtype=torch.float64) / fan_in**0.5).to(dtype)
     return made.requires_grad_(False).eval()
 
 
-def drawn_rvae(
-    latent: int = 3, hidden: int = 8, *, seed: int = 0, dtype: torch.dtype = torch.float64, fast: bool | None = None
-) -> RVAE:
-    """A small RVAE with parameters drawn at random, frozen: every frame feels its neighbours."""
+def moved(made: Any, *, seed: int = 0, dtype: torch.dtype = torch.float64, by: Callable[[str], float]) -> Any:
+    """A network away from its start, where some of its parts do nothing, frozen."""
     g = torch.Generator().manual_seed(seed)
-    made = RVAE(STFT(16, 8), latent, hidden, fast).to(dtype)
-    for p in made.parameters():
-        p.data = torch.randn(p.shape, generator=g, dtype=torch.float64).to(dtype) / max(1, p.shape[-1]) ** 0.5
-    return made.requires_grad_(False).eval()
+    made.start(g)
+    for name, p in made.named_parameters():
+        p.data += by(name) * torch.randn(p.shape, generator=g)
+    return made.to(dtype).requires_grad_(False).eval()
+
+
+def drawn_vae(latent: int = 3, hidden: int = 8, **choices) -> VAE:
+    return drawn(VAE(STFT(16, 8), latent, hidden), **choices)
+
+
+def drawn_rvae(latent: int = 3, hidden: int = 8, *, fast: bool | None = None, **choices) -> RVAE:
+    return drawn(RVAE(STFT(16, 8), latent, hidden, fast), **choices)
 
 
 def drawn_flow(
     hidden: int = 8, *, seed: int = 0, dtype: torch.dtype = torch.float64, away: float = 1.0, **choices
 ) -> WaveGlow:
-    """A small WaveGlow, frozen, away from its start, where couplings do nothing and every block keeps volumes."""
-    g = torch.Generator().manual_seed(seed)
     made = WaveGlow(hidden=hidden, **choices)
-    made.start(g)
-    for name, p in made.named_parameters():
-        p.data += away * (0.03 if "coupling" in name else 0.005) * torch.randn(p.shape, generator=g)
-    return made.to(dtype).requires_grad_(False).eval()
+    return moved(made, seed=seed, dtype=dtype, by=lambda name: away * (0.03 if "coupling" in name else 0.005))
 
 
 def drawn_score(*, seed: int = 0, dtype: torch.dtype = torch.float64, **choices) -> Denoiser:
-    """A small score network, frozen, away from its start, where no block does anything."""
-    g = torch.Generator().manual_seed(seed)
-    made = Denoiser(**{"channels": (8, 8)} | choices)
-    made.start(g)
-    for p in made.parameters():
-        p.data += 0.1 * torch.randn(p.shape, generator=g)
-    return made.to(dtype).requires_grad_(False).eval()
+    return moved(Denoiser(**{"channels": (8, 8)} | choices), seed=seed, dtype=dtype, by=lambda name: 0.1)
+
+
+def drawn_descript(*, dtype: torch.dtype = torch.float32) -> Descript:
+    """One that neither explodes nor lacks a wave."""
+    made = drawn(Descript(encoder_dim=4, decoder_dim=32, width=8), dtype=dtype)
+    for name, p in made.named_parameters():
+        p.copy_(p.abs() + 0.5 if name.endswith("alpha") else p / 2)
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -8,15 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import drawn_flow
-from test_codec import descript, published
+from conftest import drawn_descript, drawn_flow
+from test_codec import published
 
 from sepriors import STFT, priors, weights
 from sepriors.inference import nmf
-from sepriors.lab import bench, recipes
+from sepriors.lab import bench, recipes, train
 from sepriors.lab.corpora import Corpora, CorpusError, bench_set
 from sepriors.lab.recipes.base import OneFit
-from sepriors.lab import train
 from sepriors.lab.training import unpaired
 from sepriors.lab.training.adversarial import AdversarialLoss
 from sepriors.lab.training.simulator import Clips
@@ -686,7 +685,7 @@ def test_a_separator_begins_as_the_codec_of_a_card():
 
 def test_a_separator_begins_as_a_published_codec(toy, server, tmp_path, monkeypatch):
     """Which is downloaded once, and tuned like ours; where it cannot be had the error says so."""
-    torch.save(published(descript()), tmp_path / "served.pth")
+    torch.save(published(drawn_descript()), tmp_path / "served.pth")
     server.files["weights_16khz.pth"] = (tmp_path / "served.pth").read_bytes()
     monkeypatch.setenv("SEPRIORS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(recipes.codec.DESCRIPT, "urls", [f"{server.url}/weights_16khz.pth"])

@@ -4,22 +4,16 @@ import math
 
 import pytest
 import torch
-from conftest import alike, drawn_flow
+from conftest import alike, drawn_flow, normal
 from torch.autograd.functional import jacobian
 from torch.distributions import Normal
 
-from sepriors import priors, weights
 from sepriors.priors import WaveGlow
-from sepriors.priors.waveglow import Block, Coupling
+from sepriors.priors.waveglow import Coupling
 from sepriors.signal.rng import generators
-from sepriors.weights import WeightsError
 
-KINDS = [{}, {"context": False}, {"told": True}, {"mu": 255.0}, {"context": False, "told": True, "mu": 255.0}]
+KINDS = [{}, {"context": False}, {"conditional": True}, {"mu": 255.0}]
 SMALL = {"window": 9, "early_size": 2}  # channels 9, 7 and 5; still 12 blocks
-
-
-def normal(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def speech(*shape, seed=0, dtype=torch.float64):
@@ -28,7 +22,7 @@ def speech(*shape, seed=0, dtype=torch.float64):
 
 
 def noise(made, batch):
-    return 0.003 * 3.0 ** torch.arange(batch) if made.told else None
+    return 0.003 * 3.0 ** torch.arange(batch) if made.conditional else None
 
 
 def gradient(made, s, noise=None):
@@ -56,25 +50,6 @@ def test_the_volume_is_that_of_the_jacobian(kind):
         torch.testing.assert_close(log_det[b], torch.linalg.slogdet(J).logabsdet)
     assert (log_det[0] - log_det[1]).abs() > 0.1  # couplings matter
     torch.testing.assert_close(made.log_prob(s, noise(made, 2)), log_det + Normal(0, 1).log_prob(z).sum(-1))
-
-
-@pytest.mark.parametrize("told", [False, True])
-@pytest.mark.parametrize("context", [False, True])
-@pytest.mark.parametrize("i", [0, 1, 2, 3, 5, 11])
-def test_a_block(i, context, told):
-    made = drawn_flow(**SMALL, context=context, told=told).blocks[i]
-    assert isinstance(made, Block)
-    assert made.channels == (9, 7, 5)[i // 4]
-    level = normal(2, seed=1) if told else None
-    x = normal(2, made.channels, 10)
-    y, log_det = made(x, level)
-    torch.testing.assert_close(made.inverse(y, level), x, atol=1e-10, rtol=0)
-    one = level[:1] if told else None
-    J = jacobian(lambda u: made(u[None], one)[0].flatten(), x[0], vectorize=True).flatten(1)
-    torch.testing.assert_close(log_det[0], torch.linalg.slogdet(J).logabsdet)
-    assert (log_det[0] - log_det[1]).abs() > 1e-3
-    if told:
-        assert not made(x, level + 0.1)[0].equal(y)
 
 
 @pytest.mark.parametrize("context", [False, True])
@@ -120,17 +95,6 @@ def test_rotations_keep_their_precision():
         assert all(got.equal(expected) for got, expected in zip(made(s), exact))
 
 
-def test_a_start_depends_on_the_generator_alone():
-    states = []
-    for i, seed in enumerate((0, 0, 1)):
-        torch.manual_seed(i)
-        made = WaveGlow(hidden=8, told=True)
-        made.start(torch.Generator().manual_seed(seed))
-        states.append(torch.cat([p.flatten() for p in made.state_dict().values()]))
-    assert states[0].equal(states[1])
-    assert not states[0].equal(states[2])
-
-
 def test_dimensions_leave_early():
     """20 of a window's 80 after four blocks, 20 after eight, 40 after twelve: later blocks do not touch them."""
     s, before = speech(2, 800), drawn_flow()(speech(2, 800)).z
@@ -168,28 +132,14 @@ def test_the_score_of_a_companded_sample_that_is_zero():
 # ------------------------------------------------------------- one utterance
 
 
-@pytest.mark.parametrize("bf16", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_utterance_is_alike_alone_and_in_company(kind, bf16):
-    bound = 1e-3 if bf16 else 1e-5
-    made, s = drawn_flow(16, dtype=torch.float32, **kind), speech(5, 1600, dtype=torch.float32)
-    levels = noise(made, 5)
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+def test_in_half_precision_an_utterance_is_alike_alone_and_in_company():
+    made, s, levels = drawn_flow(16, dtype=torch.float32, conditional=True), speech(3, 1600).float(), torch.rand(3)
+    with torch.autocast("cpu", torch.bfloat16):
         together, slopes = made.log_prob(s, levels), gradient(made, s, levels)
-        for b in range(5):
-            one = None if levels is None else levels[b : b + 1]
-            assert alike(made.log_prob(s[b : b + 1], one)[0], together[b], bound)
-            assert alike(gradient(made, s[b : b + 1], one)[0], slopes[b], bound)
-    assert bf16 != together.equal(made.log_prob(s, levels))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_latent_variables_stand_for_is_alike_alone_and_in_company(kind):
-    made, z = drawn_flow(dtype=torch.float32, **kind), normal(5, 1600, dtype=torch.float32)
-    levels = noise(made, 5)
-    together = made.inverse(z, levels)
-    for b in range(5):
-        assert alike(made.inverse(z[b : b + 1], None if levels is None else levels[b : b + 1])[0], together[b], 1e-5)
+        for b in range(3):
+            assert alike(made.log_prob(s[b : b + 1], levels[b : b + 1])[0], together[b], 1e-3)
+            assert alike(gradient(made, s[b : b + 1], levels[b : b + 1])[0], slopes[b], 1e-3)
+    assert not together.equal(made.log_prob(s, levels))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -200,16 +150,8 @@ def test_windows_know_of_each_other_only_with_context(kind):
     assert torch.allclose(made.log_prob(s, levels), apart) != made.context
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_silence_is_finite(kind):
-    made = drawn_flow(dtype=torch.float32, **kind)
-    for s in (torch.zeros(2, 160), torch.full((2, 160), 1e-30)):
-        assert made.log_prob(s, noise(made, 2)).isfinite().all()
-        assert gradient(made, s, noise(made, 2)).isfinite().all()
-
-
 def test_each_utterance_has_its_own_level_of_noise():
-    made, s = drawn_flow(told=True), speech(1, 160).expand(3, -1)
+    made, s = drawn_flow(conditional=True), speech(1, 160).expand(3, -1)
     got = made.log_prob(s, torch.tensor([0.01, 0.02, 0.01], dtype=torch.float64))
     assert got[0] == got[2] != got[1]
 
@@ -224,12 +166,12 @@ def test_a_length_that_windows_do_not_fill(length):
 def test_a_noise_that_is_missing_or_wrong_or_unasked_for(wrong):
     levels = None if wrong is None else torch.tensor(wrong)
     with pytest.raises(ValueError, match="expected a positive noise level for each of 2 signals, got"):
-        drawn_flow(told=True).log_prob(speech(2, 160), levels)
+        drawn_flow(conditional=True).log_prob(speech(2, 160), levels)
     with pytest.raises(ValueError, match="expected no noise level: this flow knows clean speech only"):
         drawn_flow().log_prob(speech(2, 160), torch.ones(2))
 
 
-# ------------------------------------------------------------- samples and files
+# ------------------------------------------------------------- samples
 
 
 def test_a_sample_is_the_image_of_normal_draws():
@@ -240,29 +182,3 @@ def test_a_sample_is_the_image_of_normal_draws():
         z = torch.randn(800, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         torch.testing.assert_close(made(s).z[b], 0.5 * z)
     assert made.sample(0.0501, generators(1, 1)).shape == (1, 880)  # whole windows
-
-
-@pytest.mark.parametrize("kind", [*KINDS, {**SMALL, "blocks": 7, "early_every": 3, "clean": 3.25}])
-def test_a_flow_comes_back_from_its_file(tmp_path, kind):
-    made, path = drawn_flow(dtype=torch.float32, **kind), tmp_path / "f.safetensors"
-    weights.save(path, made.state_dict(), made.config)
-    got, s = priors.load(path), speech(2, 6 * made.window, dtype=torch.float32)
-    assert got.config == made.config
-    assert (got.clean, got.mu, got.told, got.context) == (made.clean, made.mu, made.told, made.context)
-    assert got.log_prob(s, noise(made, 2)).equal(made.log_prob(s, noise(made, 2)))
-    assert not any(p.requires_grad for p in got.parameters())
-
-
-@pytest.mark.parametrize("spoilt", ["hidden", "blocks", "missing tensor", "missing entry"])
-def test_a_flow_whose_file_does_not_fit_its_configuration(tmp_path, spoilt):
-    made, path = drawn_flow(), tmp_path / "f.safetensors"
-    tensors, config = dict(made.state_dict()), dict(made.config)
-    if spoilt == "missing tensor":
-        del tensors["blocks.3.coupling.last.bias"]
-    elif spoilt == "missing entry":
-        del config["told"]
-    else:
-        config[spoilt] = "5"
-    weights.save(path, tensors, config)
-    with pytest.raises(WeightsError, match="expected a whole waveglow with its sizes"):
-        priors.load(path)

@@ -35,9 +35,11 @@ class EmptyInit(TorchFunctionMode):
     """Parameters that are about to be loaded are not drawn first: the global random state stays where it is."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        # all of torch.nn.init's draws end in one of these
-        drawn = getattr(func, "__name__", "") in ("uniform_", "normal_")
-        return (args or tuple(kwargs.values()))[0] if drawn else func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        draws = getattr(func, "__name__", "") in ("uniform_", "normal_")
+        if draws or getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 @torch.inference_mode(False)  # samplers ask for gradients, wherever the prior was loaded

@@ -46,7 +46,7 @@ class Denoiser(Configured):
     ) -> None:
         super().__init__()
         self.stft, self.compression, self.channels, self.conditional = stft, compression, channels, conditional
-        self.sigma_data, self.fast = sigma_data, fast  # of speech, root mean square over all bins
+        self.sigma_data, self.fast = sigma_data, fast  # σ of speech: root mean square over all bins
         self.embed = nn.Sequential(nn.Linear(16, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU())
         self.stem = nn.Conv2d(16 * (4 if conditional else 2), channels[0], 3, padding=1)
         height = stft.n_fft // 8

@@ -97,7 +97,7 @@ class MAF(Configured):
         """
         if s.shape[-1] % self.window or not s.shape[-1]:
             raise ValueError(
-                f"expected a multiple of {self.window} samples, got N={s.shape[-1]}; `signals.whole_windows` fills up"
+                f"expected a multiple of {self.window} samples, got N={s.shape[-1]}; `flows.whole_windows` fills up"
             )
         z, log_det = self(s)
         return self.log_base(z.unflatten(-1, (-1, self.window))).sum(-1) + log_det

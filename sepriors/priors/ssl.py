@@ -36,6 +36,7 @@ class SSL(Configured):
 
     hop = 320  # samples
     field = 400  # that a frame sees before the transformer
+    network: Any
 
     def __init__(
         self,
@@ -47,7 +48,7 @@ class SSL(Configured):
     ) -> None:
         super().__init__()
         self.width, self.layers, self.heads, self.inner, self.channels = width, layers, heads, inner, channels
-        self.network: nn.Module = torchaudio.models.wav2vec2_model(**self.settings, aux_num_out=None)
+        self.network = torchaudio.models.wav2vec2_model(**self.settings, aux_num_out=None)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -94,8 +95,7 @@ class SSL(Configured):
     @property
     def transformer(self) -> Any:
         """What fine-tuning 'in part' tunes: all but the convolutions."""
-        network: Any = self.network
-        return network.encoder.transformer
+        return self.network.encoder.transformer
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Waveforms (B, N) at 16 kHz -> embeddings (layers + 1, B, T, D), T = ceil((1 + ceil(N / 160)) / 2).
@@ -104,9 +104,8 @@ class SSL(Configured):
         """
         if x.ndim != 2 or not x.numel():
             raise ValueError(f"expected waveforms (B, N) of one sample at least, got {tuple(x.shape)}")
-        network: Any = self.network
-        features, _ = network.feature_extractor(framed(x), None)
-        h, _ = network.encoder._preprocess(features)
+        features, _ = self.network.feature_extractor(framed(x), None)
+        h, _ = self.network.encoder._preprocess(features)
         return torch.stack([h, *self.transformer.get_intermediate_outputs(h)])
 
 
@@ -133,11 +132,7 @@ def distance(a: torch.Tensor, b: torch.Tensor, kind: str = "L2") -> torch.Tensor
     (tensor(0.), tensor(2.))
     """
     a, b = (nn.functional.layer_norm(x, x.shape[-1:], eps=1e-12) for x in (a, b))
-    each = {
-        "L1": lambda: (a - b).abs().mean(-1),
-        "L2": lambda: (a - b).square().mean(-1).sqrt(),
-        "cosine": lambda: 1 - (a * b).mean(-1),
-    }
+    each = {"L1": (a - b).abs().mean(-1), "L2": (a - b).square().mean(-1).sqrt(), "cosine": 1 - (a * b).mean(-1)}
     if kind not in each:
         raise ValueError(f"expected a distance of {', '.join(each)}, got {kind!r}")
-    return each[kind]().mean(-1)
+    return each[kind].mean(-1)

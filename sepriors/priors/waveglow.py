@@ -111,6 +111,7 @@ class WaveGlow(Configured):
     torch.Size([2])
     """
 
+    blocks: Any
     rms = 10**-1.5  # of the speech it has seen; power 1e-3, to which the constants of Shi et al. (2021, § 5.2) fit
 
     def __init__(
@@ -133,8 +134,7 @@ class WaveGlow(Configured):
 
     def start(self, generator: torch.Generator) -> None:
         """Parameters before training: rotations, and the couplings' hidden layers as torch would have them."""
-        blocks: list[Any] = list(self.blocks)
-        for block in blocks:
+        for block in self.blocks:
             block.rotate(generator)
             for layer in (block.coupling.first, block.coupling.second):
                 for p in layer.parameters():
@@ -157,11 +157,10 @@ class WaveGlow(Configured):
     def inverse(self, z: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
         """f: latent variables (B, N) -> speech (B, N)."""
         z, level = z.unflatten(-1, (-1, self.window)).mT, self._level(z, noise)
-        leaves = (len(self.blocks) - 1) // self.early_every
+        leaves = (self.depth - 1) // self.early_every
         *early, x = z.split([self.early_size] * leaves + [z.shape[1] - leaves * self.early_size], dim=1)
-        blocks: list[Any] = list(self.blocks)
-        for i, block in reversed(list(enumerate(blocks))):
-            x = block.inverse(x, level)
+        for i in reversed(range(self.depth)):
+            x = self.blocks[i].inverse(x, level)
             if i and i % self.early_every == 0:
                 x = torch.cat([early.pop(), x], dim=1)
         x = x.mT.flatten(-2)
@@ -175,8 +174,8 @@ class WaveGlow(Configured):
         length that the window does not divide, and for noise that is missing, unasked for or not positive.
         """
         if s.ndim != 2 or s.shape[-1] % self.window or not s.shape[-1]:
-            expected = f"signals (B, N), N a multiple of {self.window} samples"
-            raise ValueError(f"expected {expected}, got {tuple(s.shape)}; `signals.whole_windows` fills up")
+            expected = f"expected signals (B, N), N a multiple of {self.window} samples"
+            raise ValueError(f"{expected}, got {tuple(s.shape)}; `flows.whole_windows` fills up")
         z, log_det = self(s, noise)
         return log_det - 0.5 * (z.square().sum(-1) + s.shape[-1] * math.log(2 * math.pi))
 

@@ -7,10 +7,9 @@ import sys
 
 from sepriors import weights
 from sepriors.commands import out_options, require_free
-from sepriors.lab import recipes
+from sepriors.lab import recipes, train
 from sepriors.lab.commands import corpus_option
 from sepriors.lab.corpora import open_corpora
-from sepriors.lab import train
 from sepriors.lab.training import fitting
 
 
