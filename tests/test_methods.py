@@ -72,7 +72,8 @@ def scored(estep, iterations, noise, **choices):
 def flow(cls, **choices):
     """With an untrained flow, and few rounds; no walk is stable where a flow bends more."""
     few = {"iterations": 3} | ({"chains": 2, "iterations": 2, "steps": 1} if cls is FlowLangevin else {})
-    prior = drawn_flow(dtype=torch.float32) if cls is FlowMAP else drawn_flow(conditional=True, dtype=torch.float32, away=0.3)
+    kind = {} if cls is FlowMAP else {"conditional": True, "away": 0.3}
+    prior = drawn_flow(dtype=torch.float32, **kind)
     return cls(prior, **few | choices)
 
 
