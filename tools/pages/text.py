@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,9 @@ def render(template: str, **values: Any) -> str:
 @cache
 def _templates() -> jinja2.Environment:
     loader = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
-    found = jinja2.Environment(
-        loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    found.filters |= {"number": number, "measurement": measurement, "e": html.escape}
+    found = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    found.keep_trailing_newline = True
+    found.filters |= {"number": number, "measurement": measurement, "minus": minus, "e": html.escape}
     return found
 
 
@@ -60,6 +60,15 @@ def measurement(item: dict[str, Any], unit: str | None = None) -> str:
         interval = f", no interval ({item['why']})"
     count = f", n = {n}" + (f" of {n + missing}" if missing else "") if n is not None else ""
     return f"{label}{number(item['value'])}{f' {unit}' if unit else ''}{interval}{count}"
+
+
+def minus(value: Any) -> str:
+    """A text with a true minus sign, if it is a negative number.
+
+    >>> minus("-0.4"), minus("–"), minus("non-stationary")
+    ('−0.4', '–', 'non-stationary')
+    """
+    return re.sub(r"^-(?=\d)", "−", str(value))
 
 
 def number(value: float | str | bool) -> str:
