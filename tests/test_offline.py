@@ -39,9 +39,9 @@ def test_the_same_pages_are_the_same_bytes(tmp_path):
     assert sorted(path.name for path in (tmp_path / "x").iterdir()) == ["book.zip", "html"]
 
 
-def test_without_a_book_nothing_is_packed(tmp_path, capsys):
-    assert main(["--html", str(tmp_path), "--out", str(tmp_path / "book.zip")]) == 1
-    assert "expected a built book, got no index.html" in capsys.readouterr().err
+def test_without_a_book_nothing_is_packed(tmp_path):
+    with pytest.raises(SystemExit, match=r"expected a built book, got no index\.html"):
+        main(["--html", str(tmp_path), "--out", str(tmp_path / "book.zip")])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -321,7 +321,7 @@ def test_server_gives_nothing_outside_the_folder(server, path, headers):
 def test_server_command_serves_or_says_what_is_wrong(tmp_path, server):
     command = [sys.executable, SERVE, tmp_path]
     missing = subprocess.run([*command[:2], tmp_path / "none"], capture_output=True, text=True, timeout=20)
-    assert missing.returncode == 2
+    assert missing.returncode == 1
     assert missing.stderr == f"serve: no directory {tmp_path / 'none'}; `make book` builds it\n"
     busy = subprocess.run([*command, "--port", str(server.server_port)], capture_output=True, text=True, timeout=20)
     assert busy.returncode

@@ -242,7 +242,8 @@ def _failure(executed: Path, log: Path) -> str:
     for cell in cells:
         for output in (output for output in cell.get("outputs", []) if output["output_type"] == "error"):
             traceback = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(output["traceback"]))
-            return f"the cell\n{indent(''.join(cell['source']), '    ')}\nraised\n{traceback}"
+            ended = f"was stopped after {HANGS} s" if output["ename"] == "KeyboardInterrupt" else "raised"
+            return f"the cell\n{indent(''.join(cell['source']), '    ')}\n{ended}\n{traceback}"
     return "\n".join(log.read_text(errors="replace").splitlines()[-30:])
 
 

@@ -11,11 +11,14 @@ from __future__ import annotations
 import argparse
 import io
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
 from playwright.sync_api import PdfMargins, sync_playwright
-from pypdf import PdfWriter
+from pypdf import PdfReader, PdfWriter
+from pypdf.generic import NameObject, TextStringObject
 from tqdm import tqdm
 
 from tests.browser import ARGS, chromium_path
@@ -23,7 +26,6 @@ from tools import ROOT, contents
 
 MARGIN = PdfMargins(top="18mm", bottom="18mm", left="18mm", right="18mm")
 WIDTH = 657  # CSS pixels between the margins of A4, 174 mm
-PREPARE = Path(__file__).with_name("print.js").read_text()
 
 
 def write(source: Path, html: Path, out: Path) -> int:
@@ -35,21 +37,22 @@ def write(source: Path, html: Path, out: Path) -> int:
     paths = [html / f"{name}.html" for name in contents(source)]
     if missing := [path for path in paths if not path.is_file()]:
         raise FileNotFoundError(f"expected the built page {missing[0]}; `make book` builds it")
-    writer = PdfWriter()
+    script, writer = Path(__file__).with_name("print.js").read_text(), PdfWriter()
     writer.add_metadata({"/Title": config["title"], "/Author": config["author"]})
     with sync_playwright() as playwright:
         if (chromium := chromium_path(playwright)) is None:
             raise FileNotFoundError("no Chromium: apt-get install chromium, or name one in SEPRIORS_CHROMIUM")
         browser = playwright.chromium.launch(executable_path=chromium, args=ARGS)
-        context = browser.new_context(offline=True, viewport={"width": WIDTH, "height": WIDTH})
-        context.add_init_script("localStorage.mode = localStorage.theme = 'light'")
-        page = context.new_page()
+        page = browser.new_page(offline=True, viewport={"width": WIDTH, "height": WIDTH})
+        page.add_init_script("localStorage.mode = localStorage.theme = 'light'")
         page.emulate_media(media="print")
         for path in tqdm(paths, "printing", unit="page"):
             page.goto(path.as_uri())
-            page.evaluate(PREPARE, [f"{html.as_uri()}/", config["html"]["baseurl"]])
+            headings = page.evaluate(script, [f"{html.as_uri()}/", config["html"]["baseurl"]])
             pdf = page.pdf(format="A4", margin=MARGIN, print_background=True, tagged=True, outline=True)
-            writer.append(io.BytesIO(pdf))
+            printed = PdfReader(io.BytesIO(pdf))
+            entitle(printed.root_object["/Outlines"], iter(headings))
+            writer.append(printed)
     writer.compress_identical_objects()
     out.parent.mkdir(parents=True, exist_ok=True)
     writer.write(part := out.with_suffix(".part"))
@@ -57,7 +60,17 @@ def write(source: Path, html: Path, out: Path) -> int:
     return len(writer.pages)
 
 
-def main(argv: list[str] | None = None) -> int:
+def entitle(outline: Any, titles: Iterator[str]) -> None:
+    """Give the bookmarks of a page its headings: Chromium says one twice that it moved to the next page."""
+    item = outline.get("/First")
+    while item is not None:
+        entry = item.get_object()
+        entry[NameObject("/Title")] = TextStringObject(next(titles))
+        entitle(entry, titles)
+        item = entry.get("/Next")
+
+
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Print the built book into one PDF.")
     parser.add_argument("--html", type=Path, default=ROOT / "_build" / "html")
     parser.add_argument("--out", type=Path, default=ROOT / "_build" / "sepriors-book.pdf")
@@ -66,11 +79,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         pages = write(args.source, args.html.resolve(), args.out)
     except FileNotFoundError as error:
-        print(f"pdf: {error}", file=sys.stderr)
-        return 1
+        sys.exit(f"pdf: {error}")
     print(f"[book] {args.out}: {pages} pages, {args.out.stat().st_size / 1e6:.1f} MB")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

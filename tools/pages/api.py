@@ -7,11 +7,8 @@ with the comments beside them. Docstrings are Markdown with formulas, which MyST
 from __future__ import annotations
 
 import ast
-import re
 from argparse import _SubParsersAction
 from collections import defaultdict
-from collections.abc import Iterator
-from itertools import groupby
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -22,8 +19,6 @@ from tools.pages.equations import labelled, read_map
 from tools.pages.text import render, source_address
 
 PACKAGE = ROOT / "sepriors"
-LITERAL = re.compile(r"(`[^`]*`|\$\$.*?\$\$|\$[^$]*\$)", re.DOTALL)
-MARKUP = re.compile(r"([*<\[]|_(?=_)|(?<=_)_|-(?=-))")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -72,13 +67,10 @@ def _computed(source: Path) -> dict[str, list[str]]:
 def _module(path: Path, computed: dict[str, list[str]]) -> dict[str, Any]:
     """What a template shows of a module: its name, its docstring, its public functions and classes, its commands."""
     tree, lines = ast.parse(path.read_text("utf-8")), path.read_text("utf-8").splitlines()
-    about = ast.get_docstring(tree) or ""
     nodes = [node for node in tree.body if isinstance(node, Function | ast.ClassDef) and _is_public(node)]
     return {
-        "name": prose(module(path)),
-        "label": f"api-{module(path)}",
-        "summary": prose(about.partition("\n")[0]),
-        "text": text(about),
+        "name": module(path),
+        "docstring": ast.get_docstring(tree) or "",
         "entries": [_entry(node, path, lines, computed) for node in nodes],
         "commands": _commands() if path.stem == "__main__" else {},
     }
@@ -91,7 +83,7 @@ def _entry(node: Any, path: Path, lines: list[str], computed: dict[str, list[str
     return {
         "name": node.name,
         "parts": [
-            (declaration(part, lines), text(ast.get_docstring(part)))
+            (declaration(part, lines), ast.get_docstring(part))
             for part in (node, *(method for method in methods if ast.get_docstring(method) and _is_public(method)))
         ],
         "links": [f"[source]({source_address(path, node.lineno, node.end_lineno)})", *dict.fromkeys(own)],
@@ -130,37 +122,3 @@ def _commands() -> dict[str, str]:
     """What `sepriors COMMAND --help` prints, command by command."""
     (actions,) = [action for action in parser()._actions if isinstance(action, _SubParsersAction)]
     return {name: command.format_help().rstrip() for name, command in actions.choices.items()}
-
-
-# ---- docstrings -----------------------------------------------------------------------------------------------------
-
-
-def text(docstring: str | None) -> str:
-    """A docstring in MyST: its examples fenced, its prose as it is written.
-
-    >>> text("Rows (B, *shape) of `x[i]`.")
-    'Rows (B, \\\\*shape) of `x[i]`.'
-    """
-    parts = []
-    for is_example, lines in groupby(_marked(docstring or ""), key=lambda pair: pair[0]):
-        block = "\n".join(line for _, line in lines).strip("\n")
-        parts.append(f"```pycon\n{block}\n```\n" if is_example else f"{prose(block)}\n")
-    return "\n".join(parts).strip("\n")
-
-
-def _marked(docstring: str) -> Iterator[tuple[bool, str]]:
-    """Each line, and whether it belongs to an example: from `>>>` to the next blank line."""
-    is_example = False
-    for line in docstring.splitlines():
-        is_example = line.startswith(">>>") or (is_example and bool(line))
-        yield is_example, line
-
-
-def prose(paragraph: str) -> str:
-    """Text in which only code and formulas are markup.
-
-    >>> prose("`--force` is [--force], $x_1$")
-    '`--force` is \\\\[\\\\--force], $x_1$'
-    """
-    parts = LITERAL.split(paragraph)
-    return "".join(part if i % 2 else MARKUP.sub(r"\\\1", part) for i, part in enumerate(parts))

@@ -105,11 +105,15 @@ def complaints(source: Path = ROOT) -> list[str]:
     known, stated = read_map(source), labelled(source)
     labels = [equation.label for equation in stated]
     found = [f"{label}: labelled twice" for label in sorted({label for label in labels if labels.count(label) > 1})]
-    found += [_missing(equation) for equation in stated if equation.label not in known]
     found += [
         f"{label}: listed in {MAP}, but no chapter labels it; remove it" for label in known if label not in labels
     ]
-    return found + [f"{label}: {complaint}" for label, entry in known.items() for complaint in _wrong(entry)]
+    for equation in stated:
+        try:
+            _entry(equation, known)
+        except ValueError as error:
+            found.append(f"{equation.label}: {error}")
+    return found
 
 
 def _missing(equation: Equation) -> str:
@@ -118,19 +122,6 @@ def _missing(equation: Equation) -> str:
         f'[{equation.label}]\ncode = ["sepriors.MODULE.FUNCTION"]\ntest = ["tests/test_MODULE.py::test_NAME"]\n\n'
         f'What only the chapter computes and asserts: "book/{equation.chapter}.ipynb::NAME".'
     )
-
-
-def _wrong(entry: dict[str, list[str]]) -> list[str]:
-    if set(entry) != {"code", "test"} or not all(isinstance(names, list) and names for names in entry.values()):
-        return [f"expected code = [...] and test = [...], got {entry}"]
-    found = []
-    for kind, look in (("code", find), ("test", find_test)):
-        for name in entry[kind]:
-            try:
-                look(name)
-            except ValueError as error:
-                found.append(str(error))
-    return found or [f"none of its tests mentions {name}" for name in entry["code"] if not _mentioned(name, entry)]
 
 
 def _mentioned(name: str, entry: dict[str, list[str]]) -> bool:
@@ -183,7 +174,7 @@ def _asserted(path: Path) -> set[str]:
 
 
 def page(source: Path = ROOT) -> str:
-    """The page in MyST Markdown; raises ValueError for an equation that the map does not list."""
+    """The page in MyST Markdown; raises ValueError for an equation without a true entry in the map."""
     known, parts = read_map(source), {}
     for chapter, stated in groupby(labelled(source), key=lambda equation: equation.chapter):
         title = cells_of(source / "book" / f"{chapter}.ipynb", "markdown")[0].partition("\n")[0].removeprefix("# ")
@@ -192,11 +183,17 @@ def page(source: Path = ROOT) -> str:
 
 
 def _entry(equation: Equation, known: dict[str, dict[str, list[str]]]) -> tuple[Equation, list[str], list[str]]:
-    """An equation, the links to what computes it, and those to its tests."""
-    if equation.label not in known:
+    """An equation, the links to what computes it, and those to its tests; ValueError if its entry is not true."""
+    entry = known.get(equation.label)
+    if entry is None:
         raise ValueError(_missing(equation))
-    entry = known[equation.label]
-    return equation, [_link(find(name)) for name in entry["code"]], [_link(find_test(name)) for name in entry["test"]]
+    if set(entry) != {"code", "test"} or not all(isinstance(names, list) and names for names in entry.values()):
+        raise ValueError(f"expected code = [...] and test = [...], got {entry}")
+    code, test = [find(name) for name in entry["code"]], [find_test(name) for name in entry["test"]]
+    for name in entry["code"]:
+        if not _mentioned(name, entry):
+            raise ValueError(f"none of its tests mentions {name}")
+    return equation, [_link(place) for place in code], [_link(place) for place in test]
 
 
 def _link(place: Place) -> str:

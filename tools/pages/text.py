@@ -5,13 +5,18 @@ from __future__ import annotations
 import html
 import math
 import re
+from collections.abc import Iterator
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from tools import ROOT, commit, repository
+
+LITERAL = re.compile(r"(`[^`]*`|\$\$.*?\$\$|\$[^$]*\$)", re.DOTALL)
+MARKUP = re.compile(r"([*<\[]|_(?=_)|(?<=_)_|-(?=-))")
 
 
 def render(template: str, **values: Any) -> str:
@@ -24,7 +29,14 @@ def _templates() -> jinja2.Environment:
     loader = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
     found = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     found.keep_trailing_newline = True
-    found.filters |= {"number": number, "measurement": measurement, "minus": minus, "e": html.escape}
+    found.filters |= {
+        "number": number,
+        "measurement": measurement,
+        "minus": minus,
+        "docstring": docstring,
+        "prose": prose,
+    }
+    found.filters["e"] = html.escape
     return found
 
 
@@ -76,3 +88,34 @@ def number(value: float | str | bool) -> str:
     if isinstance(value, bool | str):
         return str(value)
     return "not a number" if math.isnan(value) else f"{value:.3g}".replace("-", "−")
+
+
+def docstring(written: str | None) -> str:
+    """A docstring in MyST: its examples fenced, its prose as it is written.
+
+    >>> docstring("Rows (B, *shape) of `x[i]`.")
+    'Rows (B, \\\\*shape) of `x[i]`.'
+    """
+    parts = []
+    for is_example, lines in groupby(_marked(written or ""), key=lambda pair: pair[0]):
+        block = "\n".join(line for _, line in lines).strip("\n")
+        parts.append(f"```pycon\n{block}\n```\n" if is_example else f"{prose(block)}\n")
+    return "\n".join(parts).strip("\n")
+
+
+def _marked(written: str) -> Iterator[tuple[bool, str]]:
+    """Each line, and whether it belongs to an example: from `>>>` to the next blank line."""
+    is_example = False
+    for line in written.splitlines():
+        is_example = line.startswith(">>>") or (is_example and bool(line))
+        yield is_example, line
+
+
+def prose(paragraph: str) -> str:
+    """Text in which only code and formulas are markup.
+
+    >>> prose("`--force` is [--force], $x_1$")
+    '`--force` is \\\\[\\\\--force], $x_1$'
+    """
+    parts = LITERAL.split(paragraph)
+    return "".join(part if i % 2 else MARKUP.sub(r"\\\1", part) for i, part in enumerate(parts))

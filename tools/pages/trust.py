@@ -22,7 +22,7 @@ def page(tree: Path) -> str:
     return render(
         "trust.md.jinja",
         chapter=board.CHAPTER,
-        facts=board.facts(found) if found else "",
+        record=found,
         advice=list(guide(board.read_benches(tree)[1])) if found else [],
         surest=max(
             (card for card in cards if card["mean AUROC"] != "–"),

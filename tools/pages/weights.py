@@ -15,31 +15,20 @@ from tools import ROOT, chapters
 from tools.pages.equations import cells_of
 from tools.pages.text import render
 
-PARTS = {
-    "speech_minutes": "mixed speech",
-    "noise_minutes": "mixed noise",
-    "clean_minutes": "clean speech",
-    "alone_minutes": "noise alone",
-}
-
 
 def page(source: Path = ROOT) -> str:
     """The page in MyST Markdown; raises WeightsError for weights that are not the ones of their card."""
     known = cards()
-    shipped = {name for name, card in known.items() if _is_shipped(card)}
-    facts = {
-        name: {
-            "family": family(name),
-            "parameters": sum(x.numel() for x in load(name).tensors.values()) if name in shipped else None,
-            "minutes": [f"{card[key]} {what}" for key, what in PARTS.items() if card.get(key)],
-            "methods": methods_of(name),
-            "chapters": chapters_of(name, source),
-        }
-        for name, card in known.items()
-    }
-    megabytes = sum(known[name]["bytes"] for name in shipped) / 1e6
-    hours = sum(known[name]["train_seconds"] for name in shipped) / 3600
-    return render("weights.md.jinja", cards=known, facts=facts, shipped=len(shipped), megabytes=megabytes, hours=hours)
+    shipped = {name: card for name, card in known.items() if _is_shipped(card)}
+    return render(
+        "weights.md.jinja",
+        cards=known,
+        shipped=shipped,
+        parameters={name: sum(x.numel() for x in load(name).tensors.values()) for name in shipped},
+        family=family,
+        methods_of=methods_of,
+        chapters={name: chapters_of(name, source) for name in known},
+    )
 
 
 def family(name: str) -> str:
