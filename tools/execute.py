@@ -81,12 +81,8 @@ def execute(
     subprocess.run([sys.executable, "-c", "import matplotlib.font_manager"], check=True, stderr=subprocess.DEVNULL)
     jobs = jobs or jobs_at_once(len(notebooks), profile)
     threads = max(1, cores() // jobs)
-    todo = []
-    for job in [Job(notebook, tree, profile, parameters, threads) for notebook in notebooks]:
-        if _is_done(job):
-            print(f"  {job.chapter}: unchanged, not run again", flush=True)
-        else:
-            todo.append(job)
+    planned = [Job(notebook, tree, profile, parameters, threads) for notebook in notebooks]
+    todo = [job for job in planned if not _is_done(job)]
     with ThreadPoolExecutor(jobs) as pool:
         runs = [pool.submit(run, job) for job in todo]
     if failures := [error for done in runs if (error := done.exception())]:
@@ -263,7 +259,10 @@ def late(record: dict[str, Any]) -> str:
 
 
 def _is_done(job: Job) -> bool:
-    return job.executed.exists() and job.record.exists() and json.loads(job.record.read_text())["key"] == key(job)
+    has_run = job.executed.exists() and job.record.exists()
+    if is_done := has_run and json.loads(job.record.read_text())["key"] == key(job):
+        print(f"  {job.chapter}: unchanged, not run again", flush=True)
+    return is_done
 
 
 def key(job: Job) -> str:

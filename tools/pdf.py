@@ -31,7 +31,7 @@ WIDTH = 657  # CSS pixels between the margins of A4, 174 mm
 def write(source: Path, html: Path, out: Path) -> int:
     """Print the book in `html` into the file `out`, and return its number of pages of paper.
 
-    Raises FileNotFoundError if there is no Chromium, or a page of the contents was not built.
+    Raises FileNotFoundError if a page of the contents was not built, Playwright's Error without a Chromium.
     """
     config = yaml.safe_load((source / "_config.yml").read_text())
     paths = [html / f"{name}.html" for name in contents(source)]
@@ -40,9 +40,7 @@ def write(source: Path, html: Path, out: Path) -> int:
     script, writer = Path(__file__).with_name("print.js").read_text(), PdfWriter()
     writer.add_metadata({"/Title": config["title"], "/Author": config["author"]})
     with sync_playwright() as playwright:
-        if (chromium := chromium_path(playwright)) is None:
-            raise FileNotFoundError("no Chromium: apt-get install chromium, or name one in SEPRIORS_CHROMIUM")
-        browser = playwright.chromium.launch(executable_path=chromium, args=ARGS)
+        browser = playwright.chromium.launch(executable_path=chromium_path(playwright), args=ARGS)
         page = browser.new_page(offline=True, viewport={"width": WIDTH, "height": WIDTH})
         page.add_init_script("localStorage.mode = localStorage.theme = 'light'")
         page.emulate_media(media="print")

@@ -69,7 +69,7 @@ def make_environment(venv, constraints):
             stop(f"cannot make a virtual environment: {(made.stdout + made.stderr).strip()}\n[env] {debian}")
     install = [*pip, "install", "--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
     pins = ["-c", str(constraints)] if constraints else []
-    torch = pinned("torch", constraints) if constraints else "torch"
+    torch = re.findall(r"^torch==\S+", constraints.read_text(), re.MULTILINE)[0] if constraints else "torch"
     # torch alone and exactly: a looser request can bring several GB of CUDA to a machine that has no use for them.
     run([*install, torch], f"installing {torch}")
     run([*install, *pins, "-e", f".[{EXTRAS}]"], "installing the package, the book's tools and the tests'")
@@ -78,11 +78,6 @@ def make_environment(venv, constraints):
         stop(f"torch or torchaudio does not import:\n{mended.stderr}")
     say(mended.stdout.strip())
     stamp.write_text(wanted)
-
-
-def pinned(name, constraints):
-    found = re.search(rf"^{re.escape(name)}==\S+", constraints.read_text(), re.MULTILINE)
-    return found.group() if found else stop(f"{constraints} has no line {name}==…")
 
 
 def run(command, what):
