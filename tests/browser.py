@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -57,27 +58,33 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Opens a page from the disk, offline; in the end no request may have left the machine, no script have failed."""
+    """Opens a page from the disk, offline, or from a server here; in the end no request may have left the machine, no
+    script have failed, and no request but where `lacks` says that a file is missing. Options are those of a context.
+    """
     contexts: list[BrowserContext] = []
     asked: list[str] = []
     wrong: list[str] = []
 
-    def go(path: Path, width: int = 1280, theme: str = "light") -> Page:
-        context = browser.new_context(viewport={"width": width, "height": 900}, offline=True)
-        context.add_init_script(f"localStorage.mode = localStorage.theme = '{theme}'")
+    def go(place: Path | str, width: int = 1280, theme: str = "light", lacks: bool = False, **options: Any) -> Page:
+        options = {"viewport": {"width": width, "height": 900}, "offline": isinstance(place, Path)} | options
+        context = browser.new_context(**options)
         contexts.append(context)
+        if options.get("java_script_enabled", True):
+            context.add_init_script(f"localStorage.mode = localStorage.theme = '{theme}'")
         page = context.new_page()
         page.on("request", lambda request: asked.append(request.url))
         page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("requestfailed", lambda request: wrong.append(f"{request.url}: {request.failure}"))
-        page.goto(path.as_uri())
+        if not lacks:
+            page.on("requestfailed", lambda request: wrong.append(f"{request.url}: {request.failure}"))
+        page.goto(place.as_uri() if isinstance(place, Path) else place)
         page.wait_for_load_state("load")
         return page
 
     yield go
     for context in contexts:
         context.close()
-    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert asked
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:", "http://127.0.0.1:"))] == []
     # a media element gives up a range that it no longer needs
     assert [text for text in wrong if "ERR_ABORTED" not in text] == []
 

@@ -39,7 +39,7 @@ def test_every_equation_of_the_book_has_its_code_and_its_test():
 
 def test_every_equation_that_is_referred_to_is_seen():
     """Else one written in another way would need no line of the map."""
-    text = "\n".join(cell for path in chapters() for cell in equations._cells(path, "markdown"))
+    text = "\n".join(cell for path in chapters() for cell in equations.cells_of(path, "markdown"))
     assert set(re.findall(r"\{eq\}`([^`]+)`", text)) <= {equation.label for equation in equations.labelled()}
     assert len(equations.labelled()) == len(re.findall(r":label: eq-", text))
 
@@ -51,7 +51,7 @@ def test_a_true_map_has_no_complaint(book):
 def test_an_equation_that_is_not_listed_is_told_what_to_add(book):
     source = book("# Title", f"Text.\n\n{ONE}\n\nMore.")
     (complaint,) = equations.complaints(source)
-    assert complaint.startswith("01-small labels eq-one")
+    assert complaint.startswith("eq-one: 01-small labels eq-one")
     assert '[eq-one]\ncode = ["sepriors.MODULE.FUNCTION"]\ntest = ["tests/test_MODULE.py::test_NAME"]' in complaint
     with pytest.raises(ValueError, match="01-small labels eq-one"):
         equations.page(source)

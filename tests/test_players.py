@@ -3,14 +3,11 @@
 import base64
 import hashlib
 import http.client
-import importlib.util
 import io
 import math
 import re
-import socket
 import subprocess
 import sys
-import threading
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,12 +15,16 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from scipy.signal import freqz
+from serving import running
 
-from sepriors.lab.players import abx, k_weighting, loudness, player
+from sepriors.lab.players import abx, loudness, player
 from sepriors.signal.audio import AudioError
+from tools import ROOT
+from tools.serve import make_server
 
 RATE = 16000
-SERVE = Path(__file__).parents[1] / "tools" / "serve.py"
+SERVE = ROOT / "tools" / "serve.py"
 
 
 def noise(seconds=1.0, peak=0.5, seed=0):
@@ -39,8 +40,7 @@ def tone(level, seconds=2.0, frequency=997.0, rate=RATE):
 
 def decoded(version):
     """The samples (N,) that a browser would play."""
-    flac = base64.b64decode(version.src.removeprefix("data:audio/flac;base64,"))
-    samples, rate = soundfile.read(io.BytesIO(flac))
+    samples, rate = soundfile.read(io.BytesIO(base64.b64decode(version.src.removeprefix("data:audio/flac;base64,"))))
     assert rate == RATE
     return torch.from_numpy(samples)
 
@@ -75,9 +75,7 @@ def test_one_attenuation_for_all_when_one_would_clip():
     assert panel.attenuation == 2.3  # 20 log10 1.3 = 2.28, rounded up to what the panel says
     for version, x in zip(panel.versions, (loud, soft), strict=True):
         torch.testing.assert_close(decoded(version), x * 10 ** (-2.3 / 20), atol=0.5001 / 32768, rtol=0)
-    assert decoded(panel.versions[0]).abs().max() < 1
-    assert "All versions −2.3 dB so that none clips." in panel._repr_html_()
-    assert "All versions −2.3 dB so that none clips." in str(panel)
+    assert all("All versions −2.3 dB so that none clips." in text for text in (panel._repr_html_(), str(panel)))
     assert panel.versions[0].peak == pytest.approx(20 * math.log10(1.3) - 2.3)
 
 
@@ -99,10 +97,7 @@ def test_file_is_named_by_its_content_and_written_once(build):
     assert a.startswith("../_static/audio/")
     assert hashlib.sha256((folder / Path(a).name).read_bytes()).hexdigest().startswith(Path(a).stem)
     assert soundfile.info(folder / Path(a).name).subtype == "PCM_16"
-
-
-def test_book_panel_carries_no_script_no_audio_and_few_bytes(build):
-    html = player({"noisy": noise(), "clean": noise(seed=1), "IS-NMF": noise(seed=2)}, title="t")._repr_html_()
+    html = first._repr_html_()
     assert "<script" not in html
     assert "base64" not in html
     assert len(html) < 2000
@@ -147,11 +142,6 @@ def test_text_is_escaped(build):
     assert [value for name, value in page.attributes if name == "aria-label"] == [evil, evil]
 
 
-def test_repr_is_one_line_a_version():
-    panel = player({"noisy": tone(-20), "nothing": torch.zeros(2 * RATE)}, title="Two")
-    assert str(panel) == "Two, 2.0 s\n  noisy: −23.0 LUFS, peak −20.0 dBFS\n  nothing: silent"
-
-
 @pytest.mark.parametrize(
     ("x", "level"),
     [
@@ -164,7 +154,7 @@ def test_repr_is_one_line_a_version():
     ],
 )
 def test_level(x, level):
-    assert player({"x": x}, title="t").versions[0].level == level
+    assert str(player({"x": x}, title="Two")).splitlines() == [f"Two, {len(x) / RATE:.1f} s", f"  x: {level}"]
 
 
 def test_a_blind_panel_plays_what_was_given_and_says_what_gives_it_away():
@@ -190,13 +180,9 @@ def test_a_blind_panel_holds_two_versions_its_trials_and_a_word_without_script(b
     assert len(html) < 2000
 
 
-@pytest.mark.parametrize("trials", [0, -1, 101])
-def test_a_blind_panel_has_a_number_of_trials(trials):
-    with pytest.raises(ValueError, match=f"expected 1 to 100 trials, got {trials}"):
-        abx(noise(), noise(), title="t", trials=trials)
-
-
-def test_a_blind_panel_names_the_version_that_is_wrong():
+def test_a_blind_panel_says_what_is_wrong():
+    with pytest.raises(ValueError, match="expected 1 to 100 trials, got 101"):
+        abx(noise(), noise(), title="t", trials=101)
     with pytest.raises(AudioError, match="B: less: expected 16000 samples, as many as A: more, got 8000"):
         abx(noise(1), noise(0.5), names=("more", "less"), title="t")
 
@@ -212,9 +198,6 @@ def test_a_blind_panel_names_the_version_that_is_wrong():
         ({"a": torch.tensor([0.0, float("nan"), float("inf")])}, "a: expected finite samples, got 2"),
         ({"a": torch.zeros(2, 100)}, r"a: expected a mono waveform \(N,\), got shape \(2, 100\)"),
         ({"a": torch.zeros(0)}, r"a: expected at least one sample, got shape \(0,\)"),
-        ({"a": torch.zeros(100, dtype=torch.int16)}, "a: expected floating-point samples .* got torch.int16"),
-        ({"a": torch.zeros(100, dtype=torch.complex64)}, "a: expected real samples, got torch.complex64"),
-        ({"a": np.zeros(100)}, "a: expected a torch.Tensor of samples, got ndarray"),
     ],
 )
 def test_bad_signals_name_the_version_and_what_was_expected(signals, message, build):
@@ -223,36 +206,27 @@ def test_bad_signals_name_the_version_and_what_was_expected(signals, message, bu
     assert not (build / "book").exists()
 
 
-def test_bad_sample_rate():
-    with pytest.raises(AudioError, match="expected a sample rate in Hz, got 0"):
-        player({"a": noise()}, 0, title="t")
-
-
 # ---- loudness -------------------------------------------------------------------------------------------------------
 
-
-def test_filters_are_those_of_the_recommendation():
-    """ITU-R BS.1770-4, tables 1 and 2, for 48 kHz."""
-    (b1, a1), (b2, a2) = k_weighting(48000)
-    np.testing.assert_allclose(b1, [1.53512485958697, -2.69169618940638, 1.19839281085285], rtol=1e-10)
-    np.testing.assert_allclose(a1, [1, -1.69065929318241, 0.73248077421585], rtol=1e-10)
-    np.testing.assert_allclose(b2, [1, -2, 1], rtol=0)
-    np.testing.assert_allclose(a2, [1, -1.99004745483398, 0.99007225036621], rtol=1e-10)
+# ITU-R BS.1770-4, tables 1 and 2, for 48 kHz: the shelf and the high-pass of K-weighting
+SHELF = [1.53512485958697, -2.69169618940638, 1.19839281085285], [1, -1.69065929318241, 0.73248077421585]
+HIGH_PASS = [1, -2, 1], [1, -1.99004745483398, 0.99007225036621]
 
 
-@pytest.mark.parametrize("rate", [8000, 16000, 44100, 48000])
-@pytest.mark.parametrize("level", [0, -20, -50])
-def test_997_hz_at_full_scale_is_3_lu_down(rate, level):
+@pytest.mark.parametrize("frequency", [50.0, 200.0, 997.0, 8000.0])
+def test_a_tone_is_weighted_by_the_filters_of_the_recommendation(frequency):
+    gain = np.prod([abs(freqz(*taps, worN=[frequency], fs=48000)[1][0]) for taps in (SHELF, HIGH_PASS)])
+    expected = -0.691 + 10 * math.log10(0.01 * gain**2 / 2)
+    assert loudness(tone(-20, 4, frequency, 48000).numpy(), 48000) == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+def test_997_hz_at_full_scale_is_3_lu_down_at_any_rate(rate):
     """The recommendation's own calibration: a 997-Hz sine with a peak of 0 dBFS reads -3.01 LKFS."""
-    assert loudness(tone(level, rate=rate).numpy(), rate) == pytest.approx(level - 3.01, abs=0.05)
+    assert loudness(tone(0, rate=rate).numpy(), rate) == pytest.approx(-3.01, abs=0.05)
 
 
-def test_loudness_follows_a_gain_exactly():
-    x = noise(3.0).numpy()
-    assert loudness(x, RATE) - loudness(x / 10, RATE) == pytest.approx(20)
-
-
-def test_gates_leave_out_silence_and_quiet_parts():
+def test_gates_leave_out_silence_quiet_parts_and_blocks_that_are_not_whole():
     speech = tone(-20, seconds=5)
     alone = loudness(speech.numpy(), RATE)
     silence, quiet = torch.zeros(5 * RATE), tone(-45, seconds=5)
@@ -260,48 +234,29 @@ def test_gates_leave_out_silence_and_quiet_parts():
     assert loudness(torch.cat([speech, silence]).numpy(), RATE) == pytest.approx(alone, abs=0.2)
     assert loudness(torch.cat([speech, quiet]).numpy(), RATE) == pytest.approx(alone, abs=0.2)
     assert loudness(torch.cat([speech, tone(-26, seconds=5)]).numpy(), RATE) < alone - 1.5  # loud enough to count
-
-
-def test_loudness_of_silence_and_of_less_than_a_block():
-    assert loudness(np.zeros(RATE), RATE) == -math.inf
-    assert math.isnan(loudness(np.zeros(RATE // 10), RATE))
+    assert loudness(torch.cat([speech, tone(0, seconds=0.09)]).numpy(), RATE) == pytest.approx(alone)
 
 
 # ---- the server -----------------------------------------------------------------------------------------------------
 
-
-def serve_module():
-    spec = importlib.util.spec_from_file_location("serve", SERVE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+CONTENT = bytes(range(256)) * 400
 
 
-serve = serve_module()
-CONTENT = bytes(range(256)) * 400  # longer than one chunk of the server
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    root = tmp_path_factory.mktemp("a server") / "site"
+    (root / "sub").mkdir(parents=True)
+    for name, content in {"x.flac": CONTENT, "player.js": b"0", "sub/index.html": b"<p>hello"}.items():
+        (root / name).write_bytes(content)
+    (root.parent / "secret.txt").write_text("outside")
+    (root / "link.txt").symlink_to(root.parent / "secret.txt")
+    served = make_server(root)
+    with running(served):
+        yield served
 
 
-@pytest.fixture
-def server(tmp_path):
-    root = tmp_path / "site"
-    root.mkdir()
-    (root / "x.flac").write_bytes(CONTENT)
-    (root / "player.js").write_text("0")
-    (root / "empty.flac").write_bytes(b"")
-    (tmp_path / "secret.txt").write_text("outside")
-    (root / "link.txt").symlink_to(tmp_path / "secret.txt")
-    with serve.make_server(root) as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield running
-        running.shutdown()
-        thread.join()
-
-
-def ask(server, path, method="GET", **headers):
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+def ask(port, path, method="GET", **headers):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     connection.request(method, path, headers=headers)
     response = connection.getresponse()
     body = response.read()
@@ -316,49 +271,41 @@ def ask(server, path, method="GET", **headers):
         ("bytes=10-19", 10, 19),
         ("bytes=10-", 10, 102399),
         ("bytes=-100", 102300, 102399),
-        ("bytes=-999999", 0, 102399),
         ("bytes=102390-999999", 102390, 102399),
-        ("bytes=0-99999", 0, 99999),
     ],
 )
 def test_server_sends_a_range(server, asked, first, last):
-    response, body = ask(server, "/x.flac", Range=asked)
+    response, body = ask(server.server_port, "/x.flac", Range=asked)
     assert response.status == 206
     assert body == CONTENT[first : last + 1]
     assert response.headers["Content-Range"] == f"bytes {first}-{last}/102400"
     assert response.headers["Content-Type"] == "audio/flac"
 
 
-@pytest.mark.parametrize(
-    ("path", "asked", "size"),
-    [("/x.flac", "bytes=102400-", 102400), ("/x.flac", "bytes=-0", 102400), ("/empty.flac", "bytes=0-", 0)],
-)
-def test_server_refuses_a_range_outside_the_file(server, path, asked, size):
-    response, body = ask(server, path, Range=asked)
-    assert (response.status, body) == (416, b"")
-    assert response.headers["Content-Range"] == f"bytes */{size}"
-
-
-@pytest.mark.parametrize("asked", ["lines=1-2", "bytes=5-2", "bytes=-", "bytes=0-1,5-6", "bytes=x-"])
-def test_server_ignores_a_range_it_does_not_know(server, asked):
-    response, body = ask(server, "/x.flac", Range=asked)
-    assert (response.status, body) == (200, CONTENT)
+def test_server_refuses_a_range_outside_the_file(server):
+    response, _ = ask(server.server_port, "/x.flac", Range="bytes=102400-")
+    assert response.status == 416
+    assert response.headers["Content-Range"] == "bytes */102400"
 
 
 def test_server_sends_the_whole_file_when_it_has_changed(server):
-    modified = ask(server, "/x.flac")[0].headers["Last-Modified"]
-    assert ask(server, "/x.flac", **{"Range": "bytes=0-3", "If-Range": modified})[0].status == 206
+    response, body = ask(server.server_port, "/x.flac")
+    modified = response.headers["Last-Modified"]
+    assert (response.status, body) == (200, CONTENT)
+    assert ask(server.server_port, "/x.flac", **{"Range": "bytes=0-3", "If-Range": modified})[0].status == 206
     old = "Mon, 01 Jan 2001 00:00:00 GMT"
-    assert ask(server, "/x.flac", **{"Range": "bytes=0-3", "If-Range": old})[0].status == 200
+    assert ask(server.server_port, "/x.flac", **{"Range": "bytes=0-3", "If-Range": old})[0].status == 200
 
 
-def test_server_head_and_types(server):
-    response, body = ask(server, "/x.flac", "HEAD")
+def test_server_head_types_and_folders(server):
+    response, body = ask(server.server_port, "/x.flac", "HEAD")
     assert (response.status, body) == (200, b"")
     assert response.headers["Content-Length"] == "102400"
     assert response.headers["Accept-Ranges"] == "bytes"
-    assert ask(server, "/x.flac", "HEAD", Range="bytes=0-3")[0].status == 200  # a range is defined for GET alone
-    assert ask(server, "/player.js")[0].headers["Content-Type"] == "text/javascript"
+    assert response.headers["Cache-Control"] == "no-cache"  # a rebuilt page is seen at once
+    assert ask(server.server_port, "/player.js")[0].headers["Content-Type"].startswith("text/javascript")
+    assert ask(server.server_port, "/sub/")[1] == b"<p>hello"
+    assert ask(server.server_port, "/sub")[0].headers["Location"].endswith("/sub/")
 
 
 @pytest.mark.parametrize(
@@ -366,37 +313,23 @@ def test_server_head_and_types(server):
 )
 @pytest.mark.parametrize("headers", [{}, {"Range": "bytes=0-3"}])
 def test_server_gives_nothing_outside_the_folder(server, path, headers):
-    response, body = ask(server, path, **headers)
+    response, body = ask(server.server_port, path, **headers)
     assert response.status == 404
     assert b"outside" not in body
 
 
-def test_server_command_says_what_is_wrong(tmp_path):
-    def run(*arguments):
-        return subprocess.run([sys.executable, SERVE, *arguments], capture_output=True, text=True, timeout=20)
-
-    missing = run(str(tmp_path / "none"))
-    assert missing.returncode == 2
+def test_server_command_serves_or_says_what_is_wrong(tmp_path, server):
+    command = [sys.executable, SERVE, tmp_path]
+    missing = subprocess.run([*command[:2], tmp_path / "none"], capture_output=True, text=True, timeout=20)
+    assert missing.returncode == 1
     assert missing.stderr == f"serve: no directory {tmp_path / 'none'}; `make book` builds it\n"
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        busy = run(str(tmp_path), "--port", str(taken.getsockname()[1]))
-    assert busy.returncode == 2
+    busy = subprocess.run([*command, "--port", str(server.server_port)], capture_output=True, text=True, timeout=20)
+    assert busy.returncode
     assert "Address already in use" in busy.stderr
-    assert busy.stderr.count("\n") == 1
-
-
-def test_server_command_prints_the_address(tmp_path):
     (tmp_path / "index.html").write_text("<p>hello")
-    with subprocess.Popen(
-        [sys.executable, SERVE, str(tmp_path), "--port", "0"], stdout=subprocess.PIPE, text=True
-    ) as run:
+    with subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE, text=True) as run:
         try:
-            assert run.stdout is not None
-            match = re.search(r"http://127\.0\.0\.1:(\d+)/", run.stdout.readline())
-            assert match
-            connection = http.client.HTTPConnection("127.0.0.1", int(match.group(1)), timeout=10)
-            connection.request("GET", "/")
-            assert connection.getresponse().read() == b"<p>hello"
-            connection.close()
+            port = re.search(r"http://127\.0\.0\.1:(\d+)/", run.stdout.readline())[1]
+            assert ask(int(port), "/")[1] == b"<p>hello"
         finally:
             run.terminate()

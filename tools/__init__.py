@@ -1,4 +1,4 @@
-"""What builds and checks the book: execute, postprocess, gate, badges, pages, faults, build.
+"""What builds and checks the book: execute, postprocess, gate, pages, build; what packs and serves it; layers.
 
 Facts that several of them need stand here: where the repository is, what the table of contents lists, and the
 environment that every timed process runs in.
@@ -43,16 +43,24 @@ def repository(source: Path = ROOT) -> str:
     return project["urls"]["Repository"].rstrip("/")
 
 
+def contents(source: Path = ROOT) -> list[str]:
+    """The files of the table of contents without their suffixes, in its order.
+
+    >>> contents()[:2]
+    ['book/intro', 'book/01-wiener-nmf']
+    """
+    toc = yaml.safe_load((source / "_toc.yml").read_text())
+    entries = [entry for part in toc.get("parts", [toc]) for entry in part["chapters"]]
+    return [toc["root"], *(page["file"] for entry in entries for page in (entry, *entry.get("sections", ())))]
+
+
 def chapters(source: Path = ROOT) -> list[Path]:
     """The notebooks of the table of contents, in its order.
 
     >>> [path.name for path in chapters()][0]
     '01-wiener-nmf.ipynb'
     """
-    toc = yaml.safe_load((source / "_toc.yml").read_text())
-    entries = [entry for part in toc.get("parts", [toc]) for entry in part["chapters"]]
-    notebooks = [source / f"{entry['file']}.ipynb" for entry in entries]
-    return [path for path in notebooks if path.exists()]
+    return [path for name in contents(source) if (path := source / f"{name}.ipynb").exists()]
 
 
 def commit(source: Path = ROOT) -> str:

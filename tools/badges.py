@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import Any
 
+from tools.pages.text import render
+
 PLACEHOLDER = "<!-- badges -->"
-COLAB = "https://colab.research.google.com/github"
 
 
 def row(record: dict[str, Any], repository: str) -> str:
@@ -16,19 +16,7 @@ def row(record: dict[str, Any], repository: str) -> str:
     >>> "CPU 40 s · 1.2 GB" in row(facts, "https://github.com/me/it")
     True
     """
-    chapter = record["chapter"]
-    colab = f"{COLAB}/{repository.split('github.com/', 1)[1]}/blob/main/book/{chapter}.ipynb"
-    measured = f"measured on {record['cpu']}, {record['threads']} thread(s), profile {record['profile']}"
-    return (
-        f'<div class="badges"><a class="badge-link" href="{colab}">Open in Colab</a> '
-        f'<a class="badge-link" href="../_sources/book/{chapter}.ipynb" download>Download notebook</a> '
-        f'<span class="badge-cost" title="{escape(measured)}">{cost(record)}</span></div>'
-    )
-
-
-def cost(record: dict[str, Any]) -> str:
-    """Seconds and peak memory, as on the badge."""
-    return f"CPU {record['seconds']:.0f} s · {record['peak_mb'] / 1e3:.1f} GB"
+    return render("badges.html.jinja", project=repository.split("github.com/", 1)[1], **record).strip()
 
 
 def insert(notebook: dict[str, Any], record: dict[str, Any], repository: str) -> dict[str, Any]:

@@ -14,22 +14,22 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
 
 from tools import ROOT, badges, chapters, gate, pages, repository
-from tools.execute import Failed, add_arguments, execute, late, parameters_of
+from tools.execute import Failed, execute, late
 from tools.pages import read_verdicts
 from tools.pages.ledger import unexplained
 from tools.pages.run import read_runs
-from tools.postprocess import lighten, make_accessible, make_offline, postprocess
+from tools.postprocess import mend, postprocess
 
 
 class Refused(Exception):
-    """The gate closed, Sphinx warned, or a chapter is late where that is an error; what was wrong has been printed."""
+    """The gate closed, Sphinx warned, or a chapter is late where that is an error; the message says all of it."""
 
 
 def build(source: Path, out: Path, args: argparse.Namespace) -> Path:
@@ -41,8 +41,9 @@ def build(source: Path, out: Path, args: argparse.Namespace) -> Path:
     parameter or notebook.
     """
     tree, html = out / "_build" / "tree", out / "_build" / "html"
+    parameters = {"corpus": args.corpus, "seed": args.seed, **dict(args.parameter)}
     with step("execute"):
-        ran = execute(source, tree, args.profile, parameters_of(args), jobs=args.jobs, fresh=args.fresh)
+        ran = execute(source, tree, args.profile, parameters, jobs=args.jobs, fresh=args.fresh)
     with step("gate: notebooks"):
         refuse(gate.check_tree(source, tree))
     with step("badges and generated pages"):
@@ -50,18 +51,14 @@ def build(source: Path, out: Path, args: argparse.Namespace) -> Path:
         pages.write_pages(source, tree)
     with step("jupyter-book"):
         render(tree, out)
-        make_offline(html)
-        make_accessible(html)
-        lighten(html)
+        mend(html)
     with step("gate: pages"):
         refuse(gate.check_pages(html))
     runs = read_runs(tree, [path.stem for path in chapters(source)])
-    slow = {run["chapter"]: said for run in runs if (said := late(run))}
-    for said in slow.values():
-        print(f"[book] late: {said}", flush=True)
+    slow = {run["chapter"]: f"late: {said}" for run in runs if (said := late(run))}
     judged = [verdict for record in read_verdicts(tree).values() for verdict in record["verdicts"]]
     bare = [f"claim {id} fails, and no reason has been written" for id in unexplained(judged)]
-    for said in bare:
+    for said in [*slow.values(), *bare]:
         print(f"[book] {said}", flush=True)
     if os.environ.get("STRICT") == "1" and (wrong := [slow[chapter] for chapter in sorted(slow.keys() & ran)] + bare):
         raise Refused(f"STRICT=1: {'; '.join(wrong)}")
@@ -78,23 +75,22 @@ def publish(source: Path, tree: Path) -> None:
 
 
 def render(tree: Path, out: Path) -> None:
-    """Build the pages from nothing, every warning an error; the log is printed if there is one."""
-    shutil.rmtree(out / "_build" / "html", ignore_errors=True)
-    shutil.rmtree(out / "_build" / ".doctrees", ignore_errors=True)
+    """Build the pages from nothing, every warning an error: raises Refused with the log."""
+    for name in ("html", ".doctrees"):
+        shutil.rmtree(out / "_build" / name, ignore_errors=True)
     program = Path(sys.executable).parent / "jupyter-book"
     command = [str(program), "build", str(tree), "--path-output", str(out), "-n", "-W", "--keep-going"]
-    with (out / "_build" / "jupyter-book.log").open("w+") as log:
-        status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
-        log.seek(0)
-        if status:
-            print(log.read(), file=sys.stderr)
-            raise Refused(f"jupyter-book: status {status}")
+    log = out / "_build" / "jupyter-book.log"
+    with log.open("w") as sink:
+        status = subprocess.run(command, stdout=sink, stderr=subprocess.STDOUT, check=False).returncode
+    if status:
+        raise Refused(f"jupyter-book: status {status}\n{log.read_text()}")
 
 
-def refuse(refusals: list[gate.Refusal]) -> None:
-    if refusals:
-        gate.report(refusals)
-        raise Refused(f"the gate refuses the book for {len(refusals)} reason(s)")
+def refuse(refusals: Iterable[gate.Refusal]) -> None:
+    """Raises Refused, with every refusal on a line, if there is one."""
+    if lines := [f"\n  {refusal}" for refusal in refusals]:
+        raise Refused(f"the gate refuses the book for {len(lines)} reason(s){''.join(lines)}")
 
 
 @contextmanager
@@ -108,16 +104,21 @@ def step(name: str) -> Iterator[None]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Build the book.")
-    add_arguments(parser)
+    parser.add_argument("--source", type=Path, default=ROOT, help="folder with _toc.yml, _config.yml and book/")
     parser.add_argument("--out", type=Path, default=ROOT, help="holds _build/tree and _build/html afterwards")
+    parser.add_argument("--profile", default="book", choices=["smoke", "book", "paper"])
+    parser.add_argument("--corpus", default="auto", help="which corpus the chapters take (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
+    parser.add_argument("--jobs", type=int, default=0, help="notebooks at once (default: as cores and memory allow)")
+    parser.add_argument("--fresh", action="store_true", help="run all, also what has not changed since its last run")
     args = parser.parse_args(argv)
-    start = time.monotonic()
     try:
-        html = build(args.source.resolve(), args.out.resolve(), args)
+        with step("all"):
+            html = build(args.source.resolve(), args.out.resolve(), args)
     except (Failed, Refused, ValueError) as error:
         print(f"build: {error}", file=sys.stderr)
         return 1
-    print(f"[book] all: {time.monotonic() - start:.1f} s")
     print(f"[book] open {(html / 'index.html').as_uri()} or run `make serve`")
     return 0
 

@@ -1,23 +1,19 @@
 """Refuse a book that is not fit to be published, and say why: chapter, cell and reason, all at once.
 
-    python -m tools.gate [--source .] [--tree _build/tree] [--html _build/html]
-
 Jupyter Book renders unexecuted and failed notebooks without a word, so this looks.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
-import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from tools import ROOT, chapters
+from tools import chapters
 
 OUTPUT_LIMIT = 50_000  # bytes of one output that stand in the page itself
 IMAGE_LIMIT = 300_000  # bytes of an image, which becomes a file of its own
@@ -25,6 +21,7 @@ PAGE_LIMIT = 200_000  # bytes of a page, without the files it refers to
 SHOWN = {"text/plain", "text/html", "text/markdown", "text/latex", "image/png", "image/jpeg", "image/svg+xml"}
 GLUE = "application/papermill.record/"  # myst_nb.glue keeps values for other places of the book under this prefix
 FETCHING_RELS = {"stylesheet", "icon", "preload", "prefetch", "modulepreload", "preconnect", "dns-prefetch", "manifest"}
+REMOTE = re.compile(r"\s*(https?:)?//", re.IGNORECASE)
 
 
 class Refusal(NamedTuple):
@@ -75,14 +72,6 @@ class Resources(HTMLParser):
         elif self._inside == "script":
             self.loaded += re.findall(r"(?:import|fetch|require|\.src\s*=)[\s(\[]*[\"'](https?://[^\"']+)", data)
 
-    @property
-    def remote(self) -> list[str]:
-        return [url for url in self.loaded if re.match(r"\s*(https?:)?//", url, re.IGNORECASE)]
-
-    @property
-    def embedded_audio(self) -> bool:
-        return any(url.lstrip().lower().startswith("data:audio") for url in self.loaded)
-
 
 def css_addresses(css: str) -> list[str]:
     """The addresses that a style sheet loads.
@@ -93,45 +82,53 @@ def css_addresses(css: str) -> list[str]:
     return re.findall(r"url\(\s*[\"']?([^\"')]+)", css) + re.findall(r"@import\s+[\"']([^\"']+)", css)
 
 
+def remote(addresses: list[str]) -> Iterator[str]:
+    yield from (f"loads from another host: {url[:80]}" for url in addresses if REMOTE.match(url))
+
+
 def html_refusals(html: str) -> Iterator[str]:
     found = Resources(html)
-    yield from (f"loads from another host: {url[:80]}" for url in found.remote)
-    if found.embedded_audio:
+    yield from remote(found.loaded)
+    if any(url.lstrip().lower().startswith("data:audio") for url in found.loaded):
         yield "carries audio as base64; write a file (sepriors.lab.players does)"
     yield from (f"image without alt text: {src}" for src in found.mute)
 
 
-# ---- the sources ----------------------------------------------------------------------------------------------------
+# ---- sources and executed notebooks ---------------------------------------------------------------------------------
 
 
-def check_source(source: Path) -> list[Refusal]:
+def check_tree(source: Path, tree: Path) -> Iterator[Refusal]:
+    """Sources, executed notebooks and runs together: the gate before the pages are built."""
+    yield from check_source(source)
+    for path in chapters(source):
+        executed, record = (tree / "runs" / f"{path.stem}{suffix}" for suffix in (".ipynb", ".json"))
+        if executed.exists() and record.exists():
+            yield from check_notebook(json.loads(executed.read_text()), path.stem)
+        else:
+            yield Refusal(path.stem, None, "never ran to its end")
+
+
+def check_source(source: Path) -> Iterator[Refusal]:
     """Notebooks committed with outputs, or missing from the table of contents."""
-    refusals = []
     listed = set(chapters(source))
     for path in sorted((source / "book").glob("*.ipynb")):
         if path not in listed:
-            refusals.append(Refusal(path.stem, None, "not in _toc.yml"))
+            yield Refusal(path.stem, None, "not in _toc.yml")
         for number, cell in enumerate(json.loads(path.read_text())["cells"], 1):
             if cell.get("outputs") or cell.get("execution_count") is not None:
-                refusals.append(Refusal(path.stem, number, "committed with its output (nbstripout removes it)"))
-    return refusals
+                yield Refusal(path.stem, number, "committed with its output (nbstripout removes it)")
 
 
-# ---- executed notebooks ---------------------------------------------------------------------------------------------
-
-
-def check_notebook(notebook: dict[str, Any], chapter: str) -> list[Refusal]:
+def check_notebook(notebook: dict[str, Any], chapter: str) -> Iterator[Refusal]:
     """All that an executed notebook, as papermill wrote it, can be refused for."""
-    refusals = []
     if notebook["metadata"].get("papermill", {}).get("exception"):
-        refusals.append(Refusal(chapter, None, "papermill reports an exception"))
+        yield Refusal(chapter, None, "papermill reports an exception")
     number = 0
     for cell in notebook["cells"]:
         tags = set(cell["metadata"].get("tags", []))
         number += not tags & {"injected-parameters", "papermill-error-cell-tag"}
         reasons = _code_reasons(cell, tags) if cell["cell_type"] == "code" else html_refusals(_text(cell["source"]))
-        refusals += [Refusal(chapter, number, reason) for reason in reasons]
-    return refusals
+        yield from (Refusal(chapter, number, reason) for reason in reasons)
 
 
 def _code_reasons(cell: dict[str, Any], tags: set[str]) -> Iterator[str]:
@@ -139,105 +136,62 @@ def _code_reasons(cell: dict[str, Any], tags: set[str]) -> Iterator[str]:
         yield "not executed"
     if cell["metadata"].get("papermill", {}).get("exception"):
         yield "papermill reports an exception"
-    hidden = bool(tags & {"remove-cell", "remove-output"})
+    is_hidden = bool(tags & {"remove-cell", "remove-output"})
     for output in cell["outputs"]:
         if output["output_type"] == "error":
             yield f"raised {output['ename']}: {output['evalue'][:200]}"
         elif output["output_type"] == "stream":
-            if output["name"] == "stderr" and not hidden and "remove-stderr" not in tags:
+            if output["name"] == "stderr" and not is_hidden and "remove-stderr" not in tags:
                 yield f"shows stderr: {_text(output['text']).strip()[:200]}"
             yield from _size_reasons("text/plain", _text(output["text"]))
         else:
-            yield from _data_reasons(output["data"], cell["metadata"], hidden)
+            alt = cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", "")
+            for mime, content in output["data"].items():
+                yield from _data_reasons(mime, _text(content), needs_alt=not (is_hidden or alt.strip()))
 
 
-def _data_reasons(data: dict[str, Any], metadata: dict[str, Any], hidden: bool) -> Iterator[str]:
-    for mime, content in data.items():
-        if mime.startswith(GLUE):
-            continue
-        if mime not in SHOWN:
-            yield f"output of type {mime}, which a page does not render"
-            continue
-        yield from _size_reasons(mime, _text(content))
-        if mime == "text/html":
-            yield from html_refusals(_text(content))
-        alt = metadata.get("mystnb", {}).get("image", {}).get("alt", "")
-        if mime.startswith("image/") and not hidden and not alt.strip():
-            yield 'image without alt text (cell metadata "mystnb": {"image": {"alt": …}})'
+def _data_reasons(mime: str, content: str, *, needs_alt: bool) -> Iterator[str]:
+    if mime in SHOWN:
+        yield from _size_reasons(mime, content)
+    elif not mime.startswith(GLUE):
+        yield f"output of type {mime}, which a page does not render"
+    if mime == "text/html":
+        yield from html_refusals(content)
+    if mime.startswith("image/") and needs_alt:
+        yield 'image without alt text (cell metadata "mystnb": {"image": {"alt": …}})'
 
 
 def _size_reasons(mime: str, content: str) -> Iterator[str]:
-    base64 = mime in ("image/png", "image/jpeg")
-    size = len(content) * 3 // 4 if base64 else len(content.encode())
+    size = len(content) * 3 // 4 if mime in ("image/png", "image/jpeg") else len(content.encode())
     limit = IMAGE_LIMIT if mime.startswith("image/") else OUTPUT_LIMIT
     if size > limit:
         yield f"{mime} output of {size / 1e3:.0f} kB; the limit is {limit / 1e3:.0f} kB"
 
 
-def _text(value: str | list[str]) -> str:
-    return value if isinstance(value, str) else "".join(value)
-
-
-def check_tree(source: Path, tree: Path) -> list[Refusal]:
-    """Sources, executed notebooks and runs together: the gate before the pages are built."""
-    refusals = check_source(source)
-    for path in chapters(source):
-        executed, record = (tree / "runs" / f"{path.stem}{suffix}" for suffix in (".ipynb", ".json"))
-        if not executed.exists() or not record.exists():
-            refusals.append(Refusal(path.stem, None, "never ran to its end"))
-            continue
-        refusals += check_notebook(json.loads(executed.read_text()), path.stem)
-    return refusals
+def _text(value: Any) -> str:
+    return "".join(value) if isinstance(value, list) else str(value)
 
 
 # ---- pages ----------------------------------------------------------------------------------------------------------
 
 
-def check_pages(html: Path) -> list[Refusal]:
+def check_pages(html: Path) -> Iterator[Refusal]:
     """The built site: size, remote resources, embedded audio, alt texts, links to files that are not there."""
-    refusals = []
-    for path in sorted(html.rglob("*.html")):
-        name = str(path.relative_to(html))
-        if name.startswith("_static/"):
-            continue
-        text = path.read_text()
-        if (size := path.stat().st_size) > PAGE_LIMIT:
-            refusals.append(Refusal(name, None, f"{size / 1e3:.0f} kB; the limit is {PAGE_LIMIT / 1e3:.0f} kB"))
-        refusals += [Refusal(name, None, reason) for reason in html_refusals(text)]
-        found = Resources(text)
-        dead = [url for url in dict.fromkeys(found.loaded + found.links) if not _is_there(url, path.parent)]
-        refusals += [Refusal(name, None, f"refers to a file that is not there: {url[:80]}") for url in dead]
-    for path in sorted(html.rglob("*.css")):
-        remote = [url for url in css_addresses(path.read_text()) if re.match(r"(https?:)?//", url)]
-        refusals += [
-            Refusal(str(path.relative_to(html)), None, f"loads from another host: {url[:80]}") for url in remote
-        ]
-    return refusals
+    for path in sorted([*html.rglob("*.html"), *html.rglob("*.css")]):
+        name = path.relative_to(html).as_posix()
+        if path.suffix == ".css" or not name.startswith("_static/"):
+            reasons = remote(css_addresses(path.read_text())) if path.suffix == ".css" else _page_reasons(path)
+            yield from (Refusal(name, None, reason) for reason in reasons)
 
 
-def _is_there(url: str, folder: Path) -> bool:
-    parts = urlsplit(url)
-    return bool(parts.scheme or parts.netloc or not parts.path) or (folder / unquote(parts.path)).exists()
-
-
-def report(refusals: list[Refusal]) -> None:
-    """Print every refusal, one a line."""
-    print(f"The gate refuses the book for {len(refusals)} reason(s):", file=sys.stderr)
-    for refusal in refusals:
-        print(f"  {refusal}", file=sys.stderr)
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Refuse a book that is not fit to be published, and say why.")
-    parser.add_argument("--source", type=Path, default=ROOT)
-    parser.add_argument("--tree", type=Path, default=ROOT / "_build" / "tree")
-    parser.add_argument("--html", type=Path, help="also check the pages built here")
-    args = parser.parse_args(argv)
-    refusals = check_tree(args.source, args.tree) + (check_pages(args.html) if args.html else [])
-    if refusals:
-        report(refusals)
-    return 1 if refusals else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def _page_reasons(path: Path) -> Iterator[str]:
+    if (size := path.stat().st_size) > PAGE_LIMIT:
+        yield f"{size / 1e3:.0f} kB; the limit is {PAGE_LIMIT / 1e3:.0f} kB"
+    text = path.read_text()
+    yield from html_refusals(text)
+    found = Resources(text)
+    for url in dict.fromkeys(found.loaded + found.links):
+        parts = urlsplit(url)
+        is_elsewhere = parts.scheme or parts.netloc or not parts.path
+        if not (is_elsewhere or (path.parent / unquote(parts.path)).exists()):
+            yield f"refers to a file that is not there: {url[:80]}"

@@ -35,7 +35,7 @@ def pack(html: Path, out: Path) -> Path:
     return part.replace(out)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Pack the built book into a zip that opens without a network.")
     parser.add_argument("--html", type=Path, default=ROOT / "_build" / "html")
     parser.add_argument("--out", type=Path, default=ROOT / "_build" / "sepriors-book.zip")
@@ -43,11 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         out = pack(args.html, args.out)
     except FileNotFoundError as error:
-        print(f"offline: {error}", file=sys.stderr)
-        return 1
+        sys.exit(f"offline: {error}")
     print(f"[book] {out}: {out.stat().st_size / 1e6:.1f} MB; unpack it and open {out.stem}/index.html")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

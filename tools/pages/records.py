@@ -12,7 +12,8 @@ import pandas as pd
 from sepriors.lab.bench import complete, estimate, mean_of
 from sepriors.lab.claims import Interval, bootstrap
 
-COLUMNS = ["chapter", "record", "claim", "verdict", "method", "of", "snr_db", "metric", "value", "low", "high", "n", "missing", "unit", "profile", "corpus", "seed", "commit", "hardware", "finished"]
+COLUMNS = ["chapter", "record", "claim", "verdict", "method", "of", "snr_db", "metric", "value", "low", "high", "n",
+           "missing", "unit", "profile", "corpus", "seed", "commit", "hardware", "finished"]  # fmt: skip
 APART = {"method", "snr_db", "file", "seed", "why"}  # what a row of a bench says beside its measures
 
 

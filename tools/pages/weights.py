@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -13,30 +12,22 @@ from sepriors.lab.recipes import RECIPES
 from sepriors.methods import METHODS
 from sepriors.weights import cards, folder, load
 from tools import ROOT, chapters
-from tools.pages.equations import code_of
+from tools.pages.equations import cells_of
 from tools.pages.text import render
-
-PARTS = {"speech": "mixed speech", "noise": "mixed noise", "clean": "clean speech", "alone": "noise alone"}
 
 
 def page(source: Path = ROOT) -> str:
     """The page in MyST Markdown; raises WeightsError for weights that are not the ones of their card."""
     known = cards()
-    shipped = {name for name, card in known.items() if _is_shipped(card)}
-    facts = {
-        name: {
-            "family": family(name),
-            "parameters": sum(x.numel() for x in load(name).tensors.values()) if name in shipped else None,
-            "minutes": [f"{card[f'{key}_minutes']} {what}" for key, what in PARTS.items() if card.get(f"{key}_minutes")],
-            "methods": methods_of(name),
-            "chapters": chapters_of(name, source),
-        }
-        for name, card in known.items()
-    }
-    megabytes = sum(known[name]["bytes"] for name in shipped) / 1e6
-    hours = sum(known[name]["train_seconds"] for name in shipped) / 3600
+    shipped = {name: card for name, card in known.items() if _is_shipped(card)}
     return render(
-        "weights.md.jinja", cards=known, facts=facts, shipped=len(shipped), megabytes=megabytes, hours=hours
+        "weights.md.jinja",
+        cards=known,
+        shipped=shipped,
+        parameters={name: sum(x.numel() for x in load(name).tensors.values()) for name in shipped},
+        family=family,
+        methods_of=methods_of,
+        chapters={name: chapters_of(name, source) for name in known},
     )
 
 
@@ -68,22 +59,11 @@ def methods_of(card: str) -> list[str]:
 def chapters_of(card: str, source: Path = ROOT) -> list[str]:
     """The chapters whose code names a card, or a method that needs it."""
     wanted = {card, *methods_of(card)}
-    return [path.stem for path in chapters(source) if any(_is_named(name, *_written(path)) for name in wanted)]
-
-
-def _is_named(name: str, texts: set[str], patterns: list[str]) -> bool:
-    return name in texts or any(re.fullmatch(pattern, name) for pattern in patterns)
+    return [path.stem for path in chapters(source) if any(_texts(path).fullmatch(name) for name in wanted)]
 
 
 @cache
-def _written(path: Path) -> tuple[set[str], list[str]]:
-    """The texts that stand in a notebook's code, and what those with a place to fill in can stand for."""
-    nodes = [node for tree in code_of(path) for node in ast.walk(tree)]
-    texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    return texts, [_pattern(node) for node in nodes if isinstance(node, ast.JoinedStr)]
-
-
-def _pattern(node: ast.JoinedStr) -> str:
-    """What f"vae-seed{i}" can stand for; a text that begins with a place to fill in stands for nothing here."""
-    parts = [re.escape(str(part.value)) if isinstance(part, ast.Constant) else r"\w+" for part in node.values]
-    return "".join(parts) if parts and parts[0] != r"\w+" else r"(?!)"
+def _texts(path: Path) -> re.Pattern[str]:
+    """Matches each text that stands in a notebook's code, and what one with a place to fill in can stand for."""
+    texts = re.findall(r'"([\w-][^"\n]*)"', "\n".join(cells_of(path, "code")))
+    return re.compile("|".join(re.sub(r"\\\{.*?\\\}", r"\\w+", re.escape(text)) for text in texts))
