@@ -216,7 +216,7 @@ def speak(lines: list[tuple[Voice, str]]) -> tuple[list[np.ndarray], int, str]:
     with tempfile.TemporaryDirectory() as folder:
         request, answer = Path(folder) / "lines.json", Path(folder) / "spoken.npz"
         request.write_text(json.dumps([[asdict(voice), text] for voice, text in lines]), encoding="utf-8")
-        package = Path(__file__).parents[2]
+        package = Path(__file__).parents[3]
         env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(package), os.environ.get("PYTHONPATH", "")])}
         code = "import sys; from sepriors.lab.corpora.synthetic import _speaker; _speaker(sys.argv[1], sys.argv[2])"
         child = subprocess.run([sys.executable, "-c", code, request, answer], env=env, capture_output=True, text=True)
