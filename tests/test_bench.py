@@ -11,16 +11,16 @@ import torch
 from conftest import speechlike
 
 from sepriors import OracleWiener, SPPWiener, enhance, mix
-from sepriors.inference.em import Step
 from sepriors.lab import bench, plots
 from sepriors.lab.claims import ClaimError, bootstrap
+from sepriors.protocols import Method, Step
 from tools.pages import leaderboard, records
 from tools.pages import trust as trust_page
 
 METRICS = ("si_sdr", "fwsnrseg")
 
 
-class Halve:
+class Halve(Method):
     """Half the input, and what it was asked for."""
 
     iterations = 1
@@ -34,7 +34,7 @@ class Halve:
         yield Step(0, None, lambda: x / 2)
 
 
-class SilentFirst:
+class SilentFirst(Method):
     """Silence for the first file, which no measure can score."""
 
     iterations = 1

@@ -21,9 +21,9 @@ from distributed import LocalCluster
 
 from sepriors import SPPWiener, methods, metrics, mix
 from sepriors.__main__ import main
-from sepriors.inference.em import Step
 from sepriors.lab import bench, jobs
 from sepriors.lab.jobs import JobError, WorkerPool, as_completed
+from sepriors.protocols import Method, Step
 from sepriors.signal import audio
 
 ROOT = Path(__file__).parents[1]
@@ -216,7 +216,7 @@ def test_the_bench_on_a_cluster_whose_worker_is_killed(cluster, corpus_folder, t
 # ------------------------------------------------------------------------- bench
 
 
-class Counted:
+class Counted(Method):
     """Half the input, silence for the first file of a batch; and how many files it was given."""
 
     iterations = 1

@@ -6,8 +6,8 @@ import os
 import pytest
 import torch
 
-from sepriors import load, priors, weights
-from sepriors.weights import WeightsError
+from sepriors import priors, weights
+from sepriors.weights import WeightsError, load
 
 ALL = weights.cards()
 CARDS = {name: card for name, card in ALL.items() if card.get("shipped", True)}

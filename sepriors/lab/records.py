@@ -18,6 +18,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
-from sepriors import __version__, methods, weights
+from sepriors import methods, weights
 from sepriors.files import atomic_write
 from sepriors.lab import peers
 from sepriors.lab.bench import NOISY, PACKAGES, commit, provenance
@@ -356,7 +357,7 @@ def _facts(made: RecordSet, method: str, pool: WorkerPool, device: str) -> dict[
     return {
         "set": made.name, "set_sha256": made.sha256, "method": method, "cards": cards_of(method),
         "settings": settings(make(method)) if ours else "",
-        "sepriors": f"{__version__}, commit {commit()}", "cpu": here["hardware"]["cpu"], "device": device,
+        "sepriors": f"{version('sepriors')}, commit {commit()}", "cpu": here["hardware"]["cpu"], "device": device,
         "processes": pool.size(), "threads": torch.get_num_threads(),
         "versions": {p: here["versions"][p] for p in PACKAGES}, "finished": here["finished"],
     }  # fmt: skip

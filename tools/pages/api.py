@@ -25,8 +25,8 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 def rooms() -> dict[str, list[Path]]:
     """The folders of the package by their dotted names, and the modules of each.
 
-    >>> [path.stem for path in rooms()["sepriors.signal"]][:3]
-    ['__init__', 'audio', 'gaussian']
+    >>> [path.stem for path in rooms()["sepriors.signal"]][:4]
+    ['__init__', 'audio', 'front_ends', 'gaussian']
     """
     found = defaultdict(list)
     for path in sorted(PACKAGE.rglob("*.py")):

@@ -140,13 +140,16 @@ def grid(folder: Path) -> Clips:
         if not 1 <= number <= 34:
             raise ReaderError(f"{file.parent}: expected the folder of a talker, s1 to s34")
         video = home / talker / f"{file.stem}.mpg"
-        yield file, {
-            "speaker": f"GRID_{talker}",
-            "gender": "F" if number in _GRID_WOMEN else "M",
-            "split": _grid_split(number, file.stem),
-            "video": video.relative_to(folder).as_posix() if video.is_file() else "",
-            "source": "GRID (Zenodo 3625687)",
-        }
+        yield (
+            file,
+            {
+                "speaker": f"GRID_{talker}",
+                "gender": "F" if number in _GRID_WOMEN else "M",
+                "split": _grid_split(number, file.stem),
+                "video": video.relative_to(folder).as_posix() if video.is_file() else "",
+                "source": "GRID (Zenodo 3625687)",
+            },
+        )
 
 
 def _grid_split(number: int, clip: str) -> str:

@@ -98,7 +98,7 @@ class ScoreRecipe(OfOneCorpus, OneFit):
 
     def loss(self, model: Any, batch: torch.Tensor, g: torch.Generator, done: float) -> torch.Tensor:
         """The mean loss at noise levels that are spread evenly over the network's range."""
-        low, high = (math.log(sigma) for sigma in model.levels)
+        low, high = (math.log(sigma) for sigma in (model.sigma_min, model.sigma_max))
         even = (torch.arange(len(batch)) + torch.rand(len(batch), generator=g)) / len(batch)
         sigma = torch.exp(low + (high - low) * even).to(batch.device)
         return self.errors(model, batch, sigma, g)[0].mean()
