@@ -497,7 +497,7 @@ def test_the_error_of_a_denoiser_is_over_what_independent_bins_would_leave():
     """Whoever knows the speech has none; before training it is 1 for white speech of that spread; no last bin."""
     made, net = recipes.ScoreRecipe(), Denoiser(channels=(8, 8))
     net.start(seeded())
-    clean = net.spread * torch.randn(40, 1, 257, 50, dtype=torch.cfloat, generator=seeded(1))
+    clean = net.sigma_data * torch.randn(40, 1, 257, 50, dtype=torch.cfloat, generator=seeded(1))
     sigma = torch.logspace(-2, 0.4, 40)
     known = Says(clean[:, 0].clone(), torch.ones(40, 257, 50))
     known.mean[:, -1] = 1e6

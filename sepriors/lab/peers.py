@@ -7,6 +7,7 @@ supervised, on hours that nobody here has. Each is aligned: what it answers late
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -51,7 +52,7 @@ class NoiseReduce(Peer):
     package: ClassVar[str] = "noisereduce"
 
     def denoised(self, row: np.ndarray) -> np.ndarray:
-        reduced: np.ndarray = import_module("noisereduce").reduce_noise(y=row, sr=RATE)
+        reduced: np.ndarray = _noisereduce().reduce_noise(y=row, sr=RATE)
         return reduced
 
 
@@ -169,6 +170,13 @@ def _found(package: str) -> Any:
 def _file(package: str, name: str) -> str:
     """A file of an installed package, without importing it: some bring far more than their networks."""
     return str(next(file.locate() for file in _found(package).files or [] if file.name == name))
+
+
+@lru_cache
+def _noisereduce() -> Any:
+    with warnings.catch_warnings():  # in a notebook it asks for widgets that it does not show
+        warnings.filterwarnings("ignore", "IProgress not found")
+        return import_module("noisereduce")
 
 
 @lru_cache
