@@ -209,7 +209,7 @@ def test_training_helps_speakers_that_it_has_not_seen(toy, name):
 def test_every_shipped_card_has_a_recipe():
     assert weights.cards().keys() <= SHIPPED.keys()
     for name, card in weights.cards().items():
-        assert card["about"] == SHIPPED[name].about
+        assert card.get("edition") == 1 or card["about"] == SHIPPED[name].about
     for i in (1, 2, 3):
         assert SHIPPED[f"vae-seed{i}"] == replace(SHIPPED["vae"], seed=i)
 
@@ -245,7 +245,9 @@ def test_a_card_is_entered_and_read_again(toy, tmp_path, monkeypatch):
     assert list(cards) == ["nmf-speech-257", "other", "vae-257"]
     assert cards["nmf-speech-257"] == card
     shipped = tomllib.loads((resources.files("sepriors.cards") / "cards.toml").read_text("utf-8"))
-    assert all(cards[name].keys() == shipped[name].keys() for name in ("nmf-speech-257", "vae-257"))
+    # the same kinds of cards, of those that this edition trained
+    pairs = {"nmf-speech-257": "nmf-speech", "vae-257": "vae"}
+    assert all(cards[name].keys() == shipped[like].keys() for name, like in pairs.items())
     assert sorted(p.suffix for p in tmp_path.iterdir()) == [".safetensors", ".safetensors", ".toml"]
 
 
