@@ -158,7 +158,7 @@ def test_domains(toy):
     both = Corpora(toy.root, pd.concat([table.assign(corpus="synthetic"), toy.table]), "folder")
     keys = bench_set(both, "white", files=2, seconds=1.0)[0].key  # real speech goes before synthetic
     assert all(speech_of(key).startswith("speech/") for key in keys)
-    assert set(DOMAINS) == {"matched", "mismatched"}
+    assert set(DOMAINS) == {"matched", "mismatched", "accent"}
 
 
 # ----------------------------------------------------------------------------- keys

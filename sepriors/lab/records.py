@@ -52,6 +52,7 @@ class RecordSet:
 
     name: str
     kind: str  # 'real' and 'white', see `corpora.bench_set`; 'pairs' as they were recorded; 'far-field' without speech
+    title: str = ""
     domain: str = "matched"
     files: int = 44
     seconds: float = 6.0
@@ -59,6 +60,8 @@ class RecordSet:
     split: str = "test"
     seed: int = 0
     metrics: tuple[str, ...] = ()  # none: all that the set allows
+    methods: tuple[str, ...] = ()  # who takes part; none: all but those that know white noise alone
+    fewer: dict[str, int] = field(default_factory=dict)  # methods that take so many of its files alone, being slow
     wider: dict[str, float] = field(default_factory=dict)  # methods whose tolerance is so many times as wide
     sha256: str = ""
 
@@ -66,6 +69,12 @@ class RecordSet:
     def measures(self) -> tuple[str, ...]:
         """What is measured on it."""
         return self.metrics or (CLEAN_FREE if self.kind == "far-field" else tuple(METRICS))
+
+    @property
+    def takes(self) -> list[str]:
+        """Who takes part, the noisy mixture itself first."""
+        ours = (name for name, entry in methods.METHODS.items() if "white noise only" not in entry.about)
+        return [NOISY, *(self.methods or (*ours, *peers.PEERS))]
 
     def excerpts(self, corpora: Corpora) -> list[Excerpt]:
         """Its files; raises RecordError where the corpora make others than the hash says."""
@@ -77,7 +86,8 @@ class RecordSet:
     def _excerpts(self, corpora: Corpora) -> Iterator[Excerpt]:
         def paths(kind: str) -> list[tuple[str, str]]:
             rows = corpora.select(kind=kind, split=self.split)
-            return list(zip(rows["speaker"].where(rows["speaker"] != "", rows["corpus"]), rows["path"], strict=True))
+            who = [speaker or corpus for speaker, corpus in zip(rows["speaker"], rows["corpus"], strict=True)]
+            return list(zip(who, rows["path"], strict=True))
 
         if self.kind == "far-field":
             for speaker, path in paths("real"):
@@ -279,7 +289,7 @@ class Unit(NamedTuple):
 
 def units(made: RecordSet, excerpts: Sequence[Excerpt], method: str, device: str = "cpu") -> Iterator[Unit]:
     """The work of a record, file by file; each file has a seed of its own."""
-    for i, (key, snrs, noisy, clean) in enumerate(excerpts):
+    for i, (key, snrs, noisy, clean) in enumerate(excerpts[: made.fewer.get(method)]):
         speech = None if clean is None else clean.numpy()
         yield Unit(method, key, snrs, noisy.numpy(), speech, made.seed + i, made.measures, device)
 
@@ -422,7 +432,7 @@ def overview(where: Path | None = None) -> pd.DataFrame:
     """Every record there should be: set, method, rows, and what is wrong with it ('' where nothing is)."""
     rows = []
     for made in sets(where).values():
-        for name in [NOISY, *methods.METHODS, *peers.PEERS]:
+        for name in made.takes:
             path = path_of(made.name, name, where)
             if not path.is_file():
                 rows.append({"set": made.name, "method": name, "rows": 0, "problem": "missing"})

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from sepriors import metrics
 from sepriors.commands import device_name, names, say, worker_options, worker_pool
-from sepriors.lab import records
+from sepriors.lab import peers, records
 from sepriors.lab.bench import commit
 from sepriors.lab.corpora import open_corpora
 
@@ -39,12 +39,16 @@ def run(a: argparse.Namespace) -> None:
         made = records.sets()[str(name)]
         excerpts = made.excerpts(corpora)
         for method in rows["method"]:
+            if method in peers.PEERS and method not in peers.available():
+                say(f"{name}/{method}: left out, its package is not installed; pip install 'sepriors[peers]'")
+                continue
             if a.check:
                 _check(made, excerpts, method, a.check)
                 continue
             with worker_pool(a, device_name(a.device, a.dask), metrics.workers()) as pool:
                 work = records.record(made, excerpts, method, pool, device=device_name(a.device, a.dask))
-                for _ in tqdm(work, total=len(excerpts), desc=f"{name}/{method}", unit="file", disable=None):
+                files = len(excerpts[: made.fewer.get(method)])
+                for _ in tqdm(work, total=files, desc=f"{name}/{method}", unit="file", disable=None):
                     pass
 
 

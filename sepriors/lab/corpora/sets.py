@@ -26,6 +26,7 @@ SNRS = {
 DOMAINS = {
     "matched": (("mini-librispeech", "librispeech"), ("synthetic",)),
     "mismatched": (("emodb",), ("synthetic-de",)),
+    "accent": (("speechocean762",), ("synthetic-de",)),
 }
 # SPEAKER/PATH+noise/CLASS/NAME, or +white-3: after a word, noise that no other file has
 KEY = re.compile(r"(?P<speaker>[^/]*)/.*?\+(?P<noise>noise/(?P<cls>[^/]+)/[^/]+|[a-z]+-\d+)")
