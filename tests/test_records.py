@@ -97,8 +97,8 @@ def test_two_that_measure_the_same_record(made, toy, tmp_path):
     [
         (lambda text: text[:-8] + "9" + text[-7:], "its rows are not as they were written"),
         (lambda text: text[: text.rindex("\n", 0, -1) + 1], "its rows are not as they were written"),
-        (lambda text: text.replace("set_sha256 = \"", "set_sha256 = \"0"), "its set few was another"),
-        (lambda text: text.replace("\"nmf-speech\" = \"", "\"nmf-speech\" = \"0"), "the card nmf-speech is another"),
+        (lambda text: text.replace('set_sha256 = "', 'set_sha256 = "0'), "its set few was another"),
+        (lambda text: text.replace('"nmf-speech" = "', '"nmf-speech" = "0'), "the card nmf-speech is another"),
         (lambda text: text.replace("iterations=2", "iterations=3"), "the method's settings were others"),
     ],
 )
@@ -137,13 +137,24 @@ def test_a_spot_check_measures_again(measured, made, tmp_path):
     keys = records.drawn([e.key for e in excerpts], 1, "commit")
     assert keys == records.drawn([e.key for e in excerpts], 1, "commit")
     found = list(records.check(made, excerpts, NAME, keys, tmp_path))
-    assert len(found) == 2 * len(METRICS)
+    assert len(found) == len(METRICS)
     assert all(c.agrees for c in found)
     rows = records.read(path).rows
     rows["si_sdr"] += 1.0
     records.write(path, records.read(path).facts, rows)
     wrong = [c for c in records.check(made, excerpts, NAME, keys, tmp_path) if not c.agrees]
     assert {c.metric for c in wrong} == {"si_sdr"}
+
+
+def test_a_build_checks_what_it_has_time_for(measured, made, toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "sets", lambda where=None: {made.name: made})
+    spots = records.spot_checks(toy, "commit", 60.0, tmp_path)
+    assert {(c.set, c.method) for c in spots.checks} == {(made.name, NAME)}
+    assert all(c.agrees for c in spots.checks)
+    assert records.spot_checks(toy, "commit", 0.0, tmp_path) == ([], {f"few/{NAME}": "no time"})
+    monkeypatch.setattr(records, "sets", lambda where=None: {made.name: RecordSet(**{**vars(made), "files": 99})})
+    (why,) = records.spot_checks(toy, "commit", 60.0, tmp_path).left_out.values()
+    assert "expected" in why
 
 
 def test_a_set_of_other_mixtures(made, toy):

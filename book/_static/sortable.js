@@ -23,5 +23,24 @@ document.addEventListener("DOMContentLoaded", () => {
         table.tBodies[0].append(...rows);
       });
     });
+    if (table.classList.contains("choosable")) table.parentElement.before(chooser(table, headings));
   }
 });
+
+// Checkboxes that show and hide columns; those marked `data-later` are hidden at first.
+function chooser(table, headings) {
+  const box = document.createElement("details");
+  box.className = "columns";
+  box.innerHTML = "<summary>columns</summary>";
+  headings.slice(1).forEach((heading, i) => {
+    const [label, tick] = [document.createElement("label"), document.createElement("input")];
+    const show = () => [...table.rows].forEach((row) => (row.cells[i + 1].hidden = !tick.checked));
+    tick.type = "checkbox";
+    tick.checked = !("later" in heading.dataset);
+    tick.addEventListener("change", show);
+    label.append(tick, " ", heading.textContent.trim());
+    box.append(label);
+    show();
+  });
+  return box;
+}

@@ -31,7 +31,7 @@ from sepriors import methods, weights
 from sepriors.files import atomic_write
 from sepriors.lab import peers
 from sepriors.lab.bench import NOISY, PACKAGES, commit, provenance
-from sepriors.lab.corpora import Corpora, bench_set
+from sepriors.lab.corpora import Corpora, CorpusError, bench_set
 from sepriors.lab.jobs import WorkerPool, as_completed
 from sepriors.metrics import CLEAN_FREE, METRICS, score_many
 from sepriors.running import enhance
@@ -257,6 +257,23 @@ def write(path: Path, facts: dict[str, Any], rows: pd.DataFrame) -> None:
         part.write_text(_header({**facts, "rows_sha256": _hash_of(rows)}) + _text(rows), "utf-8")
 
 
+def state(made: RecordSet, name: str, where: Path | None = None) -> tuple[Record | None, str]:
+    """A record and what is wrong with it, '' where nothing is; None where there is none that can be read."""
+    path = path_of(made.name, name, where)
+    if not path.is_file():
+        return None, "missing"
+    try:
+        record = read(path)
+    except RecordError as error:
+        return None, str(error)
+    return record, "; ".join(record.problems(made, name))
+
+
+def _rows_of(name: str, record: Record) -> pd.DataFrame:
+    """The rows of a record as `bench` knows them."""
+    return record.rows.reset_index().rename(columns={"key": "file"}).assign(method=name)
+
+
 def table(set_name: str, names: Iterable[str], where: Path | None = None) -> pd.DataFrame:
     """The records of some methods as `bench` knows them: method, snr_db, file, the measures, rtf, peak_mb, why.
 
@@ -264,11 +281,20 @@ def table(set_name: str, names: Iterable[str], where: Path | None = None) -> pd.
     """
     made, frames = sets(where)[set_name], []
     for name in names:
-        record = read(path_of(set_name, name, where))
-        if found := record.problems(made, name):
-            raise RecordError(f"{path_of(set_name, name, where)}: stale, {'; '.join(found)}; measure it: make records")
-        frames.append(record.rows.reset_index().rename(columns={"key": "file"}).assign(method=name))
+        record, problem = state(made, name, where)
+        if record is None or problem:
+            raise RecordError(f"{path_of(set_name, name, where)}: stale, {problem}; measure it: make records")
+        frames.append(_rows_of(name, record))
     return pd.concat(frames, ignore_index=True)
+
+
+def valid(set_name: str, where: Path | None = None) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The table of the records of a set that are valid, and of the others what is wrong, by method."""
+    made = sets(where)[set_name]
+    read_now = {name: state(made, name, where) for name in made.takes}
+    frames = [_rows_of(name, record) for name, (record, problem) in read_now.items() if record and not problem]
+    problems = {name: problem for name, (_, problem) in read_now.items() if problem}
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(), problems
 
 
 # ---------------------------------------------------------------------------- measuring
@@ -408,24 +434,64 @@ class Check(NamedTuple):
         return bool(both or abs(self.recorded - self.measured) <= self.tolerance)
 
 
-def drawn(keys: Sequence[str], count: int, seed: str) -> list[str]:
+def drawn(keys: Iterable[str], count: int, seed: str) -> list[str]:
     """Some of the files, drawn by a text such as the commit, so that over time all are visited."""
-    return sorted(random.Random(seed).sample(sorted(set(keys)), min(count, len(set(keys)))))
+    known = sorted(set(keys))
+    return sorted(random.Random(seed).sample(known, min(count, len(known))))
 
 
 def check(
     made: RecordSet, excerpts: Sequence[Excerpt], name: str, keys: Iterable[str], where: Path | None = None
 ) -> Iterator[Check]:
-    """Measure some files of a record again, and compare."""
-    found, wanted = read(path_of(made.name, name, where)), set(keys)
-    for unit in units(made, excerpts, name):
-        if unit.key not in wanted:
-            continue
-        for row in measure(unit):
-            recorded = found.rows.loc[(row["key"], row["snr_db"])]
+    """Measure some files of a record again, each at one of its SNRs that its place decides, and compare."""
+    recorded, wanted = read(path_of(made.name, name, where)).rows, set(keys)
+    for i, unit in enumerate(units(made, excerpts, name)):
+        if unit.key in wanted:
+            k = i % len(unit.snrs)
+            (row,) = measure(unit._replace(snrs=unit.snrs[k : k + 1], noisy=unit.noisy[k : k + 1]))
+            was = recorded.loc[(row["key"], row["snr_db"])]
             for metric in made.measures:
                 bound = TOLERANCE[metric] * made.wider.get(name, 1.0)
-                yield Check(made.name, name, unit.key, row["snr_db"], metric, recorded[metric], row[metric], bound)
+                yield Check(made.name, name, unit.key, row["snr_db"], metric, was[metric], row[metric], bound)
+
+
+class Spots(NamedTuple):
+    """What a build has measured again, and why it left out the rest, by 'SET/METHOD'."""
+
+    checks: list[Check]
+    left_out: dict[str, str]
+
+
+def spot_checks(corpora: Corpora, seed: str, seconds: float, where: Path | None = None) -> Spots:
+    """Measure a file of each valid record again, drawn by `seed`, as long as there is time.
+
+    The next begins only if it will fit: by its recorded real-time factor, and a second for its measures. Who comes
+    first is drawn, too, so that over time all are checked.
+    """
+    begun, spots, ready = time.monotonic(), Spots([], {}), []
+    for made in sets(where).values():
+        states = ((name, *state(made, name, where)) for name in made.takes)
+        valid_here = [(name, record) for name, record, problem in states if record and not problem]
+        if not valid_here:
+            continue
+        try:
+            excerpts = made.excerpts(corpora)
+        except (CorpusError, RecordError) as error:
+            spots.left_out.update({f"{made.name}/{name}": str(error) for name, _ in valid_here})
+            continue
+        ready += [(made, excerpts, name, record) for name, record in valid_here]
+    random.Random(seed).shuffle(ready)
+    for made, excerpts, name, record in ready:
+        place = f"{made.name}/{name}"
+        keys = drawn((e.key for e in excerpts[: made.fewer.get(name)]), 1, f"{seed} {place}")
+        cost = 1 + made.seconds * float(record.rows["rtf"].mean())
+        if name in peers.PEERS and name not in peers.available():
+            spots.left_out[place] = "its package is not installed"
+        elif time.monotonic() - begun + cost > seconds:
+            spots.left_out[place] = "no time"
+        else:
+            spots.checks.extend(check(made, excerpts, name, keys, where))
+    return spots
 
 
 def overview(where: Path | None = None) -> pd.DataFrame:
@@ -433,14 +499,8 @@ def overview(where: Path | None = None) -> pd.DataFrame:
     rows = []
     for made in sets(where).values():
         for name in made.takes:
-            path = path_of(made.name, name, where)
-            if not path.is_file():
-                rows.append({"set": made.name, "method": name, "rows": 0, "problem": "missing"})
-                continue
-            try:
-                found = read(path)
-                problem, count = "; ".join(found.problems(made, name)), len(found.rows)
-            except RecordError as error:
-                problem, count = str(error), 0
-            rows.append({"set": made.name, "method": name, "rows": count, "problem": problem})
+            record, problem = state(made, name, where)
+            rows.append(
+                {"set": made.name, "method": name, "rows": len(record.rows) if record else 0, "problem": problem}
+            )
     return pd.DataFrame(rows)

@@ -26,7 +26,7 @@ def write_pages(source: Path, tree: Path) -> None:
     pages = {
         "ledger": ledger.page(ledger.judge(claims, verdicts, names)),
         "leaderboard": leaderboard.page(tree, source),
-        "trust": trust.page(tree),
+        "trust": trust.page(tree, source),
         "run": run.page(run.read_runs(tree, names), verdicts, tree),
         "equations": equations.page(source),
         "faults": faults.page(faults.read(source / "tests"), repository()),

@@ -28,6 +28,7 @@ def page(runs: list[dict[str, Any]], records: dict[str, dict[str, Any]], tree: P
         machines=sorted({(r["cpu"], r["cores"], r["memory_gb"], r["python"], r["commit"]) for r in runs}),
         repository=repository(),
         records=records,
+        spots=spots(tree),
         system=f"{platform.system()} {platform.machine()}",
         version=importlib.metadata.version,
         pins=dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split()),
@@ -36,3 +37,9 @@ def page(runs: list[dict[str, Any]], records: dict[str, dict[str, Any]], tree: P
         gpu_seconds=running.GPU_BATCH_SECONDS,
         benches=[(path.parent.name, path.name) for path in sorted(tree.glob("records/*/bench-*.json"))],
     )
+
+
+def spots(tree: Path) -> dict[str, Any]:
+    """What the build has measured again of the records, see `tools.build.spot_checks`."""
+    path = tree / "records" / "checks.json"
+    return json.loads(path.read_text()) if path.exists() else {"checks": [], "left_out": {}, "stale": {}}

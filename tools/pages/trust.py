@@ -9,13 +9,14 @@ from pathlib import Path
 import pandas as pd
 
 from sepriors.lab.bench import difference, mean_of, paired
+from tools import ROOT
 from tools.pages import leaderboard as board
 from tools.pages.text import measurement, number, render
 
 QUICK = 0.1  # real-time factor
 
 
-def page(tree: Path) -> str:
+def page(tree: Path, source: Path = ROOT) -> str:
     """The page in MyST Markdown."""
     found = board.read(tree, "trust")
     cards = found["records"] if found else []
@@ -23,7 +24,7 @@ def page(tree: Path) -> str:
         "trust.md.jinja",
         chapter=board.CHAPTER,
         record=found,
-        advice=list(guide(board.read_benches(tree)[1])) if found else [],
+        advice=list(guide({name: bench.table for name, bench in board.read_benches(source / "records").items()})),
         surest=max(
             (card for card in cards if card["mean AUROC"] != "–"),
             key=lambda card: float(card["least AUROC"].split()[0]),
@@ -63,6 +64,8 @@ def _is_number(text: str) -> bool:
 
 def guide(tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     """Advice for people who want speech enhanced, each with the figures it rests on."""
+    if "matched" not in tables:
+        return
     matched = tables["matched"]
     rtf = matched.groupby("method")["rtf"].mean()
     names = board.methods_in(matched)
