@@ -73,7 +73,7 @@ def _as_came(speech: torch.Tensor, came: Any) -> Any:
 def _at_rate(rows: list[torch.Tensor], method: Method, seed: Seed, sample_rate: int) -> list[torch.Tensor]:
     """The speech in checked signals (N,), in single precision at least, as long as they are, at their rate."""
     rows = [row.to(torch.promote_types(row.dtype, torch.float32)) for row in rows]
-    # no prior has heard an offset: .03 beside speech of .068 costs `bsse` 3 dB of SI-SDR, `flow-tweedie` 6
+    # no prior was trained with an offset: .03 beside speech of .068 costs `bsse` 3 dB of SI-SDR, `flow-tweedie` 6
     offsets = [dc_offset(row, sample_rate) for row in rows]
     pairs = list(zip(rows, offsets, strict=True))
     speech = _enhance([resample(row - offset, sample_rate, RATE) for row, offset in pairs], method, seed)

@@ -102,7 +102,7 @@ NOISES = [sounds.white, sounds.pink, sounds.tones, sounds.silence]
 
 
 @pytest.mark.parametrize("make", NOISES, ids=lambda f: f.__name__)
-def test_an_impostor_has_its_shape_and_comes_back_with_its_seed(make):
+def test_a_sound_has_its_shape_and_comes_back_with_its_seed(make):
     a, b, c = (make(3, 12345, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
     assert a.shape == (3, 12345)
     assert a.isfinite().all()

@@ -271,7 +271,7 @@ def anneal(
        \hat s = s + \tau^2 \nabla \log p_\tau(s), \quad \rho = \tau'^2 / \tau^2 $$
 
     (Ho, Jain & Abbeel, 2020, eq. 7, without its scaling), which is how noise would have been left, were ŝ the speech:
-    Langevin dynamics with a drift that also lowers the noise, so that the flow always sees the level it is told. Then
+    Langevin dynamics with a drift that also lowers the noise, so that the flow always sees the level it is given. Then
     `steps` of plain Langevin dynamics at that level. With `descend=False` these are all: the annealing of Jayaram &
     Thickstun (2020, algorithm 1). Their size is `step_scale` times $\tau^2 (1 - \tau^2 / \sigma^2)$, what the
     sharper of the two factors allows.

@@ -102,7 +102,7 @@ class Place(NamedTuple):
 
 
 class Job(NamedTuple):
-    """A method (None: the noisy input itself) on files of one mixture, with all that a worker must be told."""
+    """A method (None: the noisy input itself) on files of one mixture, with all that a worker must know."""
 
     name: str
     method: Any
@@ -268,7 +268,7 @@ def _enhance(
 
 
 def _made(method: Any, mixture: Mixture) -> Method:
-    """The method itself, or, of one that must be told the truth, the method for this mixture."""
+    """The method itself, or, of one that must know the truth, the method for this mixture."""
     return method if hasattr(method, "iterations") else method(mixture)
 
 

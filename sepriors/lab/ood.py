@@ -1,7 +1,8 @@
 r"""Can a likelihood tell speech from what is not? Scores of clips, each higher the more a clip looks like speech to it.
 
 They start from what a prior says of a clip's frames, $\log p$ or its lower bound, (clips, T), in nats, and give one
-number a clip. `auroc` judges a score: the chance that a clip of clean speech scores higher than an impostor does.
+number a clip. `auroc` judges a score: the chance that a clip of clean speech scores higher than a sound that is out of
+distribution.
 """
 
 from __future__ import annotations
@@ -99,23 +100,23 @@ def waic(logp: torch.Tensor) -> torch.Tensor:
 
 def auroc(
     speech: torch.Tensor,
-    impostor: torch.Tensor,
+    other: torch.Tensor,
     label: str = "",
     *,
     groups: tuple[Sequence[str], Sequence[str]],
     resamples: int = 1000,
     seed: int = 0,
 ) -> Interval:
-    """Area under the ROC curve: how often speech (n,) scores above an impostor (m,), a tie counted half, 95 % interval.
+    """Area under the ROC curve: how often speech (n,) scores above another sound (m,), with its 95 % interval.
 
-    Groups of clips are resampled on both sides, one name a clip: clips of one speaker, or of one recording, share their
-    luck. .5 is chance; below it the score prefers the impostor. A side of one group gives no interval: low and high are
-    NaN. Raises ClaimError for NaN, or names that do not match the clips.
+    A tie counts half; .5 is chance, and below it the score prefers the other. Groups of clips are resampled on both
+    sides, one name a clip: clips of one speaker, or of one recording, share their luck. A side of one group gives no
+    interval: low and high are NaN. Raises ClaimError for NaN, or names that do not match the clips.
 
     >>> auroc(torch.tensor([2.0, 3.0]), torch.tensor([1.0, 2.0]), groups=("ab", "cd")).value
     0.875
     """
-    sides = [x.detach().cpu().double().numpy() for x in (speech, impostor)]
+    sides = [x.detach().cpu().double().numpy() for x in (speech, other)]
     for x, names in zip(sides, groups, strict=True):
         if x.ndim != 1 or not len(x) or np.isnan(x).any():
             raise ClaimError(f"{label or 'auroc'}: expected scores (n,) without NaN, got shape {x.shape}")

@@ -35,7 +35,7 @@ MEASURES = {
 FEWEST = 4  # files that an interval or a rank asks for
 RANKED = "si_sdr"  # what the ranks go by
 FIGURE = "leaderboard.svg"
-# Methods that were told by pairs of noisy and clean speech; of the packages of others, RNNoise
+# Methods that were trained on pairs of noisy and clean speech; of the packages of others, RNNoise
 TOLD = {name for name, entry in METHODS.items() if "supervised:" in entry.about} | {"rnnoise"}
 # Cards that a method's own began from: their training counts, their parameters are in its own
 BEFORE = {"bsse": ("ssl",), "use-ddp": ("codec",)}
