@@ -153,14 +153,12 @@ def walk(steps, **choices):
     return [*places[1:], float(made[0].detach())], fitted
 
 
-@pytest.mark.parametrize("warm", [500, 4])
-def test_the_rate_rises_and_falls_by_a_cosine_to_its_hundredth(warm):
+def test_the_rate_rises_and_falls_by_a_cosine_to_its_hundredth():
     """Adam's step is its rate where the gradient is constant."""
-    places, _ = walk(2000, warm=warm)
-    rates = [a - b for a, b in pairwise([0.0, *places])]
-    for i in (0, 1, 3, 100, 499, 500, 1000, 1999):
-        exact = min(1, (i + 1) / warm) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * i / 2000)))
-        assert rates[i] == pytest.approx(exact, rel=1e-6)
+    places, _ = walk(400, warm=100)
+    for i, (before, after) in enumerate(pairwise([0.0, *places])):
+        exact = min(1, (i + 1) / 100) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * i / 400)))
+        assert before - after == pytest.approx(exact, rel=1e-6)
 
 
 def test_the_average():

@@ -56,8 +56,8 @@ def scored(estep, iterations, noise, **choices):
     return diffusion_em(drawn_score(stft=SMALL, dtype=torch.float32), estep, iterations, noise, **choices)
 
 
-def recurrent_em(latent):
-    return variance_em(drawn_rvae(dtype=torch.float32), latent, iterations=2)
+def latent_em(prior, latent):
+    return variance_em(prior(dtype=torch.float32), latent, iterations=2)
 
 
 def flow(cls, **choices):
@@ -72,11 +72,11 @@ def flow(cls, **choices):
 TINY = {
     "spp": lambda: SPPWiener(SMALL),
     "nmf": lambda: NMF,
-    "walk": lambda: variance_em(drawn_vae(dtype=torch.float32), MCMC(RandomWalk(0.1), 1, final_steps=2), iterations=2),
-    "mala": lambda: recurrent_em(MCMC(MALA(0.01), 1, chains=2, perturb=0.01, joint=True, final_steps=2)),
-    "averaged": lambda: recurrent_em(MCMC(Langevin(0.02, averaged=True), 1, final_steps=2, final_times=2)),
-    "mode": lambda: variance_em(drawn_vae(dtype=torch.float32), PointEstimate(2, 0.05), iterations=2),
-    "recurrent": lambda: recurrent_em(Variational(1, final_draws=2)),
+    "walk": lambda: latent_em(drawn_vae, MCMC(RandomWalk(0.1), 1, final_steps=2)),
+    "mala": lambda: latent_em(drawn_vae, MCMC(MALA(0.01), 1, chains=2, perturb=0.01, joint=True, final_steps=2)),
+    "averaged": lambda: latent_em(drawn_rvae, MCMC(Langevin(0.02, averaged=True), 1, final_steps=2, final_times=2)),
+    "mode": lambda: latent_em(drawn_vae, PointEstimate(2, 0.05)),
+    "recurrent": lambda: latent_em(drawn_rvae, Variational(1, final_draws=2)),
     "restart": lambda: scored(partial(ReverseE, steps=3, draws=2), 2, FreeNMF(2)),
     "goes on": lambda: scored(partial(ReverseE, restart=False, steps=6, draws=2), 3, FreeNMF(2)),
     "gibbs": lambda: scored(partial(GibbsE, draws=2, burn=1), 3, Begun(NMF)),
