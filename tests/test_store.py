@@ -61,20 +61,11 @@ def test_beyond_full_scale_is_cut_and_a_faint_sample_rounded(toy):
 
 
 def test_a_file_that_changed_is_read_again(toy, tmp_path):
-    paths = []
-
-    def read(path):
-        paths.append(path)
-        return audio.read(tmp_path / path)[0][0]
-
     for i in range(2):
         audio.write(tmp_path / "a.flac", torch.full((100,), 0.25 * (1 + i)), 16000, overwrite=True)
         os.utime(tmp_path / "a.flac", ns=(i, i))
-        made = store.decode(
-            tmp_path, ["a.flac"], lambda path: (paths.append(path), audio.read(tmp_path / path)[0][0])[1]
-        )
+        made = store.decode(tmp_path, ["a.flac"], lambda path: audio.read(tmp_path / path)[0][0])
         assert made[0][0] == 0.25 * (1 + i)
-    assert len(paths) == 2
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
