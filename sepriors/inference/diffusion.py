@@ -27,19 +27,15 @@ class Schedule(Protocol):
 
     def alpha(self, t: float) -> float:
         """α_t."""
-        ...
 
     def sigma(self, t: float) -> float:
         """σ_t."""
-        ...
 
     def diffusion(self, t: float) -> float:
         """g(t)."""
-        ...
 
     def times(self, steps: int) -> list[float]:
         """Where the reverse process stands before each of its steps, and 0, where it ends."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,9 @@ class Target(Protocol):
 
     def logp(self, z: torch.Tensor) -> torch.Tensor:
         """log p(z) + constant of each chain, nats."""
-        ...
 
     def score(self, z: torch.Tensor) -> torch.Tensor:
         """The gradient of log p, like z."""
-        ...
 
 
 class Density(NamedTuple):

@@ -41,7 +41,6 @@ class NoiseSource(Protocol):
 
     def draw(self, count: int, g: torch.Generator) -> torch.Tensor:
         """Clips (count, N), of power about 1."""
-        ...
 
 
 @dataclass(frozen=True)
