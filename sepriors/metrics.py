@@ -353,6 +353,11 @@ class Scores(NamedTuple):
     values: dict[str, float]
     reasons: dict[str, str]
 
+    @property
+    def why(self) -> str:
+        """The reasons in one line, as tables have them."""
+        return "; ".join(f"{name}: {reason}" for name, reason in self.reasons.items())
+
 
 def check_names(names: str | Iterable[str]) -> tuple[str, ...]:
     """The names, or the one, as a tuple; raises MetricError for one that is unknown, with the nearest ones."""
