@@ -8,10 +8,10 @@ import io
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 import torch
@@ -115,16 +115,11 @@ class Corpora:
             rows = rows[rows[field].isin(values)]
         return rows.reset_index(drop=True)
 
-    def read(self, row: Any) -> torch.Tensor:
-        """The samples (N,) of one file, float32, at 16 kHz, the mean of its channels.
+    def read(self, path: str) -> torch.Tensor:
+        """The samples (N,) of one file of the table, float32, at 16 kHz, the mean of its channels.
 
-        row is a path of the table, or a row of it (a Series, a dict, a tuple of itertuples). Raises ValueError for a
-        path that the table does not have, and AudioError for a file that is missing or damaged.
+        Raises ValueError for a path that the table does not have, and AudioError for a file that is missing or damaged.
         """
-        if isinstance(row, (str, os.PathLike)):
-            path = os.fspath(row)
-        else:
-            path = row["path"] if isinstance(row, (Mapping, pd.Series)) else row.path
         if not (self.table["path"] == path).any():
             raise CorpusError(unknown("path", path, self.table["path"]))
         x, rate = audio.read(self.root / path)
