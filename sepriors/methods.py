@@ -185,9 +185,8 @@ class KnownVariance(Method, Protocol):
         if self.variance is None:
             return self
         if self.variance.shape != (files,):
-            raise ValueError(
-                f"expected a positive variance of the noise for each of {files} files, got {self.variance}"
-            )
+            expected = f"expected a positive variance of the noise for each of {files} files"
+            raise ValueError(f"{expected}, got {self.variance}")
         return replace(self, variance=self.variance[[p.row for p in segments]])  # type: ignore[type-var]
 
 
@@ -215,11 +214,7 @@ class FlowMAP(KnownVariance):
     @classmethod
     def oracle(cls, prior: Any, **choices: Any) -> Callable[[Mixture], FlowMAP]:
         """`flow-map-oracle`: knows the noise's true variance from the bench, since no user could."""
-
-        def informed(mixture: Mixture) -> FlowMAP:
-            return cls(prior, variance=mixture.noise.square().mean(-1).reshape(-1), **choices)
-
-        return informed
+        return lambda mixture: cls(prior, variance=mixture.noise.square().mean(-1).reshape(-1), **choices)
 
     def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
         prior = matched(self.prior, x)
@@ -347,10 +342,8 @@ class OracleWiener(Method):
         """The oracle of these segments of so many files."""
         rows = [x.reshape(-1, x.shape[-1]) for x in (self.clean, self.noise)]
         if {len(x) for x in rows} != {files}:
-            raise ValueError(
-                f"expected speech and noise of each of {files} files, got shapes {tuple(self.clean.shape)}, "
-                f"{tuple(self.noise.shape)}"
-            )
+            got = f"{tuple(self.clean.shape)}, {tuple(self.noise.shape)}"
+            raise ValueError(f"expected speech and noise of each of {files} files, got shapes {got}")
         clean, noise = (torch.stack([x[p.row, p.start : p.stop] for p in segments]) for x in rows)
         return replace(self, clean=clean, noise=noise)
 
