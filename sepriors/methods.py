@@ -50,10 +50,8 @@ class NoiseEM(Method):
     def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
         domain = self.front_end.bind(x)
         X = domain(x)
-        noise = self.noise.start(x, X, domain, generators)
-        rounds = em(
-            X, placed(self.estep, x), noise, update=self.noise.update, iterations=self.iterations, generators=generators
-        )
+        estep, noise = placed(self.estep, x), self.noise.start(x, X, domain, generators)
+        rounds = em(X, estep, noise, update=self.noise.update, iterations=self.iterations, generators=generators)
         yield from in_time(rounds, domain, x.shape[-1])
 
 
@@ -67,11 +65,7 @@ def placed(estep: Any, x: torch.Tensor) -> Any:
 def in_time(rounds: Iterator[Step], domain: Domain, length: int) -> Iterator[Step]:
     """Steps whose estimate is a waveform in place of a spectrum."""
     for step in rounds:
-        yield step._replace(estimate=partial(_waveform, step.estimate, domain, length))
-
-
-def _waveform(spectrum: Callable[[], torch.Tensor], domain: Domain, length: int) -> torch.Tensor:
-    return domain.inverse(spectrum(), length)
+        yield step._replace(estimate=lambda spectrum=step.estimate: domain.inverse(spectrum(), length))
 
 
 def nmf_em(

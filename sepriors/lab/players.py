@@ -143,7 +143,9 @@ def abx(
 def _prepare(signals: Mapping[str, torch.Tensor], sample_rate: int) -> tuple[float, float, tuple[Version, ...]]:
     """Length in seconds, common attenuation in dB, and the versions as they will be played."""
     waveforms = _check(signals, sample_rate)
-    attenuation = _attenuation(max(float(np.abs(x).max()) for x in waveforms.values()))
+    peak = max(float(np.abs(x).max()) for x in waveforms.values())
+    # the least multiple of .1 dB that takes the peak to full scale or below: the figure shown is the one applied
+    attenuation = math.ceil(200 * math.log10(peak)) / 10 if peak > 1 else 0.0
     gain = 10 ** (-attenuation / 20)
     versions = tuple(_version(name, gain * x, sample_rate) for name, x in waveforms.items())
     return len(next(iter(waveforms.values()))) / sample_rate, attenuation, versions
@@ -186,11 +188,6 @@ def _check(signals: Mapping[str, torch.Tensor], sample_rate: int) -> dict[str, n
         if len(x) != len(signals[first]):
             raise AudioError(f"{name}: expected {len(signals[first])} samples, as many as {first}, got {len(x)}")
     return {name: x.detach().cpu().double().numpy() for name, x in signals.items()}
-
-
-def _attenuation(peak: float) -> float:
-    """The least multiple of .1 dB that takes `peak` to full scale or below: the figure shown is the one applied."""
-    return math.ceil(200 * math.log10(peak)) / 10 if peak > 1 else 0.0
 
 
 def _version(name: str, x: np.ndarray, sample_rate: int) -> Version:

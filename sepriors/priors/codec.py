@@ -139,10 +139,8 @@ class Up(nn.Sequential):
     """The transpose of `Down`."""
 
     def __init__(self, a: int, b: int, stride: int) -> None:
-        padding = math.ceil(stride / 2)
-        super().__init__(
-            nn.ELU(), nn.ConvTranspose1d(a, b, 2 * stride, stride, padding=padding, output_padding=stride % 2)
-        )
+        padding, more = math.ceil(stride / 2), stride % 2
+        super().__init__(nn.ELU(), nn.ConvTranspose1d(a, b, 2 * stride, stride, padding=padding, output_padding=more))
 
 
 class Residual(nn.Module):

@@ -96,9 +96,8 @@ class MAF(Configured):
         Raises ValueError for a length that the window does not divide.
         """
         if s.shape[-1] % self.window or not s.shape[-1]:
-            raise ValueError(
-                f"expected a multiple of {self.window} samples, got N={s.shape[-1]}; `flows.whole_windows` fills up"
-            )
+            expected = f"expected a multiple of {self.window} samples"
+            raise ValueError(f"{expected}, got N={s.shape[-1]}; `flows.whole_windows` fills up")
         z, log_det = self(s)
         return self.log_base(z.unflatten(-1, (-1, self.window))).sum(-1) + log_det
 

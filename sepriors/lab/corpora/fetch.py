@@ -26,7 +26,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import requests
@@ -64,6 +64,7 @@ DAMAGE = (
     ValueError, RuntimeError, OSError,
 )  # fmt: skip
 UNREADABLE = (None, errno.EINVAL, errno.ENAMETOOLONG)
+ROOM = "Free some space, or set SEPRIORS_CACHE, and run again."
 NOTICES = ("LICENSE*", "LICENCE*", "README*", "SPEAKERS*")  # kept beside the audio, since licences ask for attribution
 
 
@@ -213,9 +214,8 @@ def import_folder(name: str, folder: str | os.PathLike[str]) -> Corpora:
         raise CorpusError(unknown("corpus", name, READERS))
     folder = Path(folder).expanduser().absolute()
     if not folder.is_dir():
-        raise CorpusError(
-            f"{folder}: expected the folder that holds {name}, got {'a file' if folder.exists() else 'nothing'}"
-        )
+        got = "a file" if folder.exists() else "nothing"
+        raise CorpusError(f"{folder}: expected the folder that holds {name}, got {got}")
     table = read_layout(name, folder)
     check_disjoint(table)
     root = _made(cache_dir() / "corpora")
@@ -427,20 +427,21 @@ def _disk_full(error: OSError, folder: Path) -> Exception:
     """A clear error for a full disk, a used-up quota or a limit on a file's size, the same error for anything else."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return error
-    return FetchError(
-        f"the disk with {folder} is full; what has come is kept. Free some space, or set SEPRIORS_CACHE, and run again."
-    )
+    return FetchError(f"the disk with {folder} is full; what has come is kept. {ROOM}")
 
 
 # ----------------------------------------------------------------------- unpacking
 
 
 class Member(NamedTuple):
-    """What an archive says of one of its members: its name, its size unpacked in bytes, and what it is."""
+    """What an archive says of one of its members: its name, its size unpacked in bytes, and whether it is a file or a
+    folder; what is neither is a link or a device.
+    """
 
     name: str
     size: int
-    kind: Literal["file", "folder", "other"]
+    is_file: bool
+    is_folder: bool
 
     @property
     def path(self) -> PurePosixPath:
@@ -477,35 +478,31 @@ def unpack(archive: str | os.PathLike[str], target: str | os.PathLike[str]) -> N
 
 def _of_zip(member: zipfile.ZipInfo) -> Member:
     plain = stat.S_IFMT(member.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)
-    return Member(member.filename, member.file_size, ("folder" if member.is_dir() else "file") if plain else "other")
+    return Member(member.filename, member.file_size, plain and not member.is_dir(), plain and member.is_dir())
 
 
 def _of_tar(member: tarfile.TarInfo) -> Member:
-    return Member(member.name, member.size, "file" if member.isreg() else "folder" if member.isdir() else "other")
+    return Member(member.name, member.size, member.isreg(), member.isdir())
 
 
 def _check_members(archive: Path, target: Path, members: Sequence[Member]) -> None:
     """Raise FetchError unless all may be unpacked."""
-    files = Counter(member.path for member in members if member.kind == "file")
+    files = Counter(member.path for member in members if member.is_file)
     for member in members:
         path = member.path
         wrong = {
             "would land outside the target folder":
                 path.is_absolute() or ".." in path.parts or bool(PureWindowsPath(member.name).drive),
-            "is a link or a device": member.kind == "other",
-            "is there twice": files[path] > (member.kind == "file"),
+            "is a link or a device": not (member.is_file or member.is_folder),
+            "is there twice": files[path] > member.is_file,
             "lies in another one that is a file": any(parent in files for parent in path.parents),
         }  # fmt: skip
         for why in (why for why, is_so in wrong.items() if is_so):
             raise FetchError(f"{archive}: refused, its member {member.name!r} {why}; nothing was unpacked")
     size, grown, room = archive.stat().st_size, sum(m.size for m in members), shutil.disk_usage(target).free
     if grown > EXPANSION * size:
-        raise FetchError(
-            f"{archive}: refused, its {size} bytes would grow to {grown}, more than {EXPANSION} times as many; "
-            "nothing was unpacked"
-        )
+        much = f"its {size} bytes would grow to {grown}, more than {EXPANSION} times as many"
+        raise FetchError(f"{archive}: refused, {much}; nothing was unpacked")
     if grown > room:
-        raise FetchError(
-            f"the disk with {target} has room for {room} bytes, {archive} unpacked has {grown}; nothing was unpacked. "
-            "Free some space, or set SEPRIORS_CACHE, and run again."
-        )
+        sizes = f"has room for {room} bytes, {archive} unpacked has {grown}"
+        raise FetchError(f"the disk with {target} {sizes}; nothing was unpacked. {ROOM}")

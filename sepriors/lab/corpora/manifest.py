@@ -160,9 +160,8 @@ def read_manifest(root: str | os.PathLike[str], *, check_files: bool = False) ->
         named = [name for name in table[field] if name]
         absent = [name for name in named if not os.path.isfile(base(root) / name)]
         if absent:
-            raise ManifestError(
-                f"{where}: {len(absent)} of its {len(named)} {what} are not there, the first is {absent[0]}"
-            )
+            several = f"{len(absent)} of its {len(named)} {what}"
+            raise ManifestError(f"{where}: {several} are not there, the first is {absent[0]}")
     return table
 
 
@@ -211,9 +210,8 @@ def base(root: str | os.PathLike[str]) -> Path:
         return Path(root)
     folder = Path(owner.read_text(encoding="utf-8", errors="replace").strip())
     if not (folder.is_absolute() and os.path.isdir(folder)):
-        raise ManifestError(
-            f"{owner}: expected the full path of the folder with the audio, got {str(folder)!r}, which is none"
-        )
+        expected = "expected the full path of the folder with the audio"
+        raise ManifestError(f"{owner}: {expected}, got {str(folder)!r}, which is none")
     return folder
 
 
@@ -228,7 +226,8 @@ def gather(root: str | os.PathLike[str], names: Iterable[str] | None = None) -> 
     homes = [root] if names is None and (root / NAME).is_file() else []
     below = sorted(p.parent for p in root.glob(f"*/{NAME}") if not p.parent.name.startswith("."))
     homes += [home for home in below if names is None or home.name in names]
-    table = pd.concat([_empty(), *(_from(root, home) for home in homes)], ignore_index=True)
+    empty = pd.DataFrame({field: pd.Series(dtype=float if field == "seconds" else str) for field in FIELDS})
+    table = pd.concat([empty, *(_from(root, home) for home in homes)], ignore_index=True)
     _refuse_torn("file", table["path"], table["split"])
     return table.drop_duplicates("path", keep="last", ignore_index=True)
 
@@ -298,10 +297,6 @@ def _refuse_torn(what: str, names: pd.Series, splits: pd.Series) -> None:
         name = torn["name"].iloc[0]
         found = ", ".join(torn["split"][torn["name"] == name])
         raise ManifestError(f"{what} {name!r} is in the splits {found}; expected one only")
-
-
-def _empty() -> pd.DataFrame:
-    return pd.DataFrame({field: pd.Series(dtype=float if field == "seconds" else str) for field in FIELDS})
 
 
 def _valid(table: pd.DataFrame, where: str) -> pd.DataFrame:

@@ -132,12 +132,6 @@ class LongRecipe(Recipe):
     fast: bool | None = None
 
     @abstractmethod
-    def learn(
-        self, corpora: Corpora, seed: int, progress: bool, checkpoint: Path | None = None, fabric: Any = None
-    ) -> Learned:
-        """The weights, from the training split."""
-
-    @abstractmethod
     def loss(self, model: Any, batch: torch.Tensor, g: torch.Generator, done: float) -> torch.Tensor:
         """What a batch costs when that part of the training is `done`."""
 
