@@ -1,7 +1,5 @@
 """`sepriors enhance`: every file is looked at before the first is written, and comes out as it came in, enhanced."""
 
-from __future__ import annotations
-
 import argparse
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -99,7 +97,8 @@ def _done(path: Path, target: Path, x: torch.Tensor, rate: int) -> bool:
     if not target.exists():
         return False
     if commands.same_file(path, target):
-        raise FileExistsError(f"{target} exists already and is the input itself; expected another folder for results")
+        expected = "expected another folder for the results"
+        raise FileExistsError(f"{target} exists already and is the input itself; {expected}")
     try:
         made, made_rate = audio.read(target)
     except audio.AudioError as error:
