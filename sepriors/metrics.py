@@ -5,8 +5,6 @@ VoiceBank-DEMAND literature prints), narrow-band MOS-LQO (`pesq_nb`, P.862.1) an
 P.862, -0.5 to 4.5, what most papers on variational priors print).
 """
 
-from __future__ import annotations
-
 import difflib
 import math
 import multiprocessing

@@ -1,7 +1,5 @@
 """What priors offer, what inference asks for, what a method is: neither wing knows the other, all know these."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, Self, runtime_checkable

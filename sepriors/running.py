@@ -1,7 +1,5 @@
 """`enhance`: a method run on files of any length, in batches, side by side, at any rate; the way in and the way out."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator

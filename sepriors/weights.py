@@ -1,7 +1,5 @@
 """Trained weights: safetensors with a card each, checked by sha256 before they are used."""
 
-from __future__ import annotations
-
 import difflib
 import hashlib
 import json

@@ -5,8 +5,6 @@ Tweedie's formula makes the score of it. Positions are (R, B, F, T), R draws for
 its own generator; real or complex, where $z$ has variance 1 in all.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

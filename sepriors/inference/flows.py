@@ -4,8 +4,6 @@ Climb to a mode of $p(s \mid x) \propto p(s)\, \mathcal{N}(x - s; 0, \sigma^2 I)
 take its mean in one step; or walk through it. All of it for a batch (B, N), every utterance with a level of its own.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable, Iterator

@@ -5,8 +5,6 @@ that batch mates never matter. What moves as one is said by the shape of the log
 (R, B), a chain an utterance; `Joint` makes the second of the first.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable, Iterator

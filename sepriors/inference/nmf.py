@@ -1,7 +1,5 @@
 """Non-negative matrix factorisation under the Itakura-Saito divergence: the one M-step of the book."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """Models of the noise as choices: what EM starts from, and what of it the M-step learns."""
 
-from __future__ import annotations
-
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol

@@ -1,7 +1,5 @@
 """Methods × mixtures → one table: mean, 95 % bootstrap interval, difference to the noisy input, cost."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -4,8 +4,6 @@ They start from what a prior says of a clip's frames, $\log p$ or its lower boun
 number a clip. `auroc` judges a score: the chance that a clip of clean speech scores higher than an impostor does.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -5,8 +5,6 @@ themselves (`pip install --no-deps`), without the agents and older libraries tha
 supervised, on hours that nobody here has. Each is aligned: what it answers late is taken back.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

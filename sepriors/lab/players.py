@@ -4,8 +4,6 @@ Nothing here makes a version louder or softer than it is. `IPython.display.Audio
 50 dB down sounds like the speech itself; a comparison by ear is only worth its level.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import html

@@ -1,7 +1,5 @@
 """Figures of the book: each function draws one and returns it closed, so a notebook shows it once."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle

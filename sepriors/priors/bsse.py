@@ -4,8 +4,6 @@ No prior by itself. What is a prior in it is what its embeddings were pretrained
 the spectrum is what chapter 8 asks.
 """
 
-from __future__ import annotations
-
 from typing import Literal, NamedTuple, get_args
 
 import torch

@@ -4,8 +4,6 @@ USE-DDP (Klement et al., 2025): nothing in the network says which branch is spee
 its discriminators take for real (`sepriors.lab.training.adversarial`). The mixture is rebuilt as $\alpha s + \beta n$.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

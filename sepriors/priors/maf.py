@@ -4,8 +4,6 @@ Papamakarios, Pavlakou & Murray (2017, § 3), by nflows. Points are windows of a
 Shi et al. (2021, § 5.5), and a longer window makes a prior of speech in which no window knows of the next.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Audio files in and out; every rule for bad audio stands here, once."""
 
-from __future__ import annotations
-
 import io
 import math
 import os

@@ -1,7 +1,5 @@
 """Mixtures at an exact signal-to-noise ratio."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

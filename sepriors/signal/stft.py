@@ -1,7 +1,5 @@
 """The short-time Fourier transform as a frozen, callable choice."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """`sepriors records`: measure what is missing or stale of the records, show what there is, or check some again."""
 
-from __future__ import annotations
-
 import argparse
 
 from tqdm import tqdm

@@ -4,8 +4,6 @@ Under the cache ($SEPRIORS_CACHE, else the system's cache folder) each corpus ha
 corpora/NAME/manifest.csv. It appears there whole, by a rename, so a corpus is either complete or absent.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import logging

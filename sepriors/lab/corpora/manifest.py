@@ -1,7 +1,5 @@
 """The manifest: one row a file, the one interface between corpora on the disk and everything that uses them."""
 
-from __future__ import annotations
-
 import csv
 import difflib
 import io

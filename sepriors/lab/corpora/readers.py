@@ -6,8 +6,6 @@ a corpus: write its function, name it in READERS, and give registry.toml its arc
 Splits never share a speaker (speech) or a recording (noise). Each function's docstring states its rule.
 """
 
-from __future__ import annotations
-
 import csv
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -3,8 +3,6 @@
 Opus takes a minute an hour of audio to decode, and a training draws from hours of it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import warnings

@@ -4,8 +4,6 @@ Two corpora, `synthetic` (English, and noise) and `synthetic-de` (German, the mi
 They are good for trying the code, not for claims.
 """
 
-from __future__ import annotations
-
 import ctypes
 import json
 import os

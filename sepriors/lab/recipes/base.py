@@ -1,7 +1,5 @@
 """What all recipes share: their face, the recordings that they choose, and how the long ones are trained."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping

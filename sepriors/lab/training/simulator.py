@@ -1,7 +1,5 @@
 """What speech in noise is like: recordings, filters, rooms and levels, drawn anew for each step of a training."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
