@@ -64,8 +64,12 @@ def placed(estep: Any, x: torch.Tensor) -> Any:
 
 def in_time(rounds: Iterator[Step], domain: Domain, length: int) -> Iterator[Step]:
     """Steps whose estimate is a waveform in place of a spectrum."""
+
+    def back(spectrum: Callable[[], torch.Tensor]) -> torch.Tensor:
+        return domain.inverse(spectrum(), length)
+
     for step in rounds:
-        yield step._replace(estimate=lambda spectrum=step.estimate: domain.inverse(spectrum(), length))
+        yield step._replace(estimate=partial(back, step.estimate))
 
 
 def nmf_em(

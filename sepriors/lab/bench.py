@@ -199,7 +199,7 @@ def _paths(
     folder: Path, names: Sequence[str], mixtures: Sequence[Mixture], settings: tuple[Any, ...]
 ) -> dict[Place, Path]:
     """Where the record of each place is kept, named by a digest of all that it depends on."""
-    known, paths = _digest(code(), *settings), {}
+    known, paths = _digest(code(), *settings), dict[Place, Path]()
     for i, mixture in enumerate(mixtures):
         for k in range(len(mixture.noisy)):
             content = _digest(known, mixture.snr_db, mixture.key[k : k + 1], k, *(x[k] for x in mixture[:3]))

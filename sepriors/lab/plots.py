@@ -45,7 +45,7 @@ NAMES = {
 
 @contextmanager
 def _panels(
-    rows: int, columns: int, size: tuple[float, float], *, dpi: int = STYLE["figure.dpi"], **shared: bool
+    rows: int, columns: int, size: tuple[float, float], *, dpi: int = STYLE["figure.dpi"], **shared: Any
 ) -> Iterator[tuple[Figure, Any]]:
     """A figure in our style and its axes (rows, columns), to draw within the block; closed at its end."""
     with plt.rc_context(STYLE | {"figure.dpi": dpi, "savefig.dpi": dpi}):
