@@ -5,8 +5,6 @@ VoiceBank-DEMAND literature prints), narrow-band MOS-LQO (`pesq_nb`, P.862.1) an
 P.862, -0.5 to 4.5, what most papers on variational priors print).
 """
 
-from __future__ import annotations
-
 import difflib
 import math
 import multiprocessing
@@ -352,6 +350,11 @@ class Scores(NamedTuple):
 
     values: dict[str, float]
     reasons: dict[str, str]
+
+    @property
+    def why(self) -> str:
+        """The reasons in one line, as tables have them."""
+        return "; ".join(f"{name}: {reason}" for name, reason in self.reasons.items())
 
 
 def check_names(names: str | Iterable[str]) -> tuple[str, ...]:

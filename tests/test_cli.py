@@ -184,7 +184,7 @@ def test_what_is_told_of_an_input(enhanced, tmp_path, x, subtype, told):
 
 
 def test_what_would_clip_is_lowered_and_told_of(enhanced, tmp_path, monkeypatch):
-    monkeypatch.setattr(command.running, "enhance", lambda x, method, seed: [2 * row / row.abs().max() for row in x])
+    monkeypatch.setattr(command.running, "enhance", lambda x, *_, **__: [2 * row / row.abs().max() for row in x])
     audio.write(tmp_path / "a.wav", SPEECH[0], 16000)
     audio.write(tmp_path / "f.wav", SPEECH[0], 16000, subtype="FLOAT")
     out = tmp_path / "out"

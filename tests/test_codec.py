@@ -1,6 +1,5 @@
 """The factors that rebuild a mixture, positions that are relative, and a network that lets all pass until it learns."""
 
-
 import pytest
 import torch
 from conftest import drawn_descript, moved, normal

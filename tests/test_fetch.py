@@ -238,7 +238,7 @@ def test_a_corpus_is_fetched_once_and_whole(
     for row in c.table.itertuples():
         info = soundfile.info(c.root / row.path)
         assert (info.samplerate, info.channels) == (16_000, 1)
-        assert len(c.read(row)) == pytest.approx(row.seconds * 16_000, abs=16)
+        assert len(c.read(row.path)) == pytest.approx(row.seconds * 16_000, abs=16)
         assert row.licence
         assert row.source
     check_disjoint(c.table)
@@ -422,7 +422,6 @@ def test_a_mirror_serves_when_the_first_address_does_not(
 ) -> None:
     urls = [f"{dead_url}/a.zip", f"{server.url}/gone.zip", *archive["urls"]]
     assert module.download({**archive, "urls": urls}, tmp_path).is_file()
-    assert module.download(archive, tmp_path / "two", base_url=server.url + "/").is_file()
 
 
 @pytest.mark.fault("Nobody listens at the address", "FetchError that names it and says what to do")
@@ -540,10 +539,11 @@ def test_a_folder_in_the_way_is_left_alone(served: Callable[..., Path], server: 
     assert server.asked == []
 
 
-def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SEPRIORS_CACHE", str(tmp_path / "file"))
     with pytest.raises(FetchError, match=r"expected a folder to write to .*SEPRIORS_CACHE"):
-        fetch("emodb", root=tmp_path / "file" / "corpora")
+        fetch("emodb")
 
 
 @pytest.mark.fault("A run was killed while it unpacked", "The next run clears away what it left")

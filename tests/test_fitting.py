@@ -84,9 +84,7 @@ def test_what_was_done_is_not_done_again(tmp_path):
 
 
 @pytest.mark.fault("A checkpoint is cut off, or is something else", "WeightsError that says what to delete")
-@pytest.mark.parametrize(
-    "other", [0.0, 0.5, 0.999, b"no checkpoint\n", [1, 2], {}, {"steps": 20}]
-)
+@pytest.mark.parametrize("other", [0.0, 0.5, 0.999, b"no checkpoint\n", [1, 2], {}, {"steps": 20}])
 def test_a_damaged_checkpoint(tmp_path, other):
     """Cut off after that part of its bytes, or something else."""
     path = tmp_path / "run.checkpoint"

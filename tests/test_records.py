@@ -25,7 +25,7 @@ def made(toy):
 def short(monkeypatch):
     """A method that takes no time."""
     nmf = methods.METHODS[NAME]
-    monkeypatch.setitem(methods.METHODS, NAME, nmf._replace(make=lambda: methods.replace(nmf.make(), iterations=2)))
+    monkeypatch.setitem(methods.METHODS, NAME, nmf._replace(make=lambda W: methods.replace(nmf.make(W), iterations=2)))
     records._cached.cache_clear()
     yield
     records._cached.cache_clear()

@@ -38,7 +38,6 @@ def simulated(toy, conditions, seconds=0.5, **noises):
 # ------------------------------------------------------------- clips
 
 
-
 def test_a_clip_is_a_part_of_its_file():
     """From anywhere in it, and each file comes as often as its odds say."""
     for x in clips(20, 30).draw(200, seeded()):

@@ -706,9 +706,7 @@ def test_a_network_that_knows_guesses_all_and_one_that_does_not_guesses_by_chanc
 
 def test_training_teaches_what_is_hidden(toy):
     """More hidden frames are guessed than by naming the most frequent class; each round is on record."""
-    made: recipes.SSLRecipe = replace(
-        recipes.RECIPES["ssl"], minutes=1.0, steps=(150, 1), batch=4, learning_rate=0.01
-    )
+    made: recipes.SSLRecipe = replace(recipes.RECIPES["ssl"], minutes=1.0, steps=(150, 1), batch=4, learning_rate=0.01)
     facts = made.learn(toy, 0, False).facts
     assert facts["valid_guessed_1"][-1] > facts["valid_most_frequent_1"] + 0.1
     assert (len(facts["valid_guessed_1"]), len(facts["valid_guessed_2"])) == (20, 1)

@@ -5,8 +5,6 @@ that batch mates never matter. What moves as one is said by the shape of the log
 (R, B), a chain an utterance; `Joint` makes the second of the first.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,11 +20,9 @@ class Target(Protocol):
 
     def logp(self, z: torch.Tensor) -> torch.Tensor:
         """log p(z) + constant of each chain, nats."""
-        ...
 
     def score(self, z: torch.Tensor) -> torch.Tensor:
         """The gradient of log p, like z."""
-        ...
 
 
 class Density(NamedTuple):

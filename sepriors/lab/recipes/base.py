@@ -1,7 +1,5 @@
 """What all recipes share: their face, the recordings that they choose, and how the long ones are trained."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -130,12 +128,6 @@ class LongRecipe(Recipe):
     validations = 20
     best_if_diverged = False
     fast: bool | None = None
-
-    @abstractmethod
-    def learn(
-        self, corpora: Corpora, seed: int, progress: bool, checkpoint: Path | None = None, fabric: Any = None
-    ) -> Learned:
-        """The weights, from the training split."""
 
     @abstractmethod
     def loss(self, model: Any, batch: torch.Tensor, g: torch.Generator, done: float) -> torch.Tensor:

@@ -1,7 +1,5 @@
 """The denoiser of the diffusion chapter, and its supervised rival."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from typing import Any, Self

@@ -4,8 +4,6 @@ USE-DDP (Klement et al., 2025). An `AdversarialLoss` holds a generator and its a
 by one optimiser, since what the generator pays does not move the adversaries, nor theirs the generator.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
