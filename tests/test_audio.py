@@ -94,8 +94,7 @@ def test_files_that_are_no_audio(tmp_path):
 
 
 @pytest.mark.fault(
-    "Audio is cut off at the half, or by its last thousandth (WAV, FLAC, AIFF, W64, RF64, Ogg)",
-    "AudioError",
+    "Audio is cut off at the half, or by its last thousandth (WAV, FLAC, AIFF, W64, RF64, Ogg)", "AudioError"
 )
 @pytest.mark.parametrize("name", ["x.wav", "x.flac", "x.aiff", "x.w64", "x.rf64", "x.ogg"])
 @pytest.mark.parametrize("keep", [0.5, 0.999])
@@ -229,8 +228,7 @@ def test_joined_files_of_samples_are_refused(tmp_path, format, subtype):
 
 
 @pytest.mark.fault(
-    "The last 2 kB of an Ogg, Opus, MP3 or FLAC file are missing, or its last page or frame",
-    "AudioError: truncated",
+    "The last 2 kB of an Ogg, Opus, MP3 or FLAC file are missing, or its last page or frame", "AudioError: truncated"
 )
 @pytest.mark.parametrize("kind", ["vorbis", "opus", "mp3", "piped mp3", "flac"])
 def test_a_compressed_file_without_its_end(tmp_path, kind):
@@ -420,8 +418,7 @@ def test_what_is_there_stays_unless_asked(tmp_path):
 
 
 @pytest.mark.fault(
-    "The disk is full, or Ctrl-C comes, while audio is written",
-    "The old file is whole, no new one is there",
+    "The disk is full, or Ctrl-C comes, while audio is written", "The old file is whole, no new one is there"
 )
 @pytest.mark.parametrize("failure", ["raises", "short", "interrupted"])
 def test_a_full_disk_leaves_nothing_and_harms_nothing(tmp_path, monkeypatch, failure):

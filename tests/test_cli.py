@@ -340,8 +340,7 @@ def bad(tmp_path):
 
 
 @pytest.mark.fault(
-    "One bad file is among the inputs of a command",
-    "One line that names it, status 2; nothing is written",
+    "One bad file is among the inputs of a command", "One line that names it, status 2; nothing is written"
 )
 @pytest.mark.parametrize(
     ("name", "message"),
@@ -436,8 +435,7 @@ LIMITED = (
 
 
 @pytest.mark.fault(
-    "No room for what `enhance` writes",
-    "One line that names the file, status 2; no half-written one is there",
+    "No room for what `enhance` writes", "One line that names the file, status 2; no half-written one is there"
 )
 def test_a_disk_that_is_really_full(noisy, tmp_path):
     """The system itself refuses to let a file grow past 10 kB; ours has 16."""

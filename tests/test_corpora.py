@@ -1,10 +1,6 @@
 """The manifest, the choice of corpora, and the readers of folders that the user owns."""
 
-from __future__ import annotations
-
 import os
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +13,6 @@ from PIL import Image
 from sepriors.lab import corpora as package
 from sepriors.lab.corpora import (
     FIELDS,
-    Corpora,
     CorpusError,
     ManifestError,
     ReaderError,
@@ -40,7 +35,7 @@ ROW = dict.fromkeys(FIELDS, "") | {
 }  # fmt: skip
 
 
-def _tone(path: Path, rate: int = 16_000, seconds: float = 0.5, channels: int = 1, **how: str) -> None:
+def _tone(path, rate=16_000, seconds=0.5, channels=1, **how):
     path.parent.mkdir(parents=True, exist_ok=True)
     t = np.arange(int(seconds * rate)) / rate
     x = 0.3 * np.sin(2 * np.pi * 440 * t)
@@ -48,7 +43,7 @@ def _tone(path: Path, rate: int = 16_000, seconds: float = 0.5, channels: int = 
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     """Three speakers and a noise."""
     folder = tmp_path / "toy"
     rows = [
@@ -65,7 +60,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _nothing_from_outside(tmp_path, monkeypatch):
     monkeypatch.delenv("SEPRIORS_DATA", raising=False)
     monkeypatch.setenv("SEPRIORS_CACHE", str(tmp_path / "cache"))
 
@@ -73,7 +68,7 @@ def _nothing_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 # ---------------------------------------------------------------------- the manifest
 
 
-def test_what_is_written_is_read(folder: Path) -> None:
+def test_what_is_written_is_read(folder):
     table = read_manifest(folder, check_files=True)
     assert tuple(table.columns) == FIELDS
     assert table["seconds"].dtype == float
@@ -82,7 +77,7 @@ def test_what_is_written_is_read(folder: Path) -> None:
     pd.testing.assert_frame_equal(read_manifest(folder), table)
 
 
-def test_a_manifest_has_a_column_for_videos_only_where_there_is_one(folder: Path) -> None:
+def test_a_manifest_has_a_column_for_videos_only_where_there_is_one(folder):
     assert (folder / "manifest.csv").read_text().splitlines()[0].endswith(",licence,source")
     table = read_manifest(folder)
     assert set(table["video"]) == {""}
@@ -96,7 +91,7 @@ def test_a_manifest_has_a_column_for_videos_only_where_there_is_one(folder: Path
 
 
 @pytest.mark.fault("A video that manifest.csv names is not there", "ManifestError that names the first")
-def test_a_missing_file_or_video_is_named(folder: Path) -> None:
+def test_a_missing_file_or_video_is_named(folder):
     with pytest.raises(ManifestError, match=r"no such file.*columns path, corpus"):
         read_manifest(folder / "nowhere")
     one = folder / "b" / "two.flac"
@@ -129,9 +124,7 @@ def test_a_missing_file_or_video_is_named(folder: Path) -> None:
         ({"video": "../face.mpg"}, r"line 3: expected nothing, or a path as .* as video, got '../face.mpg'"),
     ],
 )
-def test_a_wrong_manifest_is_refused_and_none_is_written(
-    folder: Path, tmp_path_factory: pytest.TempPathFactory, change: dict[str, str], message: str
-) -> None:
+def test_a_wrong_manifest_is_refused_and_none_is_written(folder, tmp_path_factory, change, message):
     table = pd.read_csv(folder / "manifest.csv", dtype=str, keep_default_na=False).assign(video="")
     table.loc[1, list(change)] = list(change.values())
     table.to_csv(folder / "manifest.csv", index=False)
@@ -143,12 +136,12 @@ def test_a_wrong_manifest_is_refused_and_none_is_written(
     assert list(empty.iterdir()) == []
 
 
-def _torn(**columns: Any) -> pd.DataFrame:
+def _torn(**columns):
     """Two files, one of the training and one of the test."""
     return pd.DataFrame([ROW, {**ROW, "path": "b", "split": "test"}]).assign(**columns)
 
 
-def test_one_speaker_in_two_splits_is_found() -> None:
+def test_one_speaker_in_two_splits_is_found():
     with pytest.raises(ManifestError, match=r"speaker 'toy: 1' is in the splits test, train; expected one only"):
         check_disjoint(_torn())
     check_disjoint(_torn(speaker=["1", "2"]))
@@ -158,7 +151,7 @@ def test_one_speaker_in_two_splits_is_found() -> None:
         check_disjoint(_torn(corpus=["librispeech", "mini-librispeech"]))
 
 
-def test_one_clip_of_a_one_talker_study_in_two_splits_is_found() -> None:
+def test_one_clip_of_a_one_talker_study_in_two_splits_is_found():
     talker = _torn(corpus="grid", speaker="GRID_s4", path=["s4/bbaf2n.opus", "s4/lgbf8n.flac"])
     check_disjoint(talker)
     with pytest.raises(ManifestError, match=r"speaker 'grid: GRID_s4, clip bbaf2n' is in the splits"):
@@ -167,7 +160,7 @@ def test_one_clip_of_a_one_talker_study_in_two_splits_is_found() -> None:
         check_disjoint(talker.assign(speaker="GRID_s5"))
 
 
-def test_one_recording_in_two_splits_is_found() -> None:
+def test_one_recording_in_two_splits_is_found():
     noise = _torn(kind="noise", cls="street", speaker="")
     with pytest.raises(ManifestError, match=r"recording 'toy: drawn' is in the splits"):
         check_disjoint(noise)
@@ -186,7 +179,7 @@ def test_one_recording_in_two_splits_is_found() -> None:
         {"source": "an app: assets/181286__sazman__rain-on-a-tent.mp3"},
     ],
 )
-def test_two_clips_of_one_freesound_recording_are_found(other: dict[str, str]) -> None:
+def test_two_clips_of_one_freesound_recording_are_found(other):
     noise = {**ROW, "kind": "noise", "cls": "home", "speaker": ""}
     clip = {**noise, "path": "esc_rain_4-181286-A.flac", "split": "test"}
     row = {**noise, "source": "the other", **other}
@@ -197,7 +190,7 @@ def test_two_clips_of_one_freesound_recording_are_found(other: dict[str, str]) -
     check_disjoint(pd.DataFrame([clip, {**row, **number_of_another}]))
 
 
-def test_a_talker_of_babble_who_is_heard_in_another_split_is_found() -> None:
+def test_a_talker_of_babble_who_is_heard_in_another_split_is_found():
     babble = {**ROW, "path": "b", "kind": "noise", "cls": "babble", "speaker": "", "split": "test"}
     for source in ("sum of the talkers 2 1 of toy", "sum of the talkers 1 of toy"):
         with pytest.raises(ManifestError, match=r"speaker 'toy: 1' is in the splits test, train"):
@@ -214,7 +207,7 @@ def test_a_talker_of_babble_who_is_heard_in_another_split_is_found() -> None:
 # ----------------------------------------------------------------------- the corpora
 
 
-def test_select_takes_values_lists_and_nothing(folder: Path) -> None:
+def test_select_takes_values_lists_and_nothing(folder):
     c = open_corpora(folder)
     assert list(c.select(kind="speech", split="test")["speaker"]) == ["2"]
     assert list(c.select(split=["test", "valid"])["path"]) == ["b/two.flac", "c/stereo48.wav", "n/hum.flac"]
@@ -223,21 +216,21 @@ def test_select_takes_values_lists_and_nothing(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("field", KNOWN)
-def test_a_known_name_that_no_row_has_selects_nothing(folder: Path, field: str) -> None:
+def test_a_known_name_that_no_row_has_selects_nothing(folder, field):
     c = open_corpora(folder)
     for name in KNOWN[field]:
         assert len(c.select(**{field: name})) == (c.table[field] == name).sum()
     assert c.select(corpus=["voices"], kind="real").empty
 
 
-def test_the_known_names_are_those_of_the_readers_the_registry_and_the_synthetic_corpus(tmp_path: Path) -> None:
+def test_the_known_names_are_those_of_the_readers_the_registry_and_the_synthetic_corpus(tmp_path):
     assert {*package.READERS, *package.registry()} <= {*KNOWN["corpus"]}
     assert {*readers._ESC_CLASSES, *readers._CHIME_PLACES.values(), "babble"} <= {*KNOWN["cls"]}
     assert {corpus for corpus, *_ in synthetic._plan()} <= {*KNOWN["corpus"]}
     assert {row["cls"] for row in synthetic._noise(tmp_path)} <= {*KNOWN["cls"]}
 
 
-def test_an_unknown_field_or_value_gives_the_nearest(folder: Path) -> None:
+def test_an_unknown_field_or_value_gives_the_nearest(folder):
     c = open_corpora(folder)
     with pytest.raises(ValueError, match=r"unknown field 'speeker'; did you mean 'speaker'"):
         c.select(speeker="1")
@@ -254,7 +247,7 @@ def test_an_unknown_field_or_value_gives_the_nearest(folder: Path) -> None:
     assert unknown("corpus", "zzz", []) == "unknown corpus 'zzz'. There are: none"
 
 
-def test_read_gives_16_khz_mono(folder: Path) -> None:
+def test_read_gives_16_khz_mono(folder):
     c = open_corpora(folder)
     for x in (c.read("c/stereo48.wav"), c.read(c.table.loc[2]), c.read(next(c.table.iloc[2:].itertuples()))):
         assert x.shape == (8000,)
@@ -263,7 +256,7 @@ def test_read_gives_16_khz_mono(folder: Path) -> None:
     torch.testing.assert_close(c.read({"path": "a/one.flac"})[500:-500], x[500:-500], atol=2e-3, rtol=0)
 
 
-def test_read_refuses_what_the_table_does_not_have(folder: Path) -> None:
+def test_read_refuses_what_the_table_does_not_have(folder):
     c = open_corpora(folder)
     with pytest.raises(ValueError, match=r"unknown path 'a/won.flac'; did you mean 'a/one.flac'"):
         c.read("a/won.flac")
@@ -274,7 +267,7 @@ def test_read_refuses_what_the_table_does_not_have(folder: Path) -> None:
         c.read("a/one.flac")
 
 
-def test_describe_counts(folder: Path) -> None:
+def test_describe_counts(folder):
     table = open_corpora(folder).describe()
     assert list(table.columns) == ["corpus", "kind", "cls", "split", "files", "minutes", "speakers"]
     assert table["files"].sum() == 4
@@ -283,20 +276,20 @@ def test_describe_counts(folder: Path) -> None:
     assert list(table[table["cls"] == "home"]["speakers"]) == [0]
 
 
-def test_auto_takes_the_folder_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_the_folder_first(folder, monkeypatch):
     monkeypatch.setenv("SEPRIORS_DATA", str(folder))
     c = open_corpora()
     assert (c.origin, c.root, c.note, c.is_real) == ("folder", folder, "", True)
     assert str(c).startswith(f"folder corpora in {folder}: 4 files")
 
 
-def test_a_folder_of_corpora_is_one(folder: Path) -> None:
+def test_a_folder_of_corpora_is_one(folder):
     c = open_corpora(folder.parent)
     assert set(c.table["path"].str.split("/").str[0]) == {folder.name}
     assert c.read(f"{folder.name}/a/one.flac").shape == (8000,)
 
 
-def _nested(folder: Path, **change: str) -> None:
+def _nested(folder, **change):
     """Below `folder` a folder of two clips with videos and a manifest, the first of which that of `folder` has, too."""
     rows = [{**ROW, "path": f"{x}.flac", "corpus": "grid", "speaker": x, "video": f"{x}.webp"} for x in "xy"]
     for row in rows:
@@ -307,9 +300,7 @@ def _nested(folder: Path, **change: str) -> None:
     write_manifest(folder, pd.concat([read_manifest(folder), pd.DataFrame([listed])], ignore_index=True))
 
 
-def test_a_folder_with_a_manifest_and_folders_with_manifests_is_all_of_them(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_with_a_manifest_and_folders_with_manifests_is_all_of_them(folder, monkeypatch):
     _nested(folder)
     monkeypatch.setenv("SEPRIORS_DATA", str(folder))
     for c in (open_corpora(folder), open_corpora()):
@@ -324,13 +315,13 @@ def test_a_folder_with_a_manifest_and_folders_with_manifests_is_all_of_them(
     assert len(read_manifest(folder)) == 5
 
 
-def test_two_manifests_must_agree_on_the_split_of_a_file(folder: Path) -> None:
+def test_two_manifests_must_agree_on_the_split_of_a_file(folder):
     _nested(folder, split="test")
     with pytest.raises(ManifestError, match=r"file 'grid/x\.flac' is in the splits test, train"):
         open_corpora(folder)
 
 
-def test_a_video_of_an_owner_is_found_where_it_lies(folder: Path, tmp_path: Path) -> None:
+def test_a_video_of_an_owner_is_found_where_it_lies(folder, tmp_path):
     _nested(folder)
     entered = tmp_path / "cache" / "grid"
     entered.mkdir(parents=True)
@@ -342,7 +333,7 @@ def test_a_video_of_an_owner_is_found_where_it_lies(folder: Path, tmp_path: Path
         assert open_corpora(root).read(table["path"].iloc[-1]).shape == (8000,)
 
 
-def test_a_path_without_a_manifest_is_an_error(tmp_path: Path) -> None:
+def test_a_path_without_a_manifest_is_an_error(tmp_path):
     with pytest.raises(ManifestError, match=r"manifest\.csv: no such file"):
         open_corpora(tmp_path / "sythetic")
 
@@ -350,7 +341,7 @@ def test_a_path_without_a_manifest_is_an_error(tmp_path: Path) -> None:
 # ------------------------------------------------------------ corpora the user owns
 
 
-def _timit(root: Path) -> None:
+def _timit(root):
     for part, speakers in (("TRAIN/DR1", ("FCJF0", "MDAC0")), ("TEST/DR1", ("MDAB0", "FELC0", "FAKS0"))):
         for speaker in speakers:
             for sentence in ("SA1", "SI943", "SX133"):
@@ -358,13 +349,13 @@ def _timit(root: Path) -> None:
     _tone(root / "TIMIT" / "TRAIN" / "DR1" / "FCJF0" / "SX133.WAV.wav")
 
 
-def _wsj0(root: Path) -> None:
+def _wsj0(root):
     for part, speakers in (("si_tr_s", ("011", "012")), ("si_dt_05", ("050",)), ("si_et_05", ("440",))):
         for speaker in speakers:
             _tone(root / "wsj0" / part / speaker / f"{speaker}c0201.wv1", format="NIST", subtype="PCM_16")
 
 
-def _chime3(root: Path) -> None:
+def _chime3(root):
     home = root / "CHiME3" / "data" / "audio" / "16kHz"
     for place in ("BUS", "CAF", "PED", "STR"):
         for take in range(4):
@@ -380,12 +371,12 @@ LAYOUTS = {"timit": _timit, "wsj0": _wsj0, "chime3": _chime3}
 
 
 @pytest.fixture(params=LAYOUTS)
-def owned(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
+def owned(request, tmp_path):
     LAYOUTS[request.param](tmp_path / "mine")
     return request.param, tmp_path / "mine"
 
 
-def test_an_owned_corpus_stays_where_it_is(owned: tuple[str, Path], tmp_path: Path) -> None:
+def test_an_owned_corpus_stays_where_it_is(owned, tmp_path):
     name, mine = owned
     before = sorted(mine.rglob("*"))
     c = import_folder(name, mine)
@@ -402,7 +393,7 @@ def test_an_owned_corpus_stays_where_it_is(owned: tuple[str, Path], tmp_path: Pa
     assert set(c.select(kind="speech")["split"]) == {"train", "valid", "test"}
 
 
-def test_an_import_is_idempotent_and_follows_a_move(tmp_path: Path) -> None:
+def test_an_import_is_idempotent_and_follows_a_move(tmp_path):
     _wsj0(tmp_path / "mine")
     first = import_folder("wsj0", tmp_path / "mine").table
     pd.testing.assert_frame_equal(import_folder("wsj0", tmp_path / "mine").table, first)
@@ -413,7 +404,7 @@ def test_an_import_is_idempotent_and_follows_a_move(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault("A path in a manifest climbs out of the corpus", "ManifestError")
-def test_the_manifest_of_an_owned_corpus_cannot_leave_it(tmp_path: Path) -> None:
+def test_the_manifest_of_an_owned_corpus_cannot_leave_it(tmp_path):
     _wsj0(tmp_path / "mine")
     import_folder("wsj0", tmp_path / "mine")
     home = tmp_path / "cache" / "corpora" / "wsj0"
@@ -423,7 +414,7 @@ def test_the_manifest_of_an_owned_corpus_cannot_leave_it(tmp_path: Path) -> None
         gather(home.parent)
 
 
-def test_timit_has_its_core_test_set(tmp_path: Path) -> None:
+def test_timit_has_its_core_test_set(tmp_path):
     _timit(tmp_path)
     table = readers.read_layout("timit", tmp_path)
     assert set(table[table["split"] == "test"]["speaker"]) == {"MDAB0", "FELC0"}
@@ -434,7 +425,7 @@ def test_timit_has_its_core_test_set(tmp_path: Path) -> None:
     assert set(table[table["gender"] == "M"]["speaker"]) == {"MDAC0", "MDAB0"}
 
 
-def test_chime3_splits_backgrounds_by_recording(tmp_path: Path) -> None:
+def test_chime3_splits_backgrounds_by_recording(tmp_path):
     _chime3(tmp_path)
     table = readers.read_layout("chime3", tmp_path)
     noise = table[table["kind"] == "noise"]
@@ -445,7 +436,7 @@ def test_chime3_splits_backgrounds_by_recording(tmp_path: Path) -> None:
     assert not table["path"].str.contains("simu").any()
 
 
-def test_compressed_sphere_says_what_to_do(tmp_path: Path) -> None:
+def test_compressed_sphere_says_what_to_do(tmp_path):
     file = tmp_path / "si_tr_s" / "011" / "011c0201.wv1"
     file.parent.mkdir(parents=True)
     file.write_bytes(
@@ -459,7 +450,7 @@ def test_compressed_sphere_says_what_to_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(package.READERS))
-def test_a_folder_of_another_layout_is_refused(name: str, tmp_path: Path) -> None:
+def test_a_folder_of_another_layout_is_refused(name, tmp_path):
     (tmp_path / "other").mkdir()
     _tone(tmp_path / "other" / "song.wav")
     with pytest.raises(ReaderError, match="expected"):
@@ -467,7 +458,7 @@ def test_a_folder_of_another_layout_is_refused(name: str, tmp_path: Path) -> Non
     assert not (tmp_path / "cache" / "corpora" / name).exists()
 
 
-def test_import_needs_a_known_name_and_a_folder(tmp_path: Path) -> None:
+def test_import_needs_a_known_name_and_a_folder(tmp_path):
     with pytest.raises(CorpusError, match=r"unknown corpus 'timt'; did you mean 'timit'"):
         import_folder("timt", tmp_path)
     with pytest.raises(CorpusError, match=r"expected the folder that holds timit, got nothing"):
@@ -477,18 +468,18 @@ def test_import_needs_a_known_name_and_a_folder(tmp_path: Path) -> None:
 # ------------------------------------------------------------ the folder of this machine
 
 
-def _coloured(seconds: float, seed: int) -> torch.Tensor:
+def _coloured(seconds, seed):
     """Noise whose bands rise and fall, as those of recordings do."""
     x = torch.randn(int(seconds * 16_000), generator=torch.Generator().manual_seed(seed))
     return 0.1 * torch.nn.functional.avg_pool1d(x[None, None], 5, 1, 2)[0, 0]
 
 
-def _prints(step: int, **files: torch.Tensor) -> pd.DataFrame:
+def _prints(step, **files):
     return pd.concat([words(x, step).assign(file=name) for name, x in files.items()])
 
 
 @pytest.mark.parametrize("start", [0, 16_000, 31_808])
-def test_an_excerpt_after_another_codec_is_the_same_recording(tmp_path: Path, start: int) -> None:
+def test_an_excerpt_after_another_codec_is_the_same_recording(tmp_path, start):
     x, y, silence = _coloured(9, seed=0), _coloured(9, seed=1), torch.zeros(48_000)
     soundfile.write(tmp_path / "part.opus", 0.4 * x[start : start + 96_000].numpy(), 16_000, "OPUS", format="OGG")
     part = audio.read(tmp_path / "part.opus")[0][0]
@@ -497,7 +488,7 @@ def test_an_excerpt_after_another_codec_is_the_same_recording(tmp_path: Path, st
 
 
 @pytest.fixture
-def at_hand(tmp_path: Path) -> Corpora:
+def at_hand(tmp_path):
     """$SEPRIORS_DATA; where it is unset a small corpus is looked at instead."""
     if OUTSIDE:
         return open_corpora(OUTSIDE)
@@ -514,14 +505,14 @@ def at_hand(tmp_path: Path) -> Corpora:
 
 
 @pytest.mark.corpora
-def test_the_folder_of_this_machine_is_sound(at_hand: Corpora) -> None:
+def test_the_folder_of_this_machine_is_sound(at_hand):
     check_disjoint(at_hand.table)
     names = {*at_hand.table["path"], *at_hand.table["video"]} - {""}
     assert [name for name in sorted(names) if not (at_hand.root / name).is_file()] == []
 
 
 @pytest.mark.corpora
-def test_the_videos_of_this_machine_have_a_picture_every_40_ms(at_hand: Corpora) -> None:
+def test_the_videos_of_this_machine_have_a_picture_every_40_ms(at_hand):
     """Mouths of 48 x 32, eight in a row and ten rows, of which 75 are used: 3 s."""
     rows = at_hand.select(corpus="grid")
     for row in rows[rows["video"].str.endswith(".webp")].itertuples():
@@ -540,8 +531,8 @@ SHARED = {
 
 
 @pytest.mark.corpora
-def test_all_audio_of_this_machine_is_whole_and_no_recording_is_in_two_splits(at_hand: Corpora) -> None:
-    prints: dict[str, list[pd.DataFrame]] = {"train": [], "valid": [], "test": []}
+def test_all_audio_of_this_machine_is_whole_and_no_recording_is_in_two_splits(at_hand):
+    prints = {"train": [], "valid": [], "test": []}
     for row in at_hand.table.itertuples():
         x, rate = audio.read(at_hand.root / row.path)
         assert (len(x), rate) == (1, 16_000), row.path

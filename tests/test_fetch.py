@@ -1,7 +1,5 @@
 """Downloads against a server on this machine that serves small archives of the layouts of the real ones."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib
 import io
@@ -10,20 +8,16 @@ import stat
 import tarfile
 import time
 import zipfile
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from serving import Server
 
 from sepriors.lab.corpora import (
     FIELDS,
-    Corpora,
     CorpusError,
     FetchError,
     ReaderError,
@@ -36,13 +30,13 @@ from sepriors.lab.corpora import (
     synthetic,
 )
 
-module: Any = importlib.import_module(
+module = importlib.import_module(
     "sepriors.lab.corpora.fetch"
 )  # sepriors.lab.corpora.fetch as an attribute is the function
 
 
 @pytest.fixture(autouse=True)
-def _quick_and_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _quick_and_alone(tmp_path, monkeypatch):
     monkeypatch.delenv("SEPRIORS_DATA", raising=False)
     monkeypatch.setenv("SEPRIORS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(module, "WAITS", (0.0, 0.0, 0.0))
@@ -50,7 +44,7 @@ def _quick_and_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def dead_url() -> str:
+def dead_url():
     """An address of this machine where nobody listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -60,7 +54,7 @@ def dead_url() -> str:
 # ---------------------------------------------------------------------- the archives
 
 
-def _audio(rate: int = 16_000, seconds: float = 0.5, format: str = "WAV", seed: int = 0, padding: float = 0) -> bytes:
+def _audio(rate=16_000, seconds=0.5, format="WAV", seed=0, padding=0):
     x = 0.1 * np.random.default_rng(seed).standard_normal(int(rate * seconds))
     x[int(len(x) * (1 - padding)) :] = 0
     buffer = io.BytesIO()
@@ -68,7 +62,7 @@ def _audio(rate: int = 16_000, seconds: float = 0.5, format: str = "WAV", seed: 
     return buffer.getvalue()
 
 
-def _tar(members: dict[str, bytes]) -> bytes:
+def _tar(members):
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as file:
         for name, content in members.items():
@@ -78,7 +72,7 @@ def _tar(members: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def _zip(members: dict[str, bytes]) -> bytes:
+def _zip(members):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
         for name, content in members.items():
@@ -86,8 +80,8 @@ def _zip(members: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def _mini_librispeech() -> dict[str, bytes]:
-    def part(name: str, speakers: range) -> bytes:
+def _mini_librispeech():
+    def part(name, speakers):
         members = {"LibriSpeech/SPEAKERS.TXT": table.encode()}
         for speaker in speakers:
             for i in range(2):
@@ -103,13 +97,13 @@ def _mini_librispeech() -> dict[str, bytes]:
     }
 
 
-def _emodb() -> dict[str, bytes]:
+def _emodb():
     names = [f"{speaker}a01{mood}a" for speaker in ("03", "08", "11", "15", "16") for mood in "WN"]
     files = {f"wav/{name}.wav": _audio(seed=i) for i, name in enumerate(names)}
     return {"download.zip": _zip({"erkennung.txt": b"labels", **files})}
 
 
-def _esc50() -> dict[str, bytes]:
+def _esc50():
     clips = [  # fold, recording, take, category, of which padding
         (1, 100, "A", "rain", 0),
         (2, 101, "A", "engine", 0),
@@ -133,7 +127,7 @@ def _esc50() -> dict[str, bytes]:
     return {"ESC-50.zip": _zip(members)}
 
 
-def _voicebank_demand() -> dict[str, bytes]:
+def _voicebank_demand():
     parts = {"trainset_28spk_wav": ("p226", "p228", "p254"), "testset_wav": ("p232", "p257")}
     archives = {}
     for side in ("clean", "noisy"):
@@ -143,7 +137,7 @@ def _voicebank_demand() -> dict[str, bytes]:
     return archives
 
 
-def _librispeech() -> dict[str, bytes]:
+def _librispeech():
     parts = ("train-clean-100", "dev-clean", "dev-other", "test-clean", "test-other")
     table = "\n".join(f"{n:<4} | {'FM'[n % 2]} | {part:<16} | 25.1 | Reader" for n, part in enumerate(parts, 1))
     return {
@@ -159,7 +153,7 @@ def _librispeech() -> dict[str, bytes]:
     }
 
 
-def _speechocean762() -> dict[str, bytes]:
+def _speechocean762():
     people = {"0001": "train m 6", "0036": "train f 25", "0112": "test m 43", "0003": "test f 15"}
     members = {"speechocean762/resource/scores.json": b"{}", "speechocean762/WAVE/SPEAKER0036/.DS_Store": b"a folder"}
     for part in ("train", "test"):
@@ -172,7 +166,7 @@ def _speechocean762() -> dict[str, bytes]:
     return {"speechocean762.tar.gz": _tar(members)}
 
 
-def _grid() -> dict[str, bytes]:
+def _grid():
     clips = {f"s{n}": ["bbaf2n", "lgbf8n"] for n in range(1, 35)}
     clips["s1"] += [f"swwv{digit}{word}" for digit in "01234" for word in "anps"]
     audio = {f"audio_25k/{talker}/{clip}.wav": _audio(25_000, 0.1) for talker in clips for clip in clips[talker]}
@@ -184,7 +178,7 @@ def _grid() -> dict[str, bytes]:
     return {"audio_25k.zip": _zip(audio), **videos}
 
 
-ARCHIVES: dict[str, Callable[[], dict[str, bytes]]] = {
+ARCHIVES = {
     "mini-librispeech": _mini_librispeech,
     "emodb": _emodb,
     "esc-50": _esc50,
@@ -196,10 +190,10 @@ ARCHIVES: dict[str, Callable[[], dict[str, bytes]]] = {
 
 
 @pytest.fixture
-def served(server: Server, tmp_path: Path) -> Callable[..., Path]:
+def served(server, tmp_path):
     """served(name, ...) -> a registry.toml whose archives the server has; keywords change the entries."""
 
-    def serve(*names: str, **change: Any) -> Path:
+    def serve(*names, **change):
         lines = []
         for name in names:
             lines += [f"[{name}]", "auto = true"]
@@ -216,7 +210,7 @@ def served(server: Server, tmp_path: Path) -> Callable[..., Path]:
     return serve
 
 
-def _left(tmp_path: Path) -> set[str]:
+def _left(tmp_path):
     """What lies in the cache, without locks."""
     root = tmp_path / "cache" / "corpora"
     return {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file() and p.suffix != ".lock"}
@@ -226,9 +220,7 @@ def _left(tmp_path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("name", ARCHIVES)
-def test_a_corpus_is_fetched_once_and_whole(
-    name: str, served: Callable[..., Path], server: Server, tmp_path: Path
-) -> None:
+def test_a_corpus_is_fetched_once_and_whole(name, served, server, tmp_path):
     book = served(name)
     c = fetch(name, registry_path=book)
     assert (c.origin, c.root, c.is_real) == ("fetched", tmp_path / "cache" / "corpora", True)
@@ -248,7 +240,7 @@ def test_a_corpus_is_fetched_once_and_whole(
     assert len(server.asked) == asked
 
 
-def test_the_real_registry_fits_the_code() -> None:
+def test_the_real_registry_fits_the_code():
     known = registry()
     assert set(known) == set(ARCHIVES)
     assert [name for name in known if known[name].get("auto")] == ["mini-librispeech", "emodb", "esc-50"]
@@ -264,7 +256,7 @@ def test_the_real_registry_fits_the_code() -> None:
     assert unknown == {"speechocean762.tar.gz", *(f"s{n}.zip" for n in range(11, 35) if n != 21)}
 
 
-def test_mini_librispeech(served: Callable[..., Path]) -> None:
+def test_mini_librispeech(served):
     c = fetch("mini-librispeech", registry_path=served("mini-librispeech"))
     speech = c.select(kind="speech")
     splits = {split: set(rows["speaker"]) for split, rows in speech.groupby("split")}
@@ -278,7 +270,7 @@ def test_mini_librispeech(served: Callable[..., Path]) -> None:
     assert talkers == splits  # each split babbles with its own talkers, of whom there are fewer than eight
 
 
-def test_esc50(served: Callable[..., Path], tmp_path: Path) -> None:
+def test_esc50(served, tmp_path):
     table = fetch("esc-50", registry_path=served("esc-50")).table
     assert set(table["kind"]) == {"noise"}
     assert set(table["cls"]) == {"weather", "vehicle", "street"}
@@ -300,7 +292,7 @@ WHO = {
 
 
 @pytest.mark.parametrize("name", WHO)
-def test_who_is_in_which_split(served: Callable[..., Path], name: str) -> None:
+def test_who_is_in_which_split(served, name):
     table = fetch(name, registry_path=served(name)).table
     assert dict(zip(table["speaker"], table["gender"] + " " + table["split"])) == WHO[name]
     assert name != "librispeech" or table["source"].iloc[0] == "OpenSLR 12 train-clean-100"
@@ -309,9 +301,7 @@ def test_who_is_in_which_split(served: Callable[..., Path], name: str) -> None:
         assert list(clean.str.replace("clean_", "noisy_")) == list(noisy)
 
 
-def test_speechocean762_without_the_age_of_a_speaker_is_refused(
-    served: Callable[..., Path], server: Server, tmp_path: Path
-) -> None:
+def test_speechocean762_without_the_age_of_a_speaker_is_refused(served, server, tmp_path):
     book = served("speechocean762", sha256=None, bytes=None)
     for age in (b"0036\n", b"0036\tyoung\n"):
         members = {f"x/{part}/spk2age": age for part in ("train", "test")}
@@ -321,7 +311,7 @@ def test_speechocean762_without_the_age_of_a_speaker_is_refused(
         assert not (tmp_path / "cache" / "corpora" / "speechocean762").exists()
 
 
-def test_grid(served: Callable[..., Path]) -> None:
+def test_grid(served):
     c = fetch("grid", registry_path=served("grid"))
     first = c.table[~c.table["speaker"].isin(["GRID_s1", "GRID_s4"])].groupby("speaker").first()
     talkers = {split: {int(name[6:]) for name in rows.index} for split, rows in first.groupby("split")}
@@ -339,15 +329,13 @@ def test_grid(served: Callable[..., Path]) -> None:
 
 
 @pytest.mark.parametrize("talker", [1, 4])
-def test_a_tenth_of_a_one_talker_study_is_test_and_a_twentieth_valid(talker: int) -> None:
+def test_a_tenth_of_a_one_talker_study_is_test_and_a_twentieth_valid(talker):
     splits = [readers._grid_split(talker, f"{start}{i}") for start in ("bbaf", "swwv") for i in range(1000)]
     assert splits.count("test") / 2000 == pytest.approx(0.1, abs=0.02)
     assert splits.count("valid") / 2000 == pytest.approx(0.05, abs=0.015)
 
 
-def test_a_clean_file_without_its_noisy_one_is_refused(
-    served: Callable[..., Path], server: Server, tmp_path: Path
-) -> None:
+def test_a_clean_file_without_its_noisy_one_is_refused(served, server, tmp_path):
     book = served("voicebank-demand", sha256=None, bytes=None)
     server.files["noisy_testset_wav.zip"] = _zip({"noisy_testset_wav/p232_001.wav": _audio(48_000)})
     with pytest.raises(ReaderError, match=r"a clean and a noisy file of each name in testset_wav.*p232_002\.wav"):
@@ -359,7 +347,7 @@ def test_a_clean_file_without_its_noisy_one_is_refused(
 
 
 @pytest.fixture
-def archive(server: Server) -> dict[str, Any]:
+def archive(server):
     server.files["a.zip"] = np.random.default_rng(0).bytes(300_000)
     return {
         "name": "a.zip",
@@ -369,21 +357,16 @@ def archive(server: Server) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("have", [300_000, 300_001, 400_000])
-def test_a_part_that_is_complete_or_too_long(
-    server: Server, archive: dict[str, Any], tmp_path: Path, have: int
-) -> None:
+def test_a_part_that_is_complete_or_too_long(server, archive, tmp_path, have):
     content = server.files["a.zip"]
     (tmp_path / "a.zip.part").write_bytes((content + bytes(100_000))[:have])
     assert module.download(archive, tmp_path).read_bytes() == content
 
 
 @pytest.mark.fault(
-    "A server has another file than the registry knows",
-    "FetchError with both hashes; nothing of the user is deleted",
+    "A server has another file than the registry knows", "FetchError with both hashes; nothing of the user is deleted"
 )
-def test_a_wrong_hash_says_which_and_deletes_nothing_of_the_user(
-    server: Server, archive: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_wrong_hash_says_which_and_deletes_nothing_of_the_user(server, archive, tmp_path):
     right = archive["sha256"]
     server.files["a.zip"] = b"another file"
     got = hashlib.sha256(b"another file").hexdigest()
@@ -397,36 +380,34 @@ def test_a_wrong_hash_says_which_and_deletes_nothing_of_the_user(
     assert module.download(archive, tmp_path).read_bytes() == server.files["a.zip"]
 
 
-def test_md5_is_checked_where_no_sha256_is_known(server: Server, archive: dict[str, Any], tmp_path: Path) -> None:
+def test_md5_is_checked_where_no_sha256_is_known(server, archive, tmp_path):
     wrong = {"name": "a.zip", "urls": archive["urls"], "md5": "0" * 32}
     with pytest.raises(FetchError, match=rf"expected md5:{'0' * 32} but got"):
         module.download(wrong, tmp_path)
     assert module.download({**wrong, "md5": hashlib.md5(server.files["a.zip"]).hexdigest()}, tmp_path).is_file()
 
 
-def test_without_a_hash_the_size_is_checked(server: Server, archive: dict[str, Any], tmp_path: Path) -> None:
+def test_without_a_hash_the_size_is_checked(server, archive, tmp_path):
     bare = {"name": "a.zip", "urls": archive["urls"], "bytes": 299_999}
     with pytest.raises(FetchError, match=r"expected 299999 bytes, got 300000; it is set aside"):
         module.download(bare, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["a.zip.wrong"]
 
 
-def test_a_file_put_there_by_hand_is_taken(server: Server, archive: dict[str, Any], tmp_path: Path) -> None:
+def test_a_file_put_there_by_hand_is_taken(server, archive, tmp_path):
     (tmp_path / "a.zip").write_bytes(server.files["a.zip"])
     module.download(archive, tmp_path)
     assert server.asked == []
 
 
-def test_a_mirror_serves_when_the_first_address_does_not(
-    server: Server, archive: dict[str, Any], tmp_path: Path, dead_url: str
-) -> None:
+def test_a_mirror_serves_when_the_first_address_does_not(server, archive, tmp_path, dead_url):
     urls = [f"{dead_url}/a.zip", f"{server.url}/gone.zip", *archive["urls"]]
     assert module.download({**archive, "urls": urls}, tmp_path).is_file()
     assert module.download(archive, tmp_path / "two", base_url=server.url + "/").is_file()
 
 
 @pytest.mark.fault("Nobody listens at the address", "FetchError that names it and says what to do")
-def test_no_network_names_the_address_and_what_to_do(archive: dict[str, Any], tmp_path: Path, dead_url: str) -> None:
+def test_no_network_names_the_address_and_what_to_do(archive, tmp_path, dead_url):
     url = f"{dead_url}/a.zip"
     with pytest.raises(FetchError) as error:
         module.download({**archive, "urls": [url]}, tmp_path)
@@ -436,13 +417,13 @@ def test_no_network_names_the_address_and_what_to_do(archive: dict[str, Any], tm
     assert "refused" in str(error.value)
 
 
-def test_a_page_that_is_gone_is_not_asked_for_again(server: Server, archive: dict[str, Any], tmp_path: Path) -> None:
+def test_a_page_that_is_gone_is_not_asked_for_again(server, archive, tmp_path):
     with pytest.raises(FetchError, match=r"gone\.zip: expected the file, the server answered 404"):
         module.download({**archive, "urls": [f"{server.url}/gone.zip"]}, tmp_path)
     assert len(server.asked) == 1
 
 
-def test_the_progress_bar(server: Server, archive: dict[str, Any], tmp_path: Path, capfd: Any) -> None:
+def test_the_progress_bar(server, archive, tmp_path, capfd):
     module.download(archive, tmp_path / "quiet")
     assert capfd.readouterr() == ("", "")
     module.download(archive, tmp_path / "bar", progress=True)
@@ -452,7 +433,7 @@ def test_the_progress_bar(server: Server, archive: dict[str, Any], tmp_path: Pat
 # ------------------------------------------------------------------------ unpacking
 
 
-def _member(name: str, type: bytes = tarfile.REGTYPE, link: str = "") -> bytes:
+def _member(name, type=tarfile.REGTYPE, link=""):
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as file:
         fine = tarfile.TarInfo("fine.txt")
@@ -464,7 +445,7 @@ def _member(name: str, type: bytes = tarfile.REGTYPE, link: str = "") -> bytes:
     return buffer.getvalue()
 
 
-def _zip_link() -> bytes:
+def _zip_link():
     info = zipfile.ZipInfo("link")
     info.create_system, info.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
     buffer = io.BytesIO()
@@ -496,7 +477,7 @@ EVIL = {
     "FetchError; nothing at all is unpacked",
 )
 @pytest.mark.parametrize("what", EVIL)
-def test_an_evil_archive_is_refused_whole(what: str, tmp_path: Path) -> None:
+def test_an_evil_archive_is_refused_whole(what, tmp_path):
     (tmp_path / "archive").write_bytes(EVIL[what])
     with pytest.raises(FetchError, match=r"refused, its member .*nothing was unpacked"):
         module.unpack(tmp_path / "archive", tmp_path / "deep" / "target")
@@ -505,9 +486,7 @@ def test_an_evil_archive_is_refused_whole(what: str, tmp_path: Path) -> None:
 
 @pytest.mark.fault("An archive is empty or cut off", "It is set aside, and the next run fetches it again")
 @pytest.mark.parametrize(("name", "part"), [("emodb", 0.0), ("mini-librispeech", 0.5), ("emodb", 0.999)])
-def test_a_half_written_archive_is_set_aside(
-    name: str, part: float, served: Callable[..., Path], server: Server, tmp_path: Path
-) -> None:
+def test_a_half_written_archive_is_set_aside(name, part, served, server, tmp_path):
     book = served(name, sha256=None, bytes=None)
     file, content = next(iter(ARCHIVES[name]().items()))
     server.files[file] = content[: int(part * len(content))]
@@ -521,7 +500,7 @@ def test_a_half_written_archive_is_set_aside(
 # ----------------------------------------------------------- names, places, the choice
 
 
-def test_an_unknown_name_gives_the_nearest(tmp_path: Path) -> None:
+def test_an_unknown_name_gives_the_nearest(tmp_path):
     with pytest.raises(FetchError, match=r"unknown corpus 'mini-libri'; did you mean 'mini-librispeech'"):
         fetch("mini-libri")
     with pytest.raises(FetchError, match=r"timit cannot be downloaded.*sepriors fetch timit --from FOLDER"):
@@ -530,7 +509,7 @@ def test_an_unknown_name_gives_the_nearest(tmp_path: Path) -> None:
         registry(tmp_path / "none.toml")
 
 
-def test_a_folder_in_the_way_is_left_alone(served: Callable[..., Path], server: Server, tmp_path: Path) -> None:
+def test_a_folder_in_the_way_is_left_alone(served, server, tmp_path):
     mine = tmp_path / "cache" / "corpora" / "emodb" / "mine.txt"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
@@ -540,14 +519,14 @@ def test_a_folder_in_the_way_is_left_alone(served: Callable[..., Path], server: 
     assert server.asked == []
 
 
-def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_to(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FetchError, match=r"expected a folder to write to .*SEPRIORS_CACHE"):
         fetch("emodb", root=tmp_path / "file" / "corpora")
 
 
 @pytest.mark.fault("A run was killed while it unpacked", "The next run clears away what it left")
-def test_what_a_killed_run_left_is_cleared_away(served: Callable[..., Path], tmp_path: Path) -> None:
+def test_what_a_killed_run_left_is_cleared_away(served, tmp_path):
     left = tmp_path / "cache" / "corpora" / ".staging-emodb~killed"
     (left / "done").mkdir(parents=True)
     (left / "done" / "manifest.csv").write_text("half")
@@ -556,7 +535,7 @@ def test_what_a_killed_run_left_is_cleared_away(served: Callable[..., Path], tmp
 
 
 @pytest.mark.fault("One corpus is fetched four times at once", "It is downloaded once, and all of them have it")
-def test_two_at_once_download_once(served: Callable[..., Path], server: Server) -> None:
+def test_two_at_once_download_once(served, server):
     book = served("emodb")
     with ThreadPoolExecutor(4) as pool:
         tables = list(pool.map(lambda _: fetch("emodb", registry_path=book).table, range(4)))
@@ -564,7 +543,7 @@ def test_two_at_once_download_once(served: Callable[..., Path], server: Server) 
     assert len(server.asked) == 1
 
 
-def test_auto_downloads_once_and_then_takes_what_is_there(served: Callable[..., Path], server: Server) -> None:
+def test_auto_downloads_once_and_then_takes_what_is_there(served, server):
     book = served("mini-librispeech", "emodb")
     c = open_corpora(registry_path=book)
     assert (c.origin, c.note) == ("fetched", "")
@@ -574,7 +553,7 @@ def test_auto_downloads_once_and_then_takes_what_is_there(served: Callable[..., 
     assert len(server.asked) == asked
 
 
-def test_auto_says_what_is_incomplete(served: Callable[..., Path], server: Server) -> None:
+def test_auto_says_what_is_incomplete(served, server):
     book = served("mini-librispeech", "emodb")
     server.files["download.zip"] = b"an error page"
     c = open_corpora(registry_path=book)
@@ -582,9 +561,7 @@ def test_auto_says_what_is_incomplete(served: Callable[..., Path], server: Serve
     assert c.note.startswith("Incomplete: could not download download.zip")
 
 
-def test_a_mistyped_folder_is_an_error_though_the_cache_serves(
-    served: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_mistyped_folder_is_an_error_though_the_cache_serves(served, tmp_path, monkeypatch):
     fetch("mini-librispeech", registry_path=served("mini-librispeech"))
     monkeypatch.setenv("SEPRIORS_DATA", str(tmp_path / "typo"))
     with pytest.raises(CorpusError, match=r"typo: expected a folder with a manifest.csv.*SEPRIORS_DATA.*got no folder"):
@@ -597,7 +574,7 @@ def test_a_mistyped_folder_is_an_error_though_the_cache_serves(
 
 
 @pytest.mark.fault("The cache cannot be written to", "An error that names it, and SEPRIORS_CACHE")
-def test_a_cache_that_cannot_be_written_to(monkeypatch: pytest.MonkeyPatch, dead_url: str, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_to(monkeypatch, dead_url, tmp_path):
     monkeypatch.setenv("SEPRIORS_CACHE", "/proc/.cache")
     told = pytest.raises(
         FetchError, match=r"^/proc/\.cache.*: expected a folder to write to .*; set SEPRIORS_CACHE to one$"
@@ -612,10 +589,10 @@ def test_a_cache_that_cannot_be_written_to(monkeypatch: pytest.MonkeyPatch, dead
 
 
 @pytest.fixture
-def spoken(monkeypatch: pytest.MonkeyPatch) -> None:
+def spoken(monkeypatch):
     """A synthetic corpus of one file, made at once: its own test makes the real one."""
 
-    def make(folder: Path) -> None:
+    def make(folder):
         row = dict(zip(FIELDS, ("a.flac", "synthetic", "speech", "", "s", "F", "test", "1", "CC0 1.0", "espeak")))
         pd.DataFrame([row]).to_csv(folder / "manifest.csv", index=False)
 
@@ -623,23 +600,21 @@ def spoken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("spoken")
-def test_auto_falls_back_to_synthetic_speech_and_says_why(
-    served: Callable[..., Path], server: Server, dead_url: str
-) -> None:
+def test_auto_falls_back_to_synthetic_speech_and_says_why(served, server, dead_url):
     book = served("emodb", urls=[f"{dead_url}/download.zip"])
-    c: Corpora = open_corpora(registry_path=book)
+    c = open_corpora(registry_path=book)
     assert (c.origin, c.is_real) == ("synthetic", False)
     assert "the network did not answer within 5 s" in c.note
     assert "say nothing of real speech" in c.note
 
 
 @pytest.mark.usefixtures("spoken")
-def test_speech_without_noise_is_not_enough(served: Callable[..., Path]) -> None:
+def test_speech_without_noise_is_not_enough(served):
     c = open_corpora(registry_path=served("emodb"))
     assert c.origin == "synthetic"
 
 
-def test_a_silent_server_costs_no_more_than_its_time() -> None:
+def test_a_silent_server_costs_no_more_than_its_time():
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()

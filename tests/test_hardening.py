@@ -3,8 +3,6 @@
 `tools.faults` makes the book's page of faults from these marks, here and in other files.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib
 import io
@@ -23,7 +21,6 @@ import warnings
 import zipfile
 from collections import namedtuple
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -42,7 +39,7 @@ from sepriors.signal import audio
 from sepriors.signal.audio import AudioError
 from sepriors.weights import WeightsError
 
-module: Any = importlib.import_module("sepriors.lab.corpora.fetch")
+module = importlib.import_module("sepriors.lab.corpora.fetch")
 ROOT = Path(__file__).parents[1]
 # the same examples in every run, and no time limit for one
 bounded = settings(
@@ -51,18 +48,18 @@ bounded = settings(
 )  # fmt: skip
 
 
-def says(error: Exception, *texts: str) -> None:
+def says(error, *texts):
     """See that a message has one of the texts in it."""
     assert any(text in str(error) for text in texts), f"{error!s} has none of {texts}"
 
 
-def tree(folder: Path) -> dict[str, bytes | None]:
+def tree(folder):
     """All that lies in a folder: a file's content, None for a folder."""
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
 
 
 @st.composite
-def spoiled(draw: Any, whole: bytes) -> bytes:
+def spoiled(draw, whole):
     """The bytes with a few of their bits turned, a few put in or left out, or cut off; often near the head."""
     data = bytearray(whole)
     for _ in range(draw(st.integers(1, 4))):
@@ -82,7 +79,7 @@ def spoiled(draw: Any, whole: bytes) -> bytes:
 # --------------------------------------------------------------------------- audio
 
 
-def encoded(format: str, subtype: str) -> bytes:
+def encoded(format, subtype):
     buffer = io.BytesIO()
     x = 0.1 * np.random.default_rng(0).standard_normal((300, 2))
     soundfile.write(buffer, x, 16000, format=format, subtype=subtype)
@@ -103,7 +100,7 @@ SOUND = {
 }
 
 
-def read_or_refuse(path: Path, content: bytes) -> None:
+def read_or_refuse(path, content):
     """`audio.read` gives sound samples, or AudioError with the file's name; it warns of nothing."""
     path.write_bytes(content)
     with warnings.catch_warnings():
@@ -122,7 +119,7 @@ def read_or_refuse(path: Path, content: bytes) -> None:
 @pytest.mark.fault("Any bytes at all are named .wav, .flac, .ogg or .raw", "AudioError that names the file")
 @bounded
 @given(content=st.binary(max_size=300), suffix=st.sampled_from([".wav", ".flac", ".ogg", ".raw", ""]))
-def test_any_bytes_are_read_or_refused(tmp_path: Path, content: bytes, suffix: str) -> None:
+def test_any_bytes_are_read_or_refused(tmp_path, content, suffix):
     read_or_refuse(tmp_path / f"x{suffix}", content)
 
 
@@ -131,10 +128,10 @@ def test_any_bytes_are_read_or_refused(tmp_path: Path, content: bytes, suffix: s
     "Finite samples where nothing shows, else AudioError that names the file",
 )
 @pytest.mark.parametrize("kind", SOUND)
-def test_a_spoiled_audio_file_is_read_or_refused(tmp_path: Path, kind: str) -> None:
+def test_a_spoiled_audio_file_is_read_or_refused(tmp_path, kind):
     @bounded
     @given(content=spoiled(SOUND[kind]))
-    def check(content: bytes) -> None:
+    def check(content):
         read_or_refuse(tmp_path / "x", content)
 
     check()
@@ -143,7 +140,7 @@ def test_a_spoiled_audio_file_is_read_or_refused(tmp_path: Path, kind: str) -> N
 @pytest.mark.fault(
     "The header of a FLAC file promises 69 billion samples", "AudioError that names the file, whatever the memory"
 )
-def test_a_header_that_promises_more_than_memory_holds(tmp_path: Path) -> None:
+def test_a_header_that_promises_more_than_memory_holds(tmp_path):
     data = bytearray(SOUND["FLAC"])
     data[21] |= 0x0F  # STREAMINFO: the upper 4 of the 36 bits that count the samples, then the others
     data[22:26] = b"\xff" * 4
@@ -153,11 +150,11 @@ def test_a_header_that_promises_more_than_memory_holds(tmp_path: Path) -> None:
         audio.read(path)
 
 
-def no_memory(*_: Any, **__: Any) -> Any:
+def no_memory(*_, **__):
     raise MemoryError("Unable to allocate 512. GiB")
 
 
-def test_memory_that_does_not_suffice_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_does_not_suffice_is_told(tmp_path, monkeypatch):
     (tmp_path / "x.wav").write_bytes(SOUND["WAV"])
     monkeypatch.setattr(soundfile.SoundFile, "read", no_memory)
     with pytest.raises(AudioError, match=r"x\.wav: its header promises 300 samples, more than memory holds"):
@@ -166,7 +163,7 @@ def test_memory_that_does_not_suffice_is_told(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.fault("The header of a WAV file names a sample rate of 1 Hz or 2 GHz", "AudioError that names both")
 @pytest.mark.parametrize("rate", [1, 99, 768_001, 2**31 - 1])
-def test_a_sample_rate_that_no_recording_has(tmp_path: Path, rate: int) -> None:
+def test_a_sample_rate_that_no_recording_has(tmp_path, rate):
     data = bytearray(SOUND["WAV"])
     data[24:28] = struct.pack("<I", rate)
     (tmp_path / "x.wav").write_bytes(data)
@@ -181,7 +178,7 @@ GOOD = "a/{0}.flac,toy,speech,,1,F,train,0.5,CC0 1.0,drawn,a/{0}.webp"
 TABLE = "\n".join([HEADER, *map(GOOD.format, "abc")]) + "\n"
 
 
-def opened_or_refused(folder: Path, content: bytes) -> None:
+def opened_or_refused(folder, content):
     """`read_manifest` gives a sound table, or ManifestError with the file and a line of it; it warns of nothing."""
     (folder / "manifest.csv").write_bytes(content)
     with warnings.catch_warnings():
@@ -202,7 +199,7 @@ def opened_or_refused(folder: Path, content: bytes) -> None:
 @pytest.mark.fault("Any bytes at all stand in manifest.csv", "ManifestError that names the file and the line")
 @bounded
 @given(content=st.binary(max_size=100) | st.text(max_size=100).map(str.encode))
-def test_any_bytes_are_no_manifest(tmp_path: Path, content: bytes) -> None:
+def test_any_bytes_are_no_manifest(tmp_path, content):
     opened_or_refused(tmp_path, content)
     opened_or_refused(tmp_path, HEADER.encode() + b"\n" + content)
 
@@ -213,7 +210,7 @@ def test_any_bytes_are_no_manifest(tmp_path: Path, content: bytes) -> None:
 )
 @bounded
 @given(content=spoiled(TABLE.encode()), text=st.text(alphabet=',"\n\r\0/.\\:é1', max_size=6), at=st.integers(0, 200))
-def test_a_spoiled_manifest_opens_or_is_refused(tmp_path: Path, content: bytes, text: str, at: int) -> None:
+def test_a_spoiled_manifest_opens_or_is_refused(tmp_path, content, text, at):
     opened_or_refused(tmp_path, content)
     opened_or_refused(tmp_path, (TABLE[:at] + text + TABLE[at:]).encode())
 
@@ -234,13 +231,13 @@ def test_a_spoiled_manifest_opens_or_is_refused(tmp_path: Path, content: bytes, 
         ([HEADER, GOOD, "é".encode("latin-1").decode("utf-8", "surrogateescape")], r"line 3: .*can't decode byte 0xe9"),
     ],
 )
-def test_the_line_is_named(tmp_path: Path, lines: list[str], message: str) -> None:
+def test_the_line_is_named(tmp_path, lines, message):
     (tmp_path / "manifest.csv").write_bytes("\n".join(lines).encode("utf-8", "surrogateescape"))
     with pytest.raises(ManifestError, match=message):
         read_manifest(tmp_path)
 
 
-def test_a_manifest_from_a_spreadsheet(tmp_path: Path) -> None:
+def test_a_manifest_from_a_spreadsheet(tmp_path):
     """With the mark of UTF-8 in front, and the line ends of another system."""
     (tmp_path / "manifest.csv").write_bytes(TABLE.replace("\n", "\r\n").encode("utf-8-sig"))
     assert list(read_manifest(tmp_path)["path"]) == ["a/a.flac", "a/b.flac", "a/c.flac"]
@@ -249,7 +246,7 @@ def test_a_manifest_from_a_spreadsheet(tmp_path: Path) -> None:
 @pytest.mark.fault(
     "A path of the manifest, or that of the owner's folder, is no name of a file", "ManifestError that names it"
 )
-def test_names_that_no_file_has(tmp_path: Path) -> None:
+def test_names_that_no_file_has(tmp_path):
     (tmp_path / "manifest.csv").write_text(TABLE.replace("a/b", "b" * 300))
     with pytest.raises(ManifestError, match=r"3 of its 3 files are not there"):
         read_manifest(tmp_path, check_files=True)
@@ -263,7 +260,7 @@ def test_names_that_no_file_has(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def carded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def carded(tmp_path, monkeypatch):
     """A file of weights with a card, alone in a folder."""
     folder = tmp_path / "cards"
     weights.save(folder / "w.safetensors", {"W": torch.ones(3, 4), "n": torch.arange(5)}, {"n_fft": "512"})
@@ -277,13 +274,13 @@ def carded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     "Any bits of a file of weights are turned, or bytes put in, left out or cut off",
     "WeightsError by the sha256 of its card; without a card, WeightsError wherever the file shows it",
 )
-def test_spoiled_weights(carded: Path) -> None:
+def test_spoiled_weights(carded):
     path = carded / "w.safetensors"
     whole = path.read_bytes()
 
     @bounded
     @given(content=spoiled(whole))
-    def check(content: bytes) -> None:
+    def check(content):
         path.write_bytes(content)
         if content != whole:
             with pytest.raises(WeightsError, match=r"w\.safetensors: expected sha256"):
@@ -301,7 +298,7 @@ def test_spoiled_weights(carded: Path) -> None:
 
 @pytest.mark.fault("The configuration in a file of weights is no JSON, or of another shape", "WeightsError")
 @pytest.mark.parametrize("config", ["", "{", "3", "null", '["n_fft"]', "[" * 100_000])
-def test_a_configuration_that_is_none(tmp_path: Path, config: str) -> None:
+def test_a_configuration_that_is_none(tmp_path, config):
     path = tmp_path / "w.safetensors"
     path.write_bytes(weights.safetensors.torch.save({"W": torch.ones(1)}, {"config": config}))
     with pytest.raises(WeightsError, match=r"w\.safetensors: expected a whole safetensors file"):
@@ -311,13 +308,13 @@ def test_a_configuration_that_is_none(tmp_path: Path, config: str) -> None:
 @pytest.mark.fault(
     "Any bytes of cards.toml are changed", "WeightsError that names the file, or a card that its weights do not fit"
 )
-def test_spoiled_cards(carded: Path) -> None:
+def test_spoiled_cards(carded):
     path = carded / "cards.toml"
     whole = path.read_bytes()
 
     @bounded
     @given(content=spoiled(whole))
-    def check(content: bytes) -> None:
+    def check(content):
         path.write_bytes(content)
         try:
             weights.load("w")
@@ -330,10 +327,10 @@ def test_spoiled_cards(carded: Path) -> None:
 class Hostile:
     """Makes a file where it is unpickled."""
 
-    def __init__(self, target: Path):
+    def __init__(self, target):
         self.target = target
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self):
         return os.mkdir, (str(self.target),)
 
 
@@ -341,7 +338,7 @@ class Hostile:
     "A pickle that runs a program lies in place of weights or of a checkpoint", "WeightsError; the program does not run"
 )
 @pytest.mark.parametrize("save", [torch.save, lambda x, path: path.write_bytes(pickle.dumps(x))])
-def test_a_hostile_pickle_is_not_run(tmp_path: Path, save: Any) -> None:
+def test_a_hostile_pickle_is_not_run(tmp_path, save):
     for name, load in (("w.safetensors", weights.load), ("run.checkpoint", test_fitting.run)):
         save({"run": "20 steps", "model": Hostile(tmp_path / "made")}, tmp_path / name)
         with pytest.raises(WeightsError, match=f"{name}: expected a whole"):
@@ -352,7 +349,7 @@ def test_a_hostile_pickle_is_not_run(tmp_path: Path, save: Any) -> None:
 @pytest.mark.fault(
     "Any bytes of a checkpoint are changed", "WeightsError that says what to delete, or the same weights, bit by bit"
 )
-def test_a_spoiled_checkpoint(tmp_path: Path) -> None:
+def test_a_spoiled_checkpoint(tmp_path):
     path = tmp_path / "run.checkpoint"
     exact = test_fitting.flat(test_fitting.run(path).model)
     whole = path.read_bytes()
@@ -360,7 +357,7 @@ def test_a_spoiled_checkpoint(tmp_path: Path) -> None:
 
     @settings(bounded, max_examples=60)
     @given(spoilt=spoiled(whole) | st.integers(0, len(whole) - 1).map(lambda i: whole[:i] + b"?" + whole[i + 1 :]))
-    def check(spoilt: bytes) -> None:
+    def check(spoilt):
         path.write_bytes(spoilt)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -386,7 +383,7 @@ def test_a_spoiled_checkpoint(tmp_path: Path) -> None:
     "It ends with the weights of a run that was left alone, to the last bit; nothing else stays",
 )
 @pytest.mark.parametrize("seed", range(3))
-def test_a_training_killed_at_random(tmp_path: Path, seed: int) -> None:
+def test_a_training_killed_at_random(tmp_path, seed):
     moments, path, kills = random.Random(seed), tmp_path / "run.checkpoint", 0
     while victims.run(victims.fit, victims.die_at_line, moments.randint(1, 300), path).status == -signal.SIGKILL:
         kills += 1
@@ -402,7 +399,7 @@ def test_a_training_killed_at_random(tmp_path: Path, seed: int) -> None:
     "The checkpoint before is whole; the half-written one is cleared away by the next run",
 )
 @pytest.mark.parametrize("seed", range(3))
-def test_a_training_killed_in_the_middle_of_a_write(tmp_path: Path, seed: int) -> None:
+def test_a_training_killed_in_the_middle_of_a_write(tmp_path, seed):
     path, moments = tmp_path / "run.checkpoint", random.Random(seed)
     with pytest.raises(test_fitting.Broken):
         test_fitting.run(path, broken=5)
@@ -416,7 +413,7 @@ def test_a_training_killed_in_the_middle_of_a_write(tmp_path: Path, seed: int) -
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_a_killed_training_left_is_cleared_away(tmp_path: Path, corpus_folder: Path) -> None:
+def test_what_a_killed_training_left_is_cleared_away(tmp_path, corpus_folder):
     """Wherever it was killed: while it wrote weights, or their card."""
     for left in ("cards~0.toml", "nmf-speech-257~0.safetensors"):
         (tmp_path / f".part-{left}").touch()
@@ -428,8 +425,8 @@ def test_what_a_killed_training_left_is_cleared_away(tmp_path: Path, corpus_fold
 @pytest.mark.fault(
     "`sepriors train` is killed at a random line, again and again", "The same command goes on; the weights are the same"
 )
-def test_the_command_killed_at_random(tmp_path: Path, corpus_folder: Path) -> None:
-    def trained(out: Path, *fault: Any) -> victims.Ended:
+def test_the_command_killed_at_random(tmp_path, corpus_folder):
+    def trained(out, *fault):
         arguments = ["train", "maf", "--force", "--corpus", str(corpus_folder), "-o", str(out)]
         return victims.run(victims.command, arguments, *fault)
 
@@ -447,7 +444,7 @@ def test_the_command_killed_at_random(tmp_path: Path, corpus_folder: Path) -> No
 
 
 @pytest.fixture
-def archive(server: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def archive(server, monkeypatch):
     """A download of 500 kB, without waits."""
     monkeypatch.setattr(module, "WAITS", (0.0, 0.0, 0.0))
     server.files["a.zip"] = content = random.Random(0).randbytes(500_000)
@@ -459,7 +456,7 @@ def archive(server: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     "Each run says what has come and keeps it; the file is whole in the end",
 )
 @pytest.mark.parametrize("ranges", [True, False], ids=["server resumes", "server does not"])
-def test_a_download_cut_at_random(server: Any, archive: dict[str, Any], tmp_path: Path, ranges: bool) -> None:
+def test_a_download_cut_at_random(server, archive, tmp_path, ranges):
     server.ranges, part, places = ranges, tmp_path / "a.zip.part", random.Random(0)
     for _ in range(4):
         server.cut, server.cuts = places.randint(0, 30_000), 4
@@ -478,7 +475,7 @@ def test_a_download_cut_at_random(server: Any, archive: dict[str, Any], tmp_path
     "A download is killed (SIGKILL) at random bytes, again after each resume",
     "It goes on from the bytes on the disk; the file is whole in the end",
 )
-def test_a_download_killed_at_random(server: Any, archive: dict[str, Any], tmp_path: Path) -> None:
+def test_a_download_killed_at_random(server, archive, tmp_path):
     places, folder = random.Random(1), tmp_path / "downloads"
     for _ in range(4):
         server.cut, server.cuts, server.stall = places.randint(10_000, 100_000), 1, threading.Event()
@@ -500,7 +497,7 @@ def test_a_download_killed_at_random(server: Any, archive: dict[str, Any], tmp_p
 # ------------------------------------------------------------------------ archives
 
 
-def tarred(*members: tuple[str, bytes], mode: str = "w:gz") -> bytes:
+def tarred(*members, mode="w:gz"):
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode=mode) as file:  # type: ignore[call-overload]
         for name, content in members:
@@ -510,7 +507,7 @@ def tarred(*members: tuple[str, bytes], mode: str = "w:gz") -> bytes:
     return buffer.getvalue()
 
 
-def zipped(*members: tuple[str, bytes]) -> bytes:
+def zipped(*members):
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of names that stand there twice
@@ -520,13 +517,13 @@ def zipped(*members: tuple[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def understated() -> bytes:
+def understated():
     """A zip whose member is larger than it says."""
     whole = zipped(("a", random.Random(0).randbytes(1000)))
     return whole.replace(struct.pack("<I", 1000), struct.pack("<I", 10))
 
 
-def locked() -> bytes:
+def locked():
     """A zip whose member asks for a password."""
     data = bytearray(zipped(("a", b"secret")))
     for head, at in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
@@ -551,7 +548,7 @@ HOSTILE = {
     "FetchError that says which; nothing outside the folder, no bomb is unpacked",
 )
 @pytest.mark.parametrize("what", HOSTILE)
-def test_a_hostile_archive_is_refused(tmp_path: Path, what: str) -> None:
+def test_a_hostile_archive_is_refused(tmp_path, what):
     content, message = HOSTILE[what]
     (tmp_path / "archive").write_bytes(content)
     with pytest.raises(FetchError, match=message):
@@ -564,7 +561,7 @@ def test_a_hostile_archive_is_refused(tmp_path: Path, what: str) -> None:
 
 
 @pytest.mark.fault("An archive would not fit on the disk", "FetchError with both sizes; nothing is unpacked")
-def test_an_archive_larger_than_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_larger_than_the_disk(tmp_path, monkeypatch):
     (tmp_path / "archive").write_bytes(zipped(ONE, TWO))
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(1000, 848, 152))
@@ -581,13 +578,13 @@ def test_an_archive_larger_than_the_disk(tmp_path: Path, monkeypatch: pytest.Mon
     "It is unpacked, or FetchError and it is set aside; nothing outside the folder",
 )
 @pytest.mark.parametrize("kind", ["zip", "w:", "w:gz", "w:xz", "w:bz2"])
-def test_a_spoiled_archive_is_unpacked_or_refused(tmp_path: Path, kind: str) -> None:
+def test_a_spoiled_archive_is_unpacked_or_refused(tmp_path, kind):
     archive, deep = tmp_path / "archive", tmp_path / "deep"
     whole = zipped(ONE, TWO) if kind == "zip" else tarred(ONE, TWO, mode=kind)
 
     @settings(bounded, max_examples=80)
     @given(content=spoiled(whole))
-    def check(content: bytes) -> None:
+    def check(content):
         archive.write_bytes(content)
         try:
             module.unpack(archive, deep / "target")
@@ -603,7 +600,7 @@ def test_a_spoiled_archive_is_unpacked_or_refused(tmp_path: Path, kind: str) -> 
 # ------------------------------------------------------------------------ full disk
 
 
-def refused(ended: victims.Ended, command: str) -> str:
+def refused(ended, command):
     """The one line with which a command has refused."""
     assert (ended.status, ended.out) == (2, ""), ended
     (line,) = ended.err.splitlines()
@@ -616,7 +613,7 @@ FULL = "One line that names the file, status 2; the old file is whole, and no ha
 
 @pytest.mark.fault("No room for the results of `mix`, `score` and `bench`", FULL)
 @pytest.mark.parametrize("command", ["mix", "score", "bench"])
-def test_no_room_for_results(tmp_path: Path, corpus_folder: Path, command: str) -> None:
+def test_no_room_for_results(tmp_path, corpus_folder, command):
     clean, noise, out = tmp_path / "clean.wav", tmp_path / "noise.wav", tmp_path / "out"
     audio.write(clean, speechlike(1, 8000)[0], 16000)
     audio.write(noise, 0.1 * torch.randn(8000, generator=torch.Generator().manual_seed(0)), 16000)
@@ -636,7 +633,7 @@ def test_no_room_for_results(tmp_path: Path, corpus_folder: Path, command: str) 
 
 @pytest.mark.fault("No room for a checkpoint or the weights of `train`", FULL)
 @pytest.mark.parametrize("room", [1000, 60_000], ids=["checkpoint", "weights"])
-def test_no_room_for_a_training(tmp_path: Path, corpus_folder: Path, room: int) -> None:
+def test_no_room_for_a_training(tmp_path, corpus_folder, room):
     card = "maf" if room == 1000 else "nmf-speech"  # NMF keeps no checkpoint
     target = tmp_path / f"{card}.safetensors"
     target.write_bytes(b"old")
@@ -653,7 +650,7 @@ def test_no_room_for_a_training(tmp_path: Path, corpus_folder: Path, room: int) 
     "One line that says what to do, status 2; what has come is kept, no half corpus is there, and the next run goes on",
 )
 @pytest.mark.parametrize("room", [5_000, 30_000], ids=["download", "unpacking"])
-def test_no_room_for_a_download(server: Any, tmp_path: Path, room: int) -> None:
+def test_no_room_for_a_download(server, tmp_path, room):
     cache = tmp_path / "cache"
     content = zipped(("wav/03a01Wa.wav", random.Random(0).randbytes(10_000) + bytes(40_000)))
     server.files["download.zip"] = content
@@ -674,7 +671,7 @@ def test_no_room_for_a_download(server: Any, tmp_path: Path, room: int) -> None:
 
 
 @pytest.mark.fault("The disk that takes what a command prints is full", "One line, status 2")
-def test_no_room_for_what_is_printed() -> None:
+def test_no_room_for_what_is_printed():
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "sepriors", "methods"]
         done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=600)

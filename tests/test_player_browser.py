@@ -94,9 +94,7 @@ def until(panel, condition):
     """Wait until a JavaScript condition on the panel's audible element `a` holds."""
     audible = "Array.from(panel.querySelectorAll('audio')).find(x => x.volume > 1e-6)"
     panel.page.wait_for_function(
-        f"panel => {{ const a = {audible}; return {condition}; }}",
-        arg=panel.element_handle(),
-        timeout=10_000,
+        f"panel => {{ const a = {audible}; return {condition}; }}", arg=panel.element_handle(), timeout=10_000
     )
 
 
