@@ -1,11 +1,19 @@
-"""A server on this machine, for whatever downloads."""
+"""A server on this machine, for whatever downloads, and archives for it."""
 
 from __future__ import annotations
 
+import hashlib
+import importlib
+import io
+import random
+import tarfile
 import threading
+import warnings
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 
@@ -83,3 +91,33 @@ def server() -> Iterator[Server]:
     server = Server()
     with running(server):
         yield server
+
+
+@pytest.fixture
+def archive(server: Server, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A download of 500 kB, without waits."""
+    monkeypatch.setattr(importlib.import_module("sepriors.lab.corpora.fetch"), "WAITS", (0.0, 0.0, 0.0))
+    server.files["a.zip"] = content = random.Random(0).randbytes(500_000)
+    return {"name": "a.zip", "urls": [f"{server.url}/a.zip"], "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def tarred(*members: tuple[str | tarfile.TarInfo, bytes], mode: str = "w:gz") -> bytes:
+    """A tar of names and what they hold."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as file:  # type: ignore[call-overload]
+        for name, content in members:
+            info = name if isinstance(name, tarfile.TarInfo) else tarfile.TarInfo(name)
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def zipped(*members: tuple[str | zipfile.ZipInfo, bytes]) -> bytes:
+    """A zip of names and what they hold."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names that stand there twice
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
+            for name, content in members:
+                file.writestr(name, content)
+    return buffer.getvalue()

@@ -9,6 +9,7 @@ import sys
 
 import nbformat
 import pytest
+from conftest import process
 
 from tools import ROOT, badges, build, gate, pages, repository, setup_env, timed
 from tools.build import publish
@@ -167,12 +168,12 @@ def run(source, tree, **parameters):
 
 
 @pytest.mark.notebook
-def test_a_chapter_runs_and_leaves_its_record(source, tmp_path):
+def test_a_chapter_runs_leaves_its_record_and_is_reused_until_it_changes(source, tmp_path, capsys):
     tree = tmp_path / "tree"
+    done, heard = tree / "runs" / "01-small.ipynb", tree / "book" / "_static" / "audio"
     run(source, tree)
-    executed = nbformat.read(tree / "runs" / "01-small.ipynb", as_version=4)
-    assert executed.cells[-1].outputs[0].text == "3\n"
-    record = json.loads((tree / "runs" / "01-small.json").read_text())
+    assert nbformat.read(done, as_version=4).cells[-1].outputs[0].text == "3\n"
+    record = json.loads(done.with_suffix(".json").read_text())
     assert {"profile": "smoke", "corpus": "synthetic", "seed": 3}.items() <= record.items()
     assert record["seconds"] > 0
     assert 10 < record["peak_mb"] < 10_000
@@ -181,46 +182,36 @@ def test_a_chapter_runs_and_leaves_its_record(source, tmp_path):
     assert (tree / "book" / "_static" / "mathjax" / "tex-svg.js").stat().st_size > 1e6
     assert (tree / "book" / "_static" / "player.js").exists()
     assert not list((tree / "book").glob("*.ipynb"))
-
-
-@pytest.mark.notebook
-def test_a_finished_chapter_is_reused_until_it_changes_or_all_is_fresh(source, tmp_path, capsys):
-    tree = tmp_path / "tree"
-    run(source, tree)
-    stamp = (tree / "runs" / "01-small.ipynb").stat().st_mtime_ns
-    heard = tree / "book" / "_static" / "audio"
+    stamp = done.stat().st_mtime_ns
     heard.mkdir()
     (heard / "nobody.flac").touch()
     (tree / "records" / "00-gone").mkdir(parents=True)
     run(source, tree)
-    assert (tree / "runs" / "01-small.ipynb").stat().st_mtime_ns == stamp
+    assert done.stat().st_mtime_ns == stamp
     assert not list(heard.iterdir())
     assert not (tree / "records" / "00-gone").exists()
     assert "not run again" in capsys.readouterr().out
     edit(source / "book" / "01-small.ipynb", lambda n: n.cells[2].update(source="print(seed + 1)"))
     run(source, tree)
-    executed = nbformat.read(tree / "runs" / "01-small.ipynb", as_version=4)
-    assert executed.cells[-1].outputs[0].text == "4\n"
-    stamp = (tree / "runs" / "01-small.ipynb").stat().st_mtime_ns
+    assert nbformat.read(done, as_version=4).cells[-1].outputs[0].text == "4\n"
+    stamp = done.stat().st_mtime_ns
     execute(source, tree, "smoke", {"corpus": "synthetic", "seed": 3}, jobs=1, fresh=True)
-    assert (tree / "runs" / "01-small.ipynb").stat().st_mtime_ns > stamp
+    assert done.stat().st_mtime_ns > stamp
 
 
 @pytest.mark.notebook
-def test_a_failing_cell_is_shown_and_leaves_no_record(source, tmp_path):
-    edit(source / "book" / "01-small.ipynb", lambda n: n.cells[2].update(source="x = 1\nassert x == 2, 'two'"))
-    with pytest.raises(
-        Failed, match=r"(?s)the cell\n    x = 1\n    assert x == 2, 'two'\nraised\n.*AssertionError: two"
-    ):
+@pytest.mark.parametrize(("cell", "message"), [
+    ("x = 1\nassert x == 2, 'two'", r"the cell\n    x = 1\n    assert x == 2, 'two'\nraised\n.*AssertionError: two"),
+    ("import os\nos._exit(1)", "Kernel died"),
+    ("import time\ntime.sleep(600)", r"01-small: failed after .*time.sleep\(600\)\nwas stopped after 2 s"),
+], ids=["raises", "dies", "hangs"])  # fmt: skip
+def test_a_failing_cell_is_shown_and_leaves_no_record(source, tmp_path, monkeypatch, cell, message):
+    if "sleep" in cell:  # however long a chapter takes, it may, as long as its cells end
+        monkeypatch.setattr("tools.execute.HANGS", 2)
+    edit(source / "book" / "01-small.ipynb", lambda n: n.cells[2].update(source=cell))
+    with pytest.raises(Failed, match=f"(?s){message}"):
         run(source, tmp_path / "tree")
     assert [r.reason for r in gate.check_tree(source, tmp_path / "tree")] == ["never ran to its end"]
-
-
-@pytest.mark.notebook
-def test_a_kernel_that_dies_is_a_failure(source, tmp_path):
-    edit(source / "book" / "01-small.ipynb", lambda n: n.cells[2].update(source="import os\nos._exit(1)"))
-    with pytest.raises(Failed, match="Kernel died"):
-        run(source, tmp_path / "tree")
 
 
 @pytest.mark.notebook
@@ -240,26 +231,15 @@ def test_a_slow_machine_gets_its_pages(source, tmp_path, monkeypatch, capsys):
     assert "STRICT=1: late: 01-small: took" in capsys.readouterr().err
 
 
-@pytest.mark.notebook
-def test_a_chapter_that_hangs_is_stopped(source, tmp_path, monkeypatch):
-    """However long a chapter takes, it may, as long as its cells end."""
-    monkeypatch.setattr("tools.execute.HANGS", 2)
-    edit(source / "book" / "01-small.ipynb", lambda n: n.cells[2].update(source="import time\ntime.sleep(600)"))
-    with pytest.raises(Failed, match=r"(?s)01-small: failed after .*time.sleep\(600\)\nwas stopped after 2 s"):
-        run(source, tmp_path / "tree")
-
-
-@pytest.mark.parametrize(
-    ("before", "spin"),
-    [("", "1000"), ("os.environ['GOMP_SPINCOUNT'] = '7'", "7"), ("os.environ['OMP_WAIT_POLICY'] = 'ACTIVE'", None),
-     ("import torch", None)],
-)  # fmt: skip
-def test_threads_spin_briefly_where_torch_is_not_loaded_yet(before, spin):
-    program = f"import os; {before}\nimport sepriors; print(os.environ.get('GOMP_SPINCOUNT'))"
-    clean = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
-    command = [sys.executable, "-c", program]
-    found = subprocess.run(command, cwd=ROOT, env=clean, capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == str(spin)
+@pytest.mark.parametrize(("before", "spin"), [
+    ("", "1000"), ("os.environ['GOMP_SPINCOUNT'] = '7'", "7"), ("os.environ['OMP_WAIT_POLICY'] = 'ACTIVE'", None),
+    ("import torch", None),
+])  # fmt: skip
+def test_threads_spin_briefly_where_torch_is_not_loaded_yet(monkeypatch, before, spin):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    done = process("-c", f"import os; {before}\nimport sepriors; print(os.environ.get('GOMP_SPINCOUNT'))")
+    assert done.stdout.strip() == str(spin), done.stderr
 
 
 def test_an_unknown_parameter_is_an_error(source, tmp_path):
@@ -303,22 +283,15 @@ def test_jobs_and_budgets_are_the_profiles():
 
 def test_commands_run_in_the_environment_that_timings_assume():
     program = "import os, sys; print(os.environ['OPENBLAS_NUM_THREADS'], sys.prefix)"
-    found = subprocess.run(
-        [sys.executable, "-m", "tools", "python", "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert found.stdout.strip().split(" ", 1) == ["1", sys.prefix]
+    done = process("-m", "tools", "python", "-c", program)
+    assert done.stdout.strip().split(" ", 1) == ["1", sys.prefix], done.stderr
 
 
 # ---- post-processing and badges -------------------------------------------------------------------------------------
 
 RECORD = {
-    "chapter": "01-small",
-    "profile": "book",
-    "seconds": 39.6,
-    "peak_mb": 1234,
-    "threads": 2,
-    "cpu": "Z80 <4 MHz>",
-}
+    "chapter": "01-small", "profile": "book", "seconds": 39.6, "peak_mb": 1234, "threads": 2, "cpu": "Z80 <4 MHz>",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("profile", ["book", "smoke"])
@@ -430,10 +403,9 @@ def test_a_failing_claim_is_shown_with_value_and_reason_and_many_measurements_ar
     assert "<details><summary>6 measurements</summary>" in ledger.page(ledger.judge([CLAIM], many, ["01-small"]))
 
 
-@pytest.mark.parametrize(
-    ("records", "reason"),
-    [({}, "left no record"), (record(), "left no record"), (record(FAILS, profile="smoke"), "smoke run")],
-)
+@pytest.mark.parametrize(("records", "reason"), [
+    ({}, "left no record"), (record(), "left no record"), (record(FAILS, profile="smoke"), "smoke run"),
+])  # fmt: skip
 def test_without_evidence_a_claim_is_not_judged(records, reason):
     (claim,) = ledger.judge([CLAIM], records, ["01-small"])
     assert claim["verdict"] == "not judged"
@@ -441,15 +413,11 @@ def test_without_evidence_a_claim_is_not_judged(records, reason):
     assert claim["evidence"] == []
 
 
-@pytest.mark.parametrize(
-    ("claims", "records", "message"),
-    [
-        ([CLAIM], record(FAILS | {"id": "9z"}), "'9z'"),
-        ([CLAIM], record(FAILS | {"verdict": "maybe"}), "maybe"),
-        ([CLAIM | {"chapter": "02"}], {}, "expected a chapter among"),
-        ([CLAIM], {"02": record(FAILS)["01-small"]}, "the claim's own chapter"),
-    ],
-)
+@pytest.mark.parametrize(("claims", "records", "message"), [
+    ([CLAIM], record(FAILS | {"id": "9z"}), "'9z'"), ([CLAIM], record(FAILS | {"verdict": "maybe"}), "maybe"),
+    ([CLAIM | {"chapter": "02"}], {}, "expected a chapter among"),
+    ([CLAIM], {"02": record(FAILS)["01-small"]}, "the claim's own chapter"),
+])  # fmt: skip
 def test_a_ledger_that_does_not_add_up_is_an_error(claims, records, message):
     with pytest.raises(ValueError, match=message):
         ledger.judge(claims, records, ["01-small"])
@@ -506,14 +474,11 @@ def test_faults_are_read_from_the_marks_of_tests(tmp_path):
     assert row in page
 
 
-@pytest.mark.parametrize(
-    ("mark", "message"),
-    [
-        ('"alone"', "test_a.py, line 1: expected what is done and what comes out as two texts, got pytest.mark.fault"),
-        ('"one", UNKNOWN', "expected what is done and what comes out as two texts"),
-        ('"one", done="two"', "expected what is done and what comes out as two texts"),
-    ],
-)
+@pytest.mark.parametrize(("mark", "message"), [
+    ('"alone"', "test_a.py, line 1: expected what is done and what comes out as two texts, got pytest.mark.fault"),
+    ('"one", UNKNOWN', "expected what is done and what comes out as two texts"),
+    ('"one", done="two"', "expected what is done and what comes out as two texts"),
+])  # fmt: skip
 def test_a_mark_that_does_not_say_it_is_an_error(tmp_path, mark, message):
     (tmp_path / "test_a.py").write_text(f"@pytest.mark.fault({mark})\ndef test_a(): ...\n")
     with pytest.raises(ValueError, match=message):
@@ -524,7 +489,7 @@ def test_no_fault_is_listed_twice(tmp_path):
     for name in "ab":
         (tmp_path / f"test_{name}.py").write_text(MARKED.replace("a_cut_file", f"{name}_cut_file"))
     with pytest.raises(
-        ValueError, match=r"test_b\.py: expected a fault of its own on test_b_cut_file, got that of test_a"
+        ValueError, match=r"test_b\.py: expected a fault of its own on test_b_cut_file, got that of tes"
     ):
         faults.read(tmp_path)
 
