@@ -9,14 +9,13 @@ chapters then run with SEPRIORS_CACHE=CACHE.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from itertools import count
 from pathlib import Path
 
 import pandas as pd
-from serving import Server, running, tarred, zipped
+from serving import Server, registry_of, running, tarred, zipped
 
 from sepriors.lab.corpora import Corpora, fetch, open_corpora, registry
 
@@ -71,19 +70,6 @@ def esc50(corpora: Corpora) -> dict[str, bytes]:
 MAKERS = {"mini-librispeech": mini_librispeech, "emodb": emodb, "esc-50": esc50}
 
 
-def book_of(server: Server, corpora: Corpora) -> str:
-    """A registry.toml whose archives the server has."""
-    lines = []
-    for name, maker in MAKERS.items():
-        lines += [f"[{name}]", "auto = true"]
-        for file, content in maker(corpora).items():
-            server.files[file] = content
-            digest = hashlib.sha256(content).hexdigest()
-            lines += [f"[[{name}.archives]]", f"name = {file!r}", f"urls = ['{server.url}/{file}']"]
-            lines += [f"bytes = {len(content)}", f"sha256 = {digest!r}"]
-    return "\n".join(lines)
-
-
 def main(cache: Path) -> pd.DataFrame:
     """Fetch what the registry marks `auto` into the cache; returns what is there then."""
     assert set(MAKERS) == {name for name, entry in registry().items() if entry.get("auto")}
@@ -93,7 +79,7 @@ def main(cache: Path) -> pd.DataFrame:
     book = cache / "registry.toml"
     cache.mkdir(parents=True, exist_ok=True)
     with running(server):
-        book.write_text(book_of(server, spoken))
+        book.write_text(registry_of(server, {name: maker(spoken) for name, maker in MAKERS.items()}))
         for name in MAKERS:
             fetch(name, registry_path=book)
     book.unlink()

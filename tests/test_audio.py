@@ -59,10 +59,8 @@ def test_a_format_that_does_not_keep_length_or_level_is_not_kept(tmp_path, subty
 # ------------------------------------------------------------------------- refused
 
 
-@pytest.mark.fault(
-    "A text, an empty file, a folder or nothing at all stands in place of audio",
-    "AudioError that names the file and what came",
-)
+@pytest.mark.fault("A text, an empty file, a folder or nothing at all stands in place of audio",
+    "AudioError that names the file and what came")  # fmt: skip
 def test_files_that_are_no_audio(tmp_path):
     (tmp_path / "text.wav").write_text("this is a text\n" * 100)
     (tmp_path / "empty.wav").touch()
@@ -107,10 +105,8 @@ def mp3(x, rate=16000):
     return whole, whole[whole.index(b"\xff") + first.size :]
 
 
-@pytest.mark.fault(
-    "An MP3 of variable bit rate comes from a pipe, so that nothing counts its frames",
-    "It is decoded to its end, whatever length libsndfile guesses",
-)
+@pytest.mark.fault("An MP3 of variable bit rate comes from a pipe, so that nothing counts its frames",
+    "It is decoded to its end, whatever length libsndfile guesses")  # fmt: skip
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("rate", [16000, 44100])
 def test_an_mp3_of_unknown_length_is_read_to_its_end(tmp_path, rate, channels):
@@ -152,10 +148,8 @@ def compressed(kind, x, rate=16000):
     return encoded("FLAC" if kind == "flac" else "OGG", subtype, x, rate)
 
 
-@pytest.mark.fault(
-    "Two compressed files were joined by `cat` (MP3 with and without a count, Ogg Vorbis, Opus, FLAC)",
-    "Both are decoded, one after the other; AudioError where their rates or channels differ",
-)
+@pytest.mark.fault("Two compressed files were joined by `cat` (MP3 with and without a count, Ogg Vorbis, Opus, FLAC)",
+    "Both are decoded, one after the other; AudioError where their rates or channels differ")  # fmt: skip
 @pytest.mark.parametrize("kind", ["mp3", "piped mp3", "vorbis", "opus", "flac"])
 def test_joined_files_are_read_one_after_the_other(tmp_path, kind):
     first, second = compressed(kind, uneven()), compressed(kind, tone(20000))
@@ -206,10 +200,8 @@ SIZED = [  # format, where its number of bytes of audio stands, how, and what it
 ]
 
 
-@pytest.mark.fault(
-    "A recorder was cut off, or wrote to a pipe: its header says 0 or the largest number (WAV to CAF)",
-    "All that follows is audio, and is read",
-)
+@pytest.mark.fault("A recorder was cut off, or wrote to a pipe: its header says 0 or the largest number (WAV to CAF)",
+    "All that follows is audio, and is read")  # fmt: skip
 @pytest.mark.parametrize(("format", "mark", "offset", "code", "more"), SIZED)
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24"])
 def test_a_size_that_was_never_written(tmp_path, format, mark, offset, code, more, subtype):
@@ -220,10 +212,8 @@ def test_a_size_that_was_never_written(tmp_path, format, mark, offset, code, mor
         assert read(tmp_path, patched(data, mark, offset, code, size))[:, :1001].equal(whole), size
 
 
-@pytest.mark.fault(
-    "Audio is cut off at the half, or by its last sample (WAV, RF64, W64, AIFF, AU, CAF)",
-    "AudioError that says how many bytes there are",
-)
+@pytest.mark.fault("Audio is cut off at the half, or by its last sample (WAV, RF64, W64, AIFF, AU, CAF)",
+    "AudioError that says how many bytes there are")  # fmt: skip
 @pytest.mark.parametrize(("format", "mark", "offset", "code", "more"), SIZED)
 def test_a_size_that_is_too_large_is_told_with_what_is_there(tmp_path, format, mark, offset, code, more):
     data = encoded(format, "PCM_16")
@@ -366,9 +356,8 @@ def test_what_is_there_stays_unless_asked(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["x.wav"]
 
 
-@pytest.mark.fault(
-    "The disk is full, or Ctrl-C comes, while audio is written", "The old file is whole, no new one is there"
-)
+@pytest.mark.fault("The disk is full, or Ctrl-C comes, while audio is written",
+    "The old file is whole, no new one is there")  # fmt: skip
 @pytest.mark.parametrize("failure", ["raises", "short", "interrupted"])
 def test_a_full_disk_leaves_nothing_and_harms_nothing(tmp_path, monkeypatch, failure):
     audio.write(tmp_path / "old.wav", tone(), 16000)

@@ -182,10 +182,8 @@ def mixed(tmp_path):
     return folder
 
 
-@pytest.mark.fault(
-    "A folder has audio of many kinds, of some that cannot be read, and folders in it",
-    "What can be read is; what was left out is told, and why; --recursive takes the folders, too",
-)
+@pytest.mark.fault("A folder has audio of many kinds, of some that cannot be read, and folders in it",
+    "What can be read is; what was left out is told, and why; --recursive takes the folders, too")  # fmt: skip
 def test_a_folder_loses_nothing_without_a_word(run, enhanced, mixed, tmp_path):
     assert enhanced(mixed) == (0, [f"{mixed}: left out {LEFT}, sub/ (in a folder of its own, --recursive takes that)"])
     assert names(tmp_path / "out") == ["a.wav", "d.wave", "e.au", "f.wav", "h.snd", "i.aifc"]
@@ -196,15 +194,6 @@ def test_a_folder_loses_nothing_without_a_word(run, enhanced, mixed, tmp_path):
         files = [p for p in names(inside) if "." in p]
         assert files == [*names(tmp_path / "out"), "sub/a.flac", "sub/b.wav", "sub/deep/g.rf64"]
     assert {soundfile.info(inside / path).frames for path in files} == {8000}
-
-
-def test_score_takes_folders_of_folders(run, mixed, tmp_path):
-    command = ("score", mixed, "--clean", mixed, "--metrics", "si_sdr", "-o", tmp_path / "t.csv")
-    assert run(*command, "--recursive")[0] == 0
-    assert list(pd.read_csv(tmp_path / "t.csv", index_col="file").index) == list(KINDS)
-    shutil.copy(mixed / "a.wav", mixed / "a.aifc")
-    status, _, err = run(*command)
-    assert (status, "several inputs are named 'a'" in err[-1]) == (2, True)
 
 
 @pytest.mark.fault("The name of a file in a folder is not UTF-8", "It is enhanced and scored, as all others are")
@@ -236,10 +225,8 @@ def test_the_name_of_a_file_for_one_result(run, refused, noisy, tmp_path):
     assert "expected a folder for the three files" in refused("mix", noisy, noisy, "-o", new)
 
 
-@pytest.mark.fault(
-    "What --resume finds is empty, cut off, shorter than its input, or the input itself",
-    "It is told and made again; an input in place of its result is refused",
-)
+@pytest.mark.fault("What --resume finds is empty, cut off, shorter than its input, or the input itself",
+    "It is told and made again; an input in place of its result is refused")  # fmt: skip
 def test_resume_believes_only_what_is_whole(run, refused, tmp_path):
     for i in range(6):
         audio.write(tmp_path / "in" / f"{i}.wav", SPEECH[i % 2], 16000)
@@ -298,9 +285,8 @@ def bad(tmp_path):
     return tmp_path / "bad"
 
 
-@pytest.mark.fault(
-    "One bad file is among the inputs of a command", "One line that names it, status 2; nothing is written"
-)
+@pytest.mark.fault("One bad file is among the inputs of a command",
+    "One line that names it, status 2; nothing is written")  # fmt: skip
 @pytest.mark.parametrize(("name", "message"), [
     ("truncated.wav", "truncated, its header promises"),
     ("nan.wav", "expected finite samples, got 1 that are NaN or infinite"),
@@ -377,10 +363,8 @@ def test_mix(run, tmp_path):
     assert run(*command, tmp_path / "a", "--force")[0] == 0
 
 
-@pytest.mark.fault(
-    "Speech and noise of a mixture lie below what 16 bits resolve (24-bit speech of -66 dB, --snr 30)",
-    "The files have as many bits as the ratio takes, or are of floats; what no format holds is refused",
-)
+@pytest.mark.fault("Speech and noise of a mixture lie below what 16 bits resolve (24-bit speech of -66 dB, --snr 30)",
+    "The files have as many bits as the ratio takes, or are of floats; what no format holds is refused")  # fmt: skip
 @pytest.mark.parametrize(("level", "snr", "form"), [
     (0.5, 0, "flac PCM_16"), (5e-4, 30, "flac PCM_24"), (1e-4, -40, "flac PCM_24"), (1e-5, 60, "wav FLOAT"),
 ])  # fmt: skip
@@ -476,10 +460,8 @@ def test_score_measures_files_as_they_are(run, refused, pair):
     assert run(*fast, "--rate", 16000)[::2] == (0, [])
 
 
-@pytest.mark.fault(
-    "A folder of clean speech has a.wav and a.flac in it",
-    "The file of the very name is taken; where only the stem fits, and twice, it is refused",
-)
+@pytest.mark.fault("A folder of clean speech has a.wav and a.flac in it",
+    "The file of the very name is taken; where only the stem fits, and twice, it is refused")  # fmt: skip
 def test_the_clean_file_of_the_very_name(run, refused, pair):
     clean, estimate = audio.read(pair / "clean" / "x.flac")[0], audio.read(pair / "est" / "x.wav")[0]
     audio.write(pair / "clean" / "x.aiff", clean.flip(-1), 16000)
@@ -513,10 +495,8 @@ def test_bench(run, corpus_folder, tmp_path):
     assert names(path.parent) == ["bench.json"]
 
 
-@pytest.mark.fault(
-    "A terminal does not know the characters of a table (PYTHONIOENCODING=ascii)",
-    "They are written another way; the records are saved before",
-)
+@pytest.mark.fault("A terminal does not know the characters of a table (PYTHONIOENCODING=ascii)",
+    "They are written another way; the records are saved before")  # fmt: skip
 def test_a_terminal_without_delta(run, corpus_folder, tmp_path, monkeypatch):
     path = tmp_path / "bench.json"
     command = ("bench", *QUICK, "--corpus", corpus_folder, "-o", path)
@@ -530,10 +510,8 @@ def test_a_terminal_without_delta(run, corpus_folder, tmp_path, monkeypatch):
     assert names(tmp_path) == ["bench.json"]
 
 
-@pytest.mark.fault(
-    "SEPRIORS_DATA names a folder that is not there, or has no manifest.csv",
-    "One line that names it, status 2, for every command; no other speech is taken in its place",
-)
+@pytest.mark.fault("SEPRIORS_DATA names a folder that is not there, or has no manifest.csv",
+    "One line that names it, status 2, for every command; no other speech is taken in its place")  # fmt: skip
 @pytest.mark.parametrize("command", [
     ("mix", "--set", "real", "-o", "out"), ("train", "nmf-speech", "-o", "out"), ("corpora",),
     ("bench", "--methods", "spp-wiener", "-o", "out.json"),
@@ -611,21 +589,17 @@ def test_training_that_cannot_be_shared(refused, tmp_path, monkeypatch):
 
 
 def test_lists(run, corpus_folder, monkeypatch):
-    nmf = METHODS["nmf"]._replace(departures="windows of 64 ms.")
-    monkeypatch.setitem(METHODS, "nmf", nmf)
+    monkeypatch.setitem(METHODS, "nmf", METHODS["nmf"]._replace(departures="windows of 64 ms."))
     status, out, err = run("methods")
     header, *lines = out.splitlines()
     assert (status, err, header.split()[0]) == (0, [], "method")
     assert [line.split()[0] for line in lines] == list(METHODS)
-    column = header.index("departures")
-    departures = {name: line[column:] for name, line in zip(METHODS, lines, strict=True)}
+    departures = dict(zip(METHODS, (line[header.index("departures") :] for line in lines), strict=True))
     assert departures["nmf"] == "windows of 64 ms."
-    assert departures["spp-wiener"] == METHODS["spp-wiener"].departures or "-"
+    assert departures["spp-wiener"] == (METHODS["spp-wiener"].departures or "-")
     assert "[nmf-speech]" in out
     status, out, err = run("corpora", "--corpus", corpus_folder)
-    assert (status, err) == (0, [])
-    assert "mini-librispeech" in out
-    assert "street" in out
+    assert (status, err, "mini-librispeech" in out, "street" in out) == (0, [], True, True)
 
 
 def test_the_command_line_itself(run):
@@ -640,7 +614,6 @@ def test_the_command_line_itself(run):
     ("", "required: COMMAND"),
     ("enhence", "invalid choice: 'enhence'"),
     ("enhance s.wav", "the following arguments are required: --method"),
-    ("enhance s.wav -o out --method nmf --nonsense", "unrecognized arguments: --nonsense"),
     ("enhance s.wav -o out --method nfm", "unknown method 'nfm'; did you mean nmf"),
     ("enhance s.wav -o out --method noisereduce", "noisereduce is a package of others, which the chapters compare"),
     ("enhance s.wav -o out --method nmf --device gpu", "unknown device 'gpu'; expected cpu, cuda or auto"),
@@ -656,7 +629,6 @@ def test_the_command_line_itself(run):
     ("mix s.wav --set real -o out", "expected either two files or --set"),
     ("mix --set pink -o out", "argument --set: invalid choice: 'pink'"),
     ("mix --set real --files 0 -o out", "expected at least one file"),
-    ("mix --set real --corpus nowhere -o out", "nowhere"),
     ("mix --set real --domain mismatched -o out", "expected mismatched speech of emodb"),
     ("score s.wav --metrics pesq", "unknown measure 'pesq'; did you mean pesq_"),
     ("score s.wav --metrics ,", "expected names with commas between them, got ','"),
@@ -665,11 +637,8 @@ def test_the_command_line_itself(run):
     ("score s.wav --metrics dnsmos_bak -o there.csv", "there.csv exists already; use --force to overwrite it"),
     ("score s.wav --metrics dnsmos_bak -o file/x.csv", "expected a folder for the results, got a file"),
     ("bench --methods spp-weiner", "unknown method 'spp-weiner'; did you mean spp-wiener"),
-    ("bench --methods ,", "expected names with commas between them"),
     ("bench --metrics sdr", "unknown measure 'sdr'; did you mean si_sdr"),
     ("bench --files -1", "expected at least one file"),
-    ("bench --domain other", "argument --domain: invalid choice: 'other'"),
-    ("bench --device tpu", "unknown device 'tpu'"),
     ("bench -o there.json", "there.json exists already"),
     ("train nmf-spech -o out", "no recipe for weights 'nmf-spech'; did you mean nmf-speech"),
     ("train nmf-speech", "exists already; use --force"),  # the shipped weights
@@ -695,20 +664,8 @@ def test_what_cannot_be_done_is_refused_in_one_line(refused, corpus_folder, tmp_
     assert files() == before
 
 
-def test_an_extra_that_is_missing(refused, monkeypatch):
-    """The command says so in one line; a measure is NaN for that reason. test_wheel has none of them."""
-    monkeypatch.delitem(sys.modules, "sepriors.lab.commands.score", raising=False)
-    monkeypatch.setitem(sys.modules, "pandas", None)
-    assert refused("score", "a.wav") == "sepriors score needs pandas: pip install 'sepriors[lab]'"
-    monkeypatch.setitem(sys.modules, "pesq", None)
-    reasons = metrics.score(SPEECH[0], SPEECH[1], names=["pesq_wb"]).reasons
-    assert reasons == {"pesq_wb": "needs pesq: pip install 'sepriors[metrics]'"}
-
-
-@pytest.mark.fault(
-    "The shipped weights of a method were spoiled",
-    "One line that says how to train them again, status 2; nothing is written",
-)
+@pytest.mark.fault("The shipped weights of a method were spoiled",
+    "One line that says how to train them again, status 2; nothing is written")  # fmt: skip
 def test_weights_that_were_spoiled(refused, noisy, shelf, tmp_path):
     with (shelf / "nmf-speech.safetensors").open("ab") as file:
         file.write(b"x")

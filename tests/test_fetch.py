@@ -1,8 +1,8 @@
 """Downloads against a server on this machine that serves small archives of the layouts of the real ones."""
 
 import hashlib
-import importlib
 import socket
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,25 +12,12 @@ import pandas as pd
 import pytest
 import soundfile
 from conftest import encoded, tree
-from serving import tarred, zipped
+from serving import registry_of, tarred, zipped
 
-from sepriors.lab.corpora import (
-    FIELDS,
-    CorpusError,
-    FetchError,
-    ReaderError,
-    check_disjoint,
-    fetch,
-    open_corpora,
-    read_manifest,
-    readers,
-    registry,
-    synthetic,
-)
+from sepriors.lab.corpora import CorpusError, FetchError, ReaderError, fetch, open_corpora, readers, registry, synthetic
+from sepriors.lab.corpora.manifest import FIELDS, check_disjoint, read_manifest
 
-module = importlib.import_module(
-    "sepriors.lab.corpora.fetch"
-)  # sepriors.lab.corpora.fetch as an attribute is the function
+module = sys.modules[fetch.__module__]  # sepriors.lab.corpora.fetch as an attribute is the function
 
 
 @pytest.fixture(autouse=True)
@@ -66,21 +53,17 @@ def _zip(members):
     return zipped(*members.items())
 
 
-def _mini_librispeech():
-    def part(name, speakers):
-        members = {"LibriSpeech/SPEAKERS.TXT": table.encode()}
-        for speaker in speakers:
-            for i in range(2):
-                file = f"LibriSpeech/{name}/{speaker}/7/{speaker}-7-{i:04}.flac"
-                members[file] = _audio(format="FLAC", seed=10 * speaker + i)
-        return _tar(members)
-
-    lines = [f"{n}  | {'FM'[n % 2]} | part | 25.1 | Reader {n}" for n in range(10, 26)]
-    table = "; a comment | F\n" + "\n".join(lines)
-    return {
-        "train-clean-5.tar.gz": part("train-clean-5", range(10, 18)),
-        "dev-clean-2.tar.gz": part("dev-clean-2", range(20, 26)),
-    }
+def _readers(parts):
+    """The archives of the two LibriSpeech, by the numbers of who reads in each of them."""
+    everyone = [(n, part) for part, numbers in parts.items() for n in numbers]
+    lines = [f"{n:<4} | {'FM'[n % 2]} | {part:<16} | 25.1 | Reader {n}" for n, part in everyone]
+    about = {"LibriSpeech/SPEAKERS.TXT": "\n".join([";ID  |SEX| SUBSET           |MINUTES| NAME", *lines]).encode()}
+    archives = {f"{part}.tar.gz": about | {"LibriSpeech/README.TXT": b"about"} for part in parts}
+    for n, part in everyone:
+        chapter = f"LibriSpeech/{part}/{n}/7/{n}-7"
+        files = {f"{chapter}-{i:04}.flac": _audio(format="FLAC", seed=10 * n + i) for i in range(2)}
+        archives[f"{part}.tar.gz"] |= files | {f"{chapter}.trans.txt": b"words"}
+    return {name: _tar(members) for name, members in archives.items()}
 
 
 def _emodb():
@@ -123,22 +106,6 @@ def _voicebank_demand():
     return archives
 
 
-def _librispeech():
-    parts = ("train-clean-100", "dev-clean", "dev-other", "test-clean", "test-other")
-    table = "\n".join(f"{n:<4} | {'FM'[n % 2]} | {part:<16} | 25.1 | Reader" for n, part in enumerate(parts, 1))
-    return {
-        f"{part}.tar.gz": _tar(
-            {
-                "LibriSpeech/SPEAKERS.TXT": f";ID  |SEX| SUBSET           |MINUTES| NAME\n{table}".encode(),
-                "LibriSpeech/README.TXT": b"about",
-                f"LibriSpeech/{part}/{n}/7/{n}-7-0000.flac": _audio(format="FLAC", seed=n),
-                f"LibriSpeech/{part}/{n}/7/{n}-7.trans.txt": b"words",
-            }
-        )
-        for n, part in enumerate(parts, 1)
-    }
-
-
 def _speechocean762():
     people = {"0001": "train m 6", "0036": "train f 25", "0112": "test m 43", "0003": "test f 15"}
     members = {"speechocean762/resource/scores.json": b"{}", "speechocean762/WAVE/SPEAKER0036/.DS_Store": b"a folder"}
@@ -164,12 +131,15 @@ def _grid():
     return {"audio_25k.zip": _zip(audio), **videos}
 
 
+LIBRISPEECH = {part: [n] for n, part in enumerate(
+    ("train-clean-100", "dev-clean", "dev-other", "test-clean", "test-other"), 1
+)}  # fmt: skip
 ARCHIVES = {
-    "mini-librispeech": _mini_librispeech,
+    "mini-librispeech": lambda: _readers({"train-clean-5": range(10, 18), "dev-clean-2": range(20, 26)}),
+    "librispeech": lambda: _readers(LIBRISPEECH),
     "emodb": _emodb,
     "esc-50": _esc50,
     "voicebank-demand": _voicebank_demand,
-    "librispeech": _librispeech,
     "speechocean762": _speechocean762,
     "grid": _grid,
 }
@@ -180,17 +150,8 @@ def served(server, tmp_path):
     """served(name, ...) -> a registry.toml whose archives the server has; keywords change the entries."""
 
     def serve(*names, **change):
-        lines = []
-        for name in names:
-            lines += [f"[{name}]", "auto = true"]
-            for file, content in ARCHIVES[name]().items():
-                server.files[file] = content
-                entry = {"name": file, "urls": [f"{server.url}/{file}"], "bytes": len(content)}
-                entry = {**entry, "sha256": hashlib.sha256(content).hexdigest(), **change}
-                lines.append(f"[[{name}.archives]]")
-                lines += [f"{key} = {value!r}" for key, value in entry.items() if value is not None]
         path = tmp_path / "registry.toml"
-        path.write_text("\n".join(lines))
+        path.write_text(registry_of(server, {name: ARCHIVES[name]() for name in names}, **change))
         return path
 
     return serve
@@ -339,10 +300,8 @@ def test_a_part_that_is_complete_or_too_long(server, archive, tmp_path, more):
     assert module.download(archive, tmp_path).read_bytes() == server.files["a.zip"]
 
 
-@pytest.mark.fault(
-    "A server has another file than the registry knows",
-    "FetchError with both hashes; nothing of the user is deleted",
-)
+@pytest.mark.fault("A server has another file than the registry knows",
+    "FetchError with both hashes; nothing of the user is deleted")  # fmt: skip
 @pytest.mark.parametrize("known", ["sha256", "md5", "bytes"])
 def test_another_file_is_set_aside_and_nothing_of_the_user_is_deleted(server, archive, tmp_path, known):
     def facts(content):
@@ -449,22 +408,19 @@ def test_two_at_once_download_once(served, server):
     assert len(server.asked) == 1
 
 
-def test_auto_downloads_once_and_then_takes_what_is_there(served, server):
+def test_auto_says_what_is_incomplete_downloads_once_and_then_takes_what_is_there(served, server):
     book = served("mini-librispeech", "emodb")
+    whole, server.files["download.zip"] = server.files["download.zip"], b"an error page"
+    c = open_corpora(registry_path=book)
+    assert set(c.table["corpus"]) == {"mini-librispeech"}
+    assert c.note.startswith("Incomplete: could not download download.zip")
+    server.files["download.zip"] = whole
     c = open_corpora(registry_path=book)
     assert (c.origin, c.note) == ("fetched", "")
     assert set(c.table["corpus"]) == {"mini-librispeech", "emodb"}
     asked = len(server.asked)
     pd.testing.assert_frame_equal(open_corpora(registry_path=book).table, c.table)
     assert len(server.asked) == asked
-
-
-def test_auto_says_what_is_incomplete(served, server):
-    book = served("mini-librispeech", "emodb")
-    server.files["download.zip"] = b"an error page"
-    c = open_corpora(registry_path=book)
-    assert set(c.table["corpus"]) == {"mini-librispeech"}
-    assert c.note.startswith("Incomplete: could not download download.zip")
 
 
 def test_a_mistyped_folder_is_an_error_though_the_cache_serves(served, tmp_path, monkeypatch):

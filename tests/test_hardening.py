@@ -3,7 +3,6 @@
 `tools.faults` makes the book's page of faults from these marks, here and in other files.
 """
 
-import hashlib
 import importlib
 import json
 import os
@@ -15,7 +14,6 @@ import stat
 import struct
 import subprocess
 import tarfile
-import threading
 import warnings
 import zipfile
 from collections import namedtuple
@@ -29,7 +27,7 @@ import victims
 from conftest import encoded, process, speechlike, tree
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from serving import tarred, zipped
+from serving import registry_of, tarred, zipped
 
 from sepriors import weights
 from sepriors.lab.corpora import FIELDS, FetchError, ManifestError, read_manifest
@@ -80,46 +78,37 @@ KINDS = (
 SOUND = {kind: encoded(*kind.split(), STEREO) for kind in KINDS}
 
 
-def read_or_refuse(path, content):
-    """`audio.read` gives sound samples, or AudioError with the file's name; it warns of nothing."""
-    path.write_bytes(content)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        try:
-            x, rate = audio.read(path)
-        except AudioError as error:
-            says(error, str(path))
-        else:
-            assert x.ndim == 2
-            assert x.numel() > 0
-            assert x.isfinite().all()
-            assert audio.RATES[0] <= rate <= audio.RATES[1]
-
-
 @pytest.mark.fault("Any bytes at all are named .wav, .flac, .ogg or .raw", "AudioError that names the file")
-@bounded
-@given(content=st.binary(max_size=300), suffix=st.sampled_from([".wav", ".flac", ".ogg", ".raw", ""]))
-def test_any_bytes_are_read_or_refused(tmp_path, content, suffix):
-    read_or_refuse(tmp_path / f"x{suffix}", content)
-
-
 @pytest.mark.fault(
     "Bits of an audio file are turned, bytes put in or left out, the end cut off (WAV, FLAC, AIFF, Ogg, MP3, ...)",
     "Finite samples where nothing shows, else AudioError that names the file",
 )
 @pytest.mark.parametrize("kind", SOUND)
 def test_a_spoiled_audio_file_is_read_or_refused(tmp_path, kind):
+    """And nothing is warned of."""
+
     @bounded
-    @given(content=spoiled(SOUND[kind]))
-    def check(content):
-        read_or_refuse(tmp_path / "x", content)
+    @given(spoiled(SOUND[kind]) | st.binary(max_size=300), st.sampled_from([".wav", ".flac", ".ogg", ".raw", ""]))
+    def check(content, suffix):
+        path = tmp_path / f"x{suffix}"
+        path.write_bytes(content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            try:
+                x, rate = audio.read(path)
+            except AudioError as error:
+                says(error, str(path))
+            else:
+                assert x.ndim == 2
+                assert x.numel() > 0
+                assert x.isfinite().all()
+                assert audio.RATES[0] <= rate <= audio.RATES[1]
 
     check()
 
 
-@pytest.mark.fault(
-    "The header of a FLAC file promises 69 billion samples", "AudioError that names the file, whatever the memory"
-)
+@pytest.mark.fault("The header of a FLAC file promises 69 billion samples",
+    "AudioError that names the file, whatever the memory")  # fmt: skip
 def test_a_header_that_promises_more_than_memory_holds(tmp_path, monkeypatch):
     data = bytearray(SOUND["FLAC PCM_16"])
     data[21] |= 0x0F  # STREAMINFO: the upper 4 of the 36 bits that count the samples, then the others
@@ -173,28 +162,20 @@ def opened_or_refused(folder, content):
 
 
 @pytest.mark.fault("Any bytes at all stand in manifest.csv", "ManifestError that names the file and the line")
+@pytest.mark.fault("Characters of manifest.csv are changed, put in or left out",
+    "It opens where all of it is sound, else ManifestError that names the file and the line")  # fmt: skip
 @bounded
-@given(content=st.binary(max_size=100) | st.text(max_size=100).map(str.encode))
-def test_any_bytes_are_no_manifest(tmp_path, content):
-    opened_or_refused(tmp_path, content)
-    opened_or_refused(tmp_path, HEADER.encode() + b"\n" + content)
-
-
-@pytest.mark.fault(
-    "Characters of manifest.csv are changed, put in or left out",
-    "It opens where all of it is sound, else ManifestError that names the file and the line",
-)
-@bounded
-@given(content=spoiled(TABLE.encode()), text=st.text(alphabet=',"\n\r\0/.\\:é1', max_size=6), at=st.integers(0, 200))
+@given(
+    content=spoiled(TABLE.encode()) | st.binary(max_size=100) | st.text(max_size=100).map(str.encode),
+    text=st.text(alphabet=',"\n\r\0/.\\:é1', max_size=6), at=st.integers(0, 200),
+)  # fmt: skip
 def test_a_spoiled_manifest_opens_or_is_refused(tmp_path, content, text, at):
-    opened_or_refused(tmp_path, content)
-    opened_or_refused(tmp_path, (TABLE[:at] + text + TABLE[at:]).encode())
+    for whole in (content, HEADER.encode() + b"\n" + content, (TABLE[:at] + text + TABLE[at:]).encode()):
+        opened_or_refused(tmp_path, whole)
 
 
-@pytest.mark.fault(
-    "A row of manifest.csv is too short or too long, a quote is left open, a column is there twice",
-    "ManifestError that names the line, blank lines counted",
-)
+@pytest.mark.fault("A row of manifest.csv is too short or too long, a quote is left open, a column is there twice",
+    "ManifestError that names the line, blank lines counted")  # fmt: skip
 @pytest.mark.parametrize(("lines", "message"), [
     ([HEADER, GOOD, GOOD.rpartition(",")[0]], "line 3: expected 11 values, got 10"),
     ([HEADER, "", "", GOOD + ",more"], "line 4: expected 11 values, got 12"),
@@ -216,9 +197,8 @@ def test_a_manifest_from_a_spreadsheet(tmp_path):
     assert list(read_manifest(tmp_path)["path"]) == ["a/a.flac", "a/b.flac", "a/c.flac"]
 
 
-@pytest.mark.fault(
-    "A path of the manifest, or that of the owner's folder, is no name of a file", "ManifestError that names it"
-)
+@pytest.mark.fault("A path of the manifest, or that of the owner's folder, is no name of a file",
+    "ManifestError that names it")  # fmt: skip
 def test_names_that_no_file_has(tmp_path):
     (tmp_path / "manifest.csv").write_text(TABLE.replace("a/b", "b" * 300))
     with pytest.raises(ManifestError, match=r"3 of its 3 files are not there"):
@@ -243,10 +223,8 @@ def carded(tmp_path, monkeypatch):
     return folder
 
 
-@pytest.mark.fault(
-    "Any bits of a file of weights are turned, or bytes put in, left out or cut off",
-    "WeightsError by the sha256 of its card; without a card, WeightsError wherever the file shows it",
-)
+@pytest.mark.fault("Any bits of a file of weights are turned, or bytes put in, left out or cut off",
+    "WeightsError by the sha256 of its card; without a card, WeightsError wherever the file shows it")  # fmt: skip
 def test_spoiled_weights(carded):
     path = carded / "w.safetensors"
     whole = path.read_bytes()
@@ -278,9 +256,8 @@ def test_a_configuration_that_is_none(tmp_path, config):
         weights.load(path)
 
 
-@pytest.mark.fault(
-    "Any bytes of cards.toml are changed", "WeightsError that names the file, or a card that its weights do not fit"
-)
+@pytest.mark.fault("Any bytes of cards.toml are changed",
+    "WeightsError that names the file, or a card that its weights do not fit")  # fmt: skip
 def test_spoiled_cards(carded):
     path = carded / "cards.toml"
     whole = path.read_bytes()
@@ -307,9 +284,8 @@ class Hostile:
         return os.mkdir, (str(self.target),)
 
 
-@pytest.mark.fault(
-    "A pickle that runs a program lies in place of weights or of a checkpoint", "WeightsError; the program does not run"
-)
+@pytest.mark.fault("A pickle that runs a program lies in place of weights or of a checkpoint",
+    "WeightsError; the program does not run")  # fmt: skip
 @pytest.mark.parametrize("save", [torch.save, lambda x, path: path.write_bytes(pickle.dumps(x))])
 def test_a_hostile_pickle_is_not_run(tmp_path, save):
     for name, load in (("w.safetensors", weights.load), ("run.checkpoint", test_fitting.run)):
@@ -319,9 +295,8 @@ def test_a_hostile_pickle_is_not_run(tmp_path, save):
     assert set(tree(tmp_path)) == {"w.safetensors", "run.checkpoint"}
 
 
-@pytest.mark.fault(
-    "Any bytes of a checkpoint are changed", "WeightsError that says what to delete, or the same weights, bit by bit"
-)
+@pytest.mark.fault("Any bytes of a checkpoint are changed",
+    "WeightsError that says what to delete, or the same weights, bit by bit")  # fmt: skip
 def test_a_spoiled_checkpoint(tmp_path):
     path = tmp_path / "run.checkpoint"
     exact = test_fitting.flat(test_fitting.run(path).model)
@@ -351,26 +326,8 @@ def test_a_spoiled_checkpoint(tmp_path):
 # -------------------------------------------------------------------------- killed
 
 
-@pytest.mark.fault(
-    "A training is killed (SIGKILL) at a random line, and again after each resume",
-    "It ends with the weights of a run that was left alone, to the last bit; nothing else stays",
-)
-@pytest.mark.parametrize("seed", range(3))
-def test_a_training_killed_at_random(tmp_path, seed):
-    moments, path, kills = random.Random(seed), tmp_path / "run.checkpoint", 0
-    while victims.run(victims.fit, victims.die_at_line, moments.randint(1, 300), path).status == -signal.SIGKILL:
-        kills += 1
-    got, alone = test_fitting.run(path), test_fitting.run()
-    assert kills >= 2
-    assert test_fitting.flat(got.model).equal(test_fitting.flat(alone.model))
-    assert got.curve == alone.curve
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.fault(
-    "A training is killed after a random byte of a checkpoint it writes",
-    "The checkpoint before is whole; the half-written one is cleared away by the next run",
-)
+@pytest.mark.fault("A training is killed after a random byte of a checkpoint it writes",
+    "The checkpoint before is whole; the half-written one is cleared away by the next run")  # fmt: skip
 @pytest.mark.parametrize("seed", range(3))
 def test_a_training_killed_in_the_middle_of_a_write(tmp_path, seed):
     path, moments = tmp_path / "run.checkpoint", random.Random(seed)
@@ -378,7 +335,7 @@ def test_a_training_killed_in_the_middle_of_a_write(tmp_path, seed):
         test_fitting.run(path, broken=5)
     before = path.read_bytes()
     half = moments.randint(1, len(before) - 1)
-    assert victims.run(victims.fit, victims.die_at_byte, half, path).status == -signal.SIGXFSZ
+    assert victims.run(victims.fit, half, path).status == -signal.SIGXFSZ
     left = tree(tmp_path)
     assert left.pop("run.checkpoint") == before
     assert [len(content or b"") for content in left.values()] == [half]
@@ -387,7 +344,8 @@ def test_a_training_killed_in_the_middle_of_a_write(tmp_path, seed):
 
 
 @pytest.mark.fault(
-    "`sepriors train` is killed at a random line, again and again", "The same command goes on; the weights are the same"
+    "`sepriors train` is killed (SIGKILL) at a random line, and again after each resume",
+    "The same command ends with the weights of a run that was left alone, to the last bit; nothing else stays",
 )
 def test_the_command_killed_at_random(tmp_path, corpus_folder):
     def trained(out, *fault):
@@ -407,10 +365,8 @@ def test_the_command_killed_at_random(tmp_path, corpus_folder):
 # ----------------------------------------------------------------------- downloads
 
 
-@pytest.mark.fault(
-    "The connection breaks off at random bytes, four times a run, in run after run",
-    "Each run says what has come and keeps it; the file is whole in the end",
-)
+@pytest.mark.fault("The connection breaks off at random bytes, four times a run, in run after run",
+    "Each run says what has come and keeps it; the file is whole in the end")  # fmt: skip
 @pytest.mark.parametrize("ranges", [True, False], ids=["server resumes", "server does not"])
 def test_a_download_cut_at_random(server, archive, tmp_path, ranges):
     server.ranges, part, places = ranges, tmp_path / "a.zip.part", random.Random(0)
@@ -427,26 +383,15 @@ def test_a_download_cut_at_random(server, archive, tmp_path, ranges):
     assert [p.name for p in tmp_path.iterdir()] == ["a.zip"]
 
 
-@pytest.mark.fault(
-    "A download is killed (SIGKILL) at random bytes, again after each resume",
-    "It goes on from the bytes on the disk; the file is whole in the end",
-)
+@pytest.mark.fault("A download is killed after random bytes, again after each resume",
+    "It goes on from the bytes on the disk; the file is whole in the end")  # fmt: skip
 def test_a_download_killed_at_random(server, archive, tmp_path):
-    places, folder = random.Random(1), tmp_path / "downloads"
-    for _ in range(4):
-        server.cut, server.cuts, server.stall = places.randint(10_000, 100_000), 1, threading.Event()
-        server.stalled.clear()
-        process = victims.start(victims.download, archive, folder)
-        assert server.stalled.wait(600)
-        process.kill()
-        process.join()
-        server.stall.set()
-        assert process.exitcode == -signal.SIGKILL
-    server.stall = None
-    part = folder / "a.zip.part"
-    have = part.stat().st_size if part.exists() else 0
-    assert module.download(archive, folder).read_bytes() == server.files["a.zip"]
-    assert server.asked[-1] == ("/a.zip", f"bytes={have}-" if have else None)
+    part = tmp_path / "a.zip.part"
+    for size in sorted(random.Random(1).sample(range(1, 500_000), 4)):
+        assert victims.run(victims.download, size, archive, tmp_path).status == -signal.SIGXFSZ
+        assert part.stat().st_size == size
+    assert module.download(archive, tmp_path).read_bytes() == server.files["a.zip"]
+    assert server.asked[-1] == ("/a.zip", f"bytes={size}-")
     assert not part.exists()
 
 
@@ -539,10 +484,8 @@ def test_an_archive_larger_than_the_disk(tmp_path, monkeypatch):
     assert tree(tmp_path / "target") == {"a.txt": b"one", "b": None, "b/c.txt": b"two" * 50}
 
 
-@pytest.mark.fault(
-    "Any bytes of an archive (zip; tar plain, gz, xz, bz2) are changed or cut off",
-    "It is unpacked, or FetchError and it is set aside; nothing outside the folder",
-)
+@pytest.mark.fault("Any bytes of an archive (zip; tar plain, gz, xz, bz2) are changed or cut off",
+    "It is unpacked, or FetchError and it is set aside; nothing outside the folder")  # fmt: skip
 @pytest.mark.parametrize("kind", ["zip", "w:", "w:gz", "w:xz", "w:bz2"])
 def test_a_spoiled_archive_is_unpacked_or_refused(tmp_path, kind):
     archive, deep = tmp_path / "archive", tmp_path / "deep"
@@ -620,12 +563,8 @@ def test_no_room_for_a_training(tmp_path, corpus_folder, room):
 def test_no_room_for_a_download(server, tmp_path, room):
     cache = tmp_path / "cache"
     content = zipped(("wav/03a01Wa.wav", random.Random(0).randbytes(10_000) + bytes(40_000)))
-    server.files["download.zip"] = content
     registry = tmp_path / "registry.toml"
-    digest = hashlib.sha256(content).hexdigest()
-    registry.write_text(
-        f'[[emodb.archives]]\nname = "download.zip"\nurls = ["{server.url}/download.zip"]\nsha256 = "{digest}"\n'
-    )
+    registry.write_text(registry_of(server, {"emodb": {"download.zip": content}}))
     ended = victims.run(victims.command, ["fetch", "emodb"], victims.no_room_after, room, registry)
     assert f"the disk with {cache / 'corpora'}" in (line := refused(ended, "fetch"))
     assert "is full; what has come is kept. Free some space, or set SEPRIORS_CACHE, and run again." in line

@@ -174,9 +174,7 @@ def test_a_cluster_that_is_not_there(monkeypatch):
 
     with LocalCluster(n_workers=0, dashboard_address=":0") as empty:
         told = refused(empty.scheduler_address)
-    assert told.endswith(
-        f"this cluster has no worker yet; start one: dask worker {empty.scheduler_address} --nthreads 1"
-    )
+    assert told.endswith(f"has no worker yet; start one: dask worker {empty.scheduler_address} --nthreads 1")
     with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
         for address in ("nowhere", "tcp://127.0.0.1:1"):
             assert refused(address).startswith(f"{address}: expected the address of a Dask scheduler, tcp://HOST:PORT;")
