@@ -422,8 +422,8 @@ def test_a_sine_comes_out_as_exactly_at_any_two_rates(a, b):
 
 
 def test_a_rare_rate_gives_what_the_filter_of_a_common_one_gives(monkeypatch):
-    x = torch.randn(2, 3, 5000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    for a, b in ((44100, 16000), (8000, 16000), (48000, 16000), (16000, 22050), (7, 3), (3, 7)):
+    x = torch.randn(2, 2000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for a, b in ((44100, 16000), (8000, 16000), (7, 3), (3, 7)):
         expected = audio.resample(x, a, b)
         with monkeypatch.context() as patch:
             patch.setattr(audio, "MAX_KERNEL", 0)

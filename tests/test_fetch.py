@@ -1,6 +1,7 @@
 """Downloads against a server on this machine that serves small archives of the layouts of the real ones."""
 
 import hashlib
+import shutil
 import socket
 import sys
 import time
@@ -415,6 +416,7 @@ def test_auto_says_what_is_incomplete_downloads_once_and_then_takes_what_is_ther
     assert set(c.table["corpus"]) == {"mini-librispeech"}
     assert c.note.startswith("Incomplete: could not download download.zip")
     server.files["download.zip"] = whole
+    shutil.rmtree(c.root)
     c = open_corpora(registry_path=book)
     assert (c.origin, c.note) == ("fetched", "")
     assert set(c.table["corpus"]) == {"mini-librispeech", "emodb"}

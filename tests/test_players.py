@@ -98,14 +98,6 @@ def test_file_is_named_by_its_content_and_written_once(build):
     assert len(html) < 2000
 
 
-def test_embedded_panel_needs_no_other_file():
-    html = player({"x": noise(0.1)}, title="t")._repr_html_()
-    assert html.count("<script>") == html.count("</script>") == 1
-    assert html.count("<style>") == html.count("</style>") == 1
-    assert not re.search(r"(src|href)=[\"'](?!data:)", html)
-    assert "base64" not in repr(player({"x": noise(0.1)}, title="t"))
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_any_float_and_a_gradient(dtype):
     x = (torch.arange(-64, 64) / 128).to(dtype).requires_grad_()
