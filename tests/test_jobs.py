@@ -353,7 +353,8 @@ if __name__ == "__main__":
 def test_control_c_keeps_what_is_finished(noisy, tmp_path, capsys):
     """It reaches the workers too, but only the parent speaks."""
     command = ["enhance", str(noisy), "--method", "nmf", "--workers", "2", "-o", str(tmp_path / "out")]
-    for name, arguments in (("score", ["score", noisy, "--metrics", "dnsmos_bak"]), ("enhance", command)):
+    measure = ["score", *noisy.glob("*.wav"), "--metrics", "dnsmos_bak,dnsmos_ovr"]
+    for name, arguments in (("score", measure), ("enhance", command)):
         done = script(tmp_path, INTERRUPTED, *arguments, process_group=0)
         assert (done.returncode, done.stdout, done.stderr) == (130, "", f"sepriors {name}: interrupted\n")
     finished = tree(tmp_path / "out")
