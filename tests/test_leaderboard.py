@@ -112,23 +112,15 @@ def test_published_figures_stand_apart(page):
     assert set() < cited <= known
 
 
-CARD = {
-    "prior": "VAE",
-    "method": "nmf",
-    "gain in SI-SDR (dB)": "-0.4",
-    "least AUROC": "0.31 (tones)",
-    "mean AUROC": "0.80",
-    "fall after the peak (dB)": "1.5",
-}
+CARD = {"prior": "VAE", "method": "nmf", "gain in SI-SDR (dB)": "-0.4", "least AUROC": "0.31 (tones)"}
+CARD |= {"mean AUROC": "0.80", "fall after the peak (dB)": "1.5"}
 
 
 def test_cards_and_guide_say_what_the_records_say(tmp_path):
     tree = tree_of(tmp_path, matched=record(**GAINS), trust={**record(), "records": [CARD]})
     (tree / "runs").mkdir()
-    output = {
-        "metadata": {"scrapbook": {"name": "toy_mh"}},
-        "data": {"application/papermill.record/text/plain": "'-12'"},
-    }
+    data = {"application/papermill.record/text/plain": "'-12'"}
+    output = {"metadata": {"scrapbook": {"name": "toy_mh"}}, "data": data}
     (tree / "runs" / "05-samplers.ipynb").write_text(json.dumps({"cells": [{"outputs": [output]}]}))
     text = trust.page(tree)
     assert "### VAE" in text
