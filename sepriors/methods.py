@@ -362,7 +362,7 @@ class OracleWiener(Method):
 class MethodSpec(NamedTuple):
     """What `sepriors methods` lists: what a method is, its cards, how to make it, how it departs from its source.
 
-    `departures` is empty where it does not.
+    `departures` is empty where it does not. By 'supervised:' in `about` the leaderboard knows supervised methods.
     """
 
     about: str
