@@ -348,7 +348,8 @@ class OracleWiener(Method):
 class MethodSpec(NamedTuple):
     """What `sepriors methods` lists: what a method is, its cards, how to make it, how it departs from its source.
 
-    `make` is given what the cards hold, each a prior or bases (F, K). `departures` is empty where there are none.
+    `make` is given what the cards hold, each a prior or bases (F, K). `departures` is empty where there are none. By
+    'supervised:' in `about` the leaderboard knows supervised methods.
     """
 
     about: str

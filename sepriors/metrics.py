@@ -24,6 +24,8 @@ from threadpoolctl import threadpool_limits
 
 from sepriors.signal.audio import AudioError, check
 
+# Clean speech and estimate (N,), not silent, as long as each other, and their rate -> a value; MetricError where there
+# is none. `_of_tensors` makes one of a function of tensors; what is not finite becomes NaN with a reason.
 Metric = Callable[[np.ndarray, np.ndarray, int], float]
 CLEAN_FREE = ("dnsmos_sig", "dnsmos_bak", "dnsmos_ovr")  # these never look at the clean speech
 PESQ_SECONDS = 20  # the ITU's code crashes past 50 utterances; each, and each gap between them, has 0.2 s at least

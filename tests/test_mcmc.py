@@ -17,14 +17,14 @@ CHAINS = 100_000
 MEAN = torch.tensor([1.0, -2.0], dtype=torch.float64)
 COV = torch.tensor([[1.0, 0.9], [0.9, 2.0]], dtype=torch.float64)
 SHAPE = torch.linalg.cholesky(COV)
-KERNELS = [
+EXACT = [  # these leave their target as it is
     RandomWalk(0.5),
-    Langevin(0.3),
-    Langevin(0.3, averaged=True),
+    RandomWalk(1.0, SHAPE),
     MALA(0.3),
     MALA(0.3, SHAPE),
     MALA(0.3, tamed=True),
 ]
+KERNELS = [*EXACT, Langevin(0.3), Langevin(0.3, averaged=True)]
 
 
 def gaussian(mean, cov):
@@ -53,9 +53,10 @@ def far(z, mean, cov):
     return float(torch.cat([of_mean, of_cov.flatten()]).abs().max())
 
 
-def test_a_random_walk_stays_in_equilibrium():
+@pytest.mark.parametrize("kernel", EXACT, ids=str)
+def test_an_exact_kernel_stays_in_equilibrium(kernel):
     z = drawn(MEAN, COV)
-    end = last(gaussian(MEAN, COV), RandomWalk(1.0), z, steps=10)
+    end = last(gaussian(MEAN, COV), kernel, z, steps=10)
     assert far(end.position, MEAN, COV) < 4
     assert (end.position != z).any(-2).double().mean() > 0.99  # it did not stay by standing still
 

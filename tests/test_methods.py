@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import sympy  # noqa: F401  torch imports it with its first gradient, and it sets a filter for warnings
 import torch
 from conftest import alike, drawn_flow, drawn_rvae, drawn_score, drawn_vae, speechlike
 

@@ -131,10 +131,10 @@ def test_a_file_that_does_not_fit_its_configuration(name, tmp_path):
 
 @pytest.mark.parametrize("family", ["flow", [], 3])
 def test_weights_that_are_no_priors(family, tmp_path):
-    with pytest.raises(WeightsError, match=r"nmf-speech: expected the weights of a prior \(vae, .*, npe\), got 'no fa"):
+    with pytest.raises(WeightsError, match=r"nmf-speech: expected the weights of a prior \(vae, .*\), got 'no fa"):
         priors.load("nmf-speech")
     weights.save(tmp_path / "v.safetensors", {"W": torch.zeros(1)}, {"family": family})
-    with pytest.raises(WeightsError, match=r"expected the weights of a prior \(vae, .*, npe\), got '"):
+    with pytest.raises(WeightsError, match=r"expected the weights of a prior \(vae, .*\), got '"):
         priors.load(tmp_path / "v.safetensors")
     with pytest.raises(WeightsError, match="unknown weights 'vea'; did you mean vae"):
         priors.load("vea")

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from sepriors import methods, weights
+from sepriors import methods, metrics, weights
 from sepriors.lab import bench, records
 from sepriors.lab.corpora import bench_set
 from sepriors.lab.jobs import WorkerPool
@@ -13,6 +13,10 @@ from sepriors.lab.records import RecordError, RecordSet
 ALONE = WorkerPool(None, lambda: 1)
 NAME = "nmf"
 METRICS = ("si_sdr", "estoi")
+
+
+def test_every_measure_has_a_tolerance():
+    assert records.TOLERANCE.keys() == metrics.METRICS.keys()
 
 
 @pytest.fixture

@@ -99,7 +99,7 @@ def test_a_recipe(toy, name, tmp_path):
     assert splits <= {"train", "valid", *(["test"] if judged else [])}
     allowed = set(made.training_files(toy)["path"])
     assert {path for path in corpus.seen if "/train/" in path} <= allowed
-    if isinstance(made, recipes.NMFRecipe):
+    if type(made) is recipes.NMFRecipe:  # single precision, and no network
         W = learned.tensors["W"]
         assert W.shape == (made.stft.bins, made.rank)
         torch.testing.assert_close(W.sum(0), torch.ones(made.rank))

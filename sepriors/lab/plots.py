@@ -146,9 +146,9 @@ def cell(row: pd.Series, digits: int | None = None) -> str:
 def table(summary: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     """The summary as people print it: a row a method, a column a measure and SNR, see `cell`."""
     rows = summary[summary["metric"].isin(metrics)]
-    shown = rows.assign(shown=rows.apply(cell, axis=1), measure=rows["metric"].map(NAMES))
+    shown = rows.assign(shown=rows.apply(cell, axis=1), measure=rows["metric"].map(lambda m: NAMES.get(m, m)))
     wide = shown.pivot(index="method", columns=["measure", "snr_db"], values="shown")
-    order = [(NAMES[m], snr) for m in metrics for snr in sorted(rows["snr_db"].unique())]
+    order = [(NAMES.get(m, m), snr) for m in metrics for snr in sorted(rows["snr_db"].unique())]
     wide = wide.reindex(columns=pd.MultiIndex.from_tuples(order), index=list(dict.fromkeys(rows["method"])))
     wide.columns = pd.MultiIndex.from_tuples([(m, f"{snr:g}") for m, snr in order], names=["", "SNR (dB)"])
     return wide.rename_axis(index=None)

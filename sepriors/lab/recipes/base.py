@@ -86,7 +86,9 @@ class OfOneCorpus(Recipe):
         """A split's files in random order, of `train` until there are enough minutes, and what they are."""
         rows = corpora.select(kind=self.kind, split=split, **self.select).sample(frac=1, random_state=seed)
         if rows.empty:
-            raise CorpusError(f"expected {split} files of {dict(self.select) or self.kind}, got none; {corpora}")
+            raise CorpusError(
+                f"expected {split} files of {dict(self.select) or self.kind}, got none, see sepriors fetch; {corpora}"
+            )
         if split == "train":
             rows = at_most(rows, self.minutes)
         return rows, about(rows)
