@@ -1,7 +1,5 @@
 """The `sepriors` command. Exit status: 0 done, 2 bad input (one clear line), 130 interrupted."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -1,10 +1,10 @@
 """Files that are written whole or not at all."""
 
-from __future__ import annotations
-
 import glob
 import os
 import secrets
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +27,21 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise OSError(error.errno, error.strerror, str(path)) from error  # one line that names the file
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch_folder(folder: Path, name: str, *, clear: bool = True) -> Iterator[Path]:
+    """A folder NAME~... to work in beside the final one, gone at the end whatever happens.
+
+    With `clear` those that killed runs have left go, too; no other process may be at the same work then.
+    """
+    for left in folder.glob(f"{glob.escape(name)}~*") if clear else ():
+        shutil.rmtree(left)
+    made = Path(tempfile.mkdtemp(dir=folder, prefix=f"{name}~"))
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def remove_partial(path: str | os.PathLike[str]) -> None:

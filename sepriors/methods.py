@@ -50,10 +50,8 @@ class NoiseEM(Method):
     def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
         domain = self.front_end.bind(x)
         X = domain(x)
-        noise = self.noise.start(x, X, domain, generators)
-        rounds = em(
-            X, placed(self.estep, x), noise, update=self.noise.update, iterations=self.iterations, generators=generators
-        )
+        estep, noise = placed(self.estep, x), self.noise.start(x, X, domain, generators)
+        rounds = em(X, estep, noise, update=self.noise.update, iterations=self.iterations, generators=generators)
         yield from in_time(rounds, domain, x.shape[-1])
 
 
@@ -66,12 +64,12 @@ def placed(estep: Any, x: torch.Tensor) -> Any:
 
 def in_time(rounds: Iterator[Step], domain: Domain, length: int) -> Iterator[Step]:
     """Steps whose estimate is a waveform in place of a spectrum."""
+
+    def back(spectrum: Callable[[], torch.Tensor]) -> torch.Tensor:
+        return domain.inverse(spectrum(), length)
+
     for step in rounds:
-        yield step._replace(estimate=partial(_waveform, step.estimate, domain, length))
-
-
-def _waveform(spectrum: Callable[[], torch.Tensor], domain: Domain, length: int) -> torch.Tensor:
-    return domain.inverse(spectrum(), length)
+        yield step._replace(estimate=partial(back, step.estimate))
 
 
 def nmf_em(
@@ -120,20 +118,19 @@ def ldem(prior: Any, **choices: Any) -> NoiseEM:
     return variance_em(prior, latent, **choices)
 
 
-def recurrent(latent: Latent, prior: Any = None, **choices: Any) -> NoiseEM:
+def recurrent(prior: Any, latent: Latent, **choices: Any) -> NoiseEM:
     """EM with the recurrent prior and the settings of Sadeghi & Serizel (2024): rank 8, 100 rounds."""
     running = Running(batch_size=8, max_seconds=30.0, parallel=True)
-    return variance_em(prior or priors.load("rvae"), latent, initial_gain=1.0, **{"running": running} | choices)
+    return variance_em(prior, latent, initial_gain=1.0, **{"running": running} | choices)
 
 
-def recurrent_ldem(chains: int, final_times: int, **choices: Any) -> NoiseEM:
+def recurrent_ldem(prior: Any, chains: int, final_times: int, **choices: Any) -> NoiseEM:
     """Langevin dynamics with the recurrent prior, one step a round."""
     # Deviation: steps in the shape of a clean frame's posterior, since a plain one of .01 diverges there; averaged
     # noise; `chains` states serve the rounds, `final_times` as many the estimate; no perturbation between rounds.
-    prior = priors.load("rvae")
     walk = Langevin(0.5, prior.posterior_shape(fraction=1.0), averaged=True)
     latent = MCMC(walk, steps=1, chains=chains, start_variance=0.01, final_steps=5, final_times=final_times)
-    return recurrent(latent, prior, **choices)
+    return recurrent(prior, latent, **choices)
 
 
 def diffusion_em(prior: Any, estep: Any, iterations: int, noise: NoiseModel = FreeNMF(4), **choices: Any) -> NoiseEM:  # noqa: B008
@@ -147,14 +144,10 @@ def diffusion_em(prior: Any, estep: Any, iterations: int, noise: NoiseModel = Fr
     return NoiseEM(front_end, estep(prior.denoise), noise, iterations, **{"running": running} | choices)
 
 
-def scored(estep: Any, iterations: int) -> NoiseEM:
-    """`diffusion_em` with the score prior, its noise begun by `nmf`."""
+def scored(prior: Any, speech_bases: torch.Tensor, estep: Any, iterations: int) -> NoiseEM:
+    """`diffusion_em` whose noise is begun by `nmf`."""
     # Deviation: the source's noise starts at random, and behind the compression; chapter 6 measures what that costs.
-    return diffusion_em(priors.load("score"), estep, iterations, Begun(nmf_em(_bases("nmf-speech"))))
-
-
-def _bases(card: str) -> torch.Tensor:
-    return load(card).tensors["W"].float()
+    return diffusion_em(prior, estep, iterations, Begun(nmf_em(speech_bases)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,9 +178,8 @@ class KnownVariance(Method, Protocol):
         if self.variance is None:
             return self
         if self.variance.shape != (files,):
-            raise ValueError(
-                f"expected a positive variance of the noise for each of {files} files, got {self.variance}"
-            )
+            expected = f"expected a positive variance of the noise for each of {files} files"
+            raise ValueError(f"{expected}, got {self.variance}")
         return replace(self, variance=self.variance[[p.row for p in segments]])  # type: ignore[type-var]
 
 
@@ -215,11 +207,7 @@ class FlowMAP(KnownVariance):
     @classmethod
     def oracle(cls, prior: Any, **choices: Any) -> Callable[[Mixture], FlowMAP]:
         """`flow-map-oracle`: knows the noise's true variance from the bench, since no user could."""
-
-        def informed(mixture: Mixture) -> FlowMAP:
-            return cls(prior, variance=mixture.noise.square().mean(-1).reshape(-1), **choices)
-
-        return informed
+        return lambda mixture: cls(prior, variance=mixture.noise.square().mean(-1).reshape(-1), **choices)
 
     def __call__(self, x: torch.Tensor, *, generators: Generators) -> Iterator[Step]:
         prior = matched(self.prior, x)
@@ -347,10 +335,8 @@ class OracleWiener(Method):
         """The oracle of these segments of so many files."""
         rows = [x.reshape(-1, x.shape[-1]) for x in (self.clean, self.noise)]
         if {len(x) for x in rows} != {files}:
-            raise ValueError(
-                f"expected speech and noise of each of {files} files, got shapes {tuple(self.clean.shape)}, "
-                f"{tuple(self.noise.shape)}"
-            )
+            got = f"{tuple(self.clean.shape)}, {tuple(self.noise.shape)}"
+            raise ValueError(f"expected speech and noise of each of {files} files, got shapes {got}")
         clean, noise = (torch.stack([x[p.row, p.start : p.stop] for p in segments]) for x in rows)
         return replace(self, clean=clean, noise=noise)
 
@@ -362,154 +348,125 @@ class OracleWiener(Method):
 class MethodSpec(NamedTuple):
     """What `sepriors methods` lists: what a method is, its cards, how to make it, how it departs from its source.
 
-    `departures` is empty where it does not.
+    `make` is given what the cards hold, each a prior or bases (F, K). `departures` is empty where there are none. By
+    'supervised:' in `about` the leaderboard knows supervised methods.
     """
 
     about: str
     cards: tuple[str, ...]
-    make: Callable[[], Method]
+    make: Callable[..., Method]
     departures: str = ""
 
 
 SCORED = ("score", "nmf-speech")  # the cards of the methods with a score prior
+DEPSE = partial(ReverseE, restart=False, guide=diffusion.posterior_transition, every=1)
 
 METHODS: dict[str, MethodSpec] = {
     "spp-wiener": MethodSpec("noise by speech presence probability, Wiener gain; no speech prior", (), SPPWiener),
     "nmf-supervised": MethodSpec(
         "IS-NMF, 40 trained bases of speech and 40 of real noise",
-        ("nmf-speech-257", "nmf-noise-257"),
-        lambda: nmf_em(_bases("nmf-speech-257"), _bases("nmf-noise-257"), STFT(512, 128)),
-        departures="speech starts 15 dB below the mixture",
+        ("nmf-speech-257", "nmf-noise-257"), partial(nmf_em, stft=STFT(512, 128)),
+        "speech starts 15 dB below the mixture",
     ),
     "nmf": MethodSpec(
         "IS-NMF, 64 trained bases of speech, 8 of noise learned from the mixture",
-        ("nmf-speech",),
-        lambda: nmf_em(_bases("nmf-speech")),
-        departures="speech starts 15 dB below the mixture",
+        ("nmf-speech",), nmf_em, "speech starts 15 dB below the mixture",
     ),
     "vae-mcem": MethodSpec(
-        "VAE, posterior of its latent variables by Metropolis-Hastings, a gain a frame",
-        ("vae",),
-        lambda: mcem(priors.load("vae")),
-        departures="6 steps a round for 40, one draw for 10, proposals in the posterior's shape; starts low",
+        "VAE, posterior of its latent variables by Metropolis-Hastings, a gain a frame", ("vae",), mcem,
+        "6 steps a round for 40, one draw for 10, proposals in the posterior's shape; starts low",
     ),
     "vae-ldem": MethodSpec(
-        "VAE, posterior by Langevin dynamics, 10 parallel states",
-        ("vae",),
-        lambda: ldem(priors.load("vae")),
-        departures="steps in the posterior's shape; a gain a frame; two states in the rounds; starts low",
+        "VAE, posterior by Langevin dynamics, 10 parallel states", ("vae",), ldem,
+        "steps in the posterior's shape; a gain a frame; two states in the rounds; starts low",
     ),
     "vae-peem": MethodSpec(
         "VAE, posterior's mode by gradient ascent",
-        ("vae",),
-        lambda: variance_em(priors.load("vae"), PointEstimate(steps=3, learning_rate=0.01)),
-        departures="three steps of Adam a round for ten; a gain a frame; speech starts low",
+        ("vae",), partial(variance_em, latent=PointEstimate(steps=3, learning_rate=0.01)),
+        "three steps of Adam a round for ten; a gain a frame; speech starts low",
     ),
     "vae-vem": MethodSpec(
         "VAE, posterior by tuning the encoder on each file",
-        ("vae",),
-        lambda: variance_em(priors.load("vae"), Variational(steps=2, learning_rate=0.002)),
-        departures="published for the recurrent prior; two steps of Adam a round; speech starts low",
+        ("vae",), partial(variance_em, latent=Variational(steps=2, learning_rate=0.002)),
+        "published for the recurrent prior; two steps of Adam a round; speech starts low",
     ),
     "rvae-vem": MethodSpec(
         "recurrent VAE, posterior by tuning the encoder on each file",
-        ("rvae",),
-        lambda: recurrent(Variational(steps=1, learning_rate=0.001)),
-        departures="the posterior's spread does not look back; recurrent matrices of the encoder stay",
+        ("rvae",), partial(recurrent, latent=Variational(steps=1, learning_rate=0.001)),
+        "the posterior's spread does not look back; recurrent matrices of the encoder stay",
     ),
     "rvae-peem": MethodSpec(
         "recurrent VAE, posterior's mode by gradient ascent",
-        ("rvae",),
-        lambda: recurrent(PointEstimate(steps=1, learning_rate=0.03)),
-        departures="the posterior's spread does not look back; one step of Adam a round for ten",
+        ("rvae",), partial(recurrent, latent=PointEstimate(steps=1, learning_rate=0.03)),
+        "the posterior's spread does not look back; one step of Adam a round for ten",
     ),
     "rvae-mhem": MethodSpec(
         "recurrent VAE, posterior by Metropolis-Hastings",
-        ("rvae",),
-        lambda: recurrent(MCMC(RandomWalk(0.01), steps=10, final_steps=10, final_keep=5)),
-        departures="the posterior's spread does not look back",
+        ("rvae",), partial(recurrent, latent=MCMC(RandomWalk(0.01), steps=10, final_steps=10, final_keep=5)),
+        "the posterior's spread does not look back",
     ),
     "rvae-malaem": MethodSpec(
         "recurrent VAE, posterior by the Metropolis-adjusted Langevin algorithm",
-        ("rvae",),
-        lambda: recurrent(MCMC(MALA(0.01, tamed=True), steps=10, final_steps=10, final_keep=5)),
-        departures="the posterior's spread does not look back",
+        ("rvae",), partial(recurrent, latent=MCMC(MALA(0.01, tamed=True), steps=10, final_steps=10, final_keep=5)),
+        "the posterior's spread does not look back",
     ),
     "rvae-ldem": MethodSpec(
         "recurrent VAE, posterior by Langevin dynamics, 10 parallel states",
-        ("rvae",),
-        lambda: recurrent_ldem(chains=2, final_times=5),
-        departures="steps in the posterior's shape, averaged noise; two states in the rounds",
+        ("rvae",), partial(recurrent_ldem, chains=2, final_times=5),
+        "steps in the posterior's shape, averaged noise; two states in the rounds",
     ),
     "rvae-fast": MethodSpec(
         "recurrent VAE, posterior by Langevin dynamics, one state, 45 rounds",
-        ("rvae",),
-        lambda: recurrent_ldem(chains=1, final_times=4, iterations=45),
-        departures="ours, after `rvae-ldem`",
+        ("rvae",), partial(recurrent_ldem, chains=1, final_times=4, iterations=45), "ours, after `rvae-ldem`",
     ),
     "udiffse": MethodSpec(
         "diffusion, five rounds of a guided reverse process, the last of them with four draws",
-        SCORED,
         # Deviation: two draws for four in the rounds that only teach the noise; two thirds of the time
-        lambda: scored(partial(ReverseE, draws=(2, 2, 2, 2, 4)), iterations=5),
-        departures="small network; noise begun by `nmf`; the prior's variance is no noise; two draws for four",
+        SCORED, partial(scored, estep=partial(ReverseE, draws=(2, 2, 2, 2, 4)), iterations=5),
+        "small network; noise begun by `nmf`; the prior's variance is no noise; two draws for four",
     ),
     "udiffse-plus": MethodSpec(
         "diffusion, one guided reverse process that learns the noise on its way, four draws",
-        SCORED,
-        lambda: scored(partial(ReverseE, restart=False), iterations=15),
-        departures="small network; noise begun by `nmf`; the prior's variance is no noise",
+        SCORED, partial(scored, estep=partial(ReverseE, restart=False), iterations=15),
+        "small network; noise begun by `nmf`; the prior's variance is no noise",
     ),
     "depse": MethodSpec(
         "diffusion, one reverse process of posterior transitions, which need no weight, four draws",
-        SCORED,
-        lambda: scored(partial(ReverseE, restart=False, guide=diffusion.posterior_transition, every=1), iterations=30),
-        departures="small network; noise begun by `nmf`; the prior's variance is no noise",
+        SCORED, partial(scored, estep=DEPSE, iterations=30),
+        "small network; noise begun by `nmf`; the prior's variance is no noise",
     ),
     "udiffse-fast": MethodSpec(
         "diffusion, ten rounds of a Gibbs sampler between speech and noisier speech, one draw",
-        SCORED,
-        lambda: scored(GibbsE, iterations=10),
-        departures="ours, after the split Gibbs sampler of Vono et al. (2019)",
+        SCORED, partial(scored, estep=GibbsE, iterations=10),
+        "ours, after the split Gibbs sampler of Vono et al. (2019)",
     ),
     "diffusion-supervised": MethodSpec(
         "diffusion conditional on the mixture, four draws; supervised: trained on pairs",
-        ("diffusion-supervised",),
         # Deviation: ten steps for thirty, four draws for one: as good, and judged like the draws of `udiffse`.
-        lambda: ConditionalDiffusion(priors.load("diffusion-supervised"), iterations=10, draws=4),
-        departures="after SGMSE+, without its drift; small network; ten steps for thirty, four draws",
+        ("diffusion-supervised",), partial(ConditionalDiffusion, iterations=10, draws=4),
+        "after SGMSE+, without its drift; small network; ten steps for thirty, four draws",
     ),
     "use-ddp": MethodSpec(
         "codec with a branch for speech and one for noise, learned from mixtures and corpora without pairs",
-        ("use-ddp",),
-        lambda: Separator(priors.load("use-ddp")),
-        departures="small codec, trained here; leakage and cycle losses beside the source's",
+        ("use-ddp",), Separator, "small codec, trained here; leakage and cycle losses beside the source's",
     ),
     "bsse": MethodSpec(
         "mask from spectrum and self-supervised embeddings; supervised: trained on pairs",
-        ("bsse",),
-        lambda: Separator(priors.load("bsse")),
-        departures="small embeddings, trained here; decibels of the waveform beside the spectral loss",
+        ("bsse",), Separator, "small embeddings, trained here; decibels of the waveform beside the spectral loss",
     ),
     "flow-map": MethodSpec(
         "WaveGlow, posterior's mode by gradient ascent, stopped at the likelihood of clean speech; white noise only",
-        ("waveglow",),
-        lambda: FlowMAP(priors.load("waveglow")),
-        departures="half the width; speech at a random level in training",
+        ("waveglow",), FlowMAP, "half the width; speech at a random level in training",
     ),
     "flow-tweedie": MethodSpec(
         "WaveGlow of noisy speech, posterior's mean in one step; white noise only",
-        ("waveglow-noisy",),
-        lambda: FlowTweedie(priors.load("waveglow-noisy")),
-        departures="ours: Tweedie's formula with a flow of noisy speech",
+        ("waveglow-noisy",), FlowTweedie, "ours: Tweedie's formula with a flow of noisy speech",
     ),
     "flow-langevin": MethodSpec(
         "WaveGlow of noisy speech, posterior's mean by annealed Langevin dynamics, 5 chains; white noise only",
-        ("waveglow-noisy",),
-        lambda: FlowLangevin(priors.load("waveglow-noisy")),
-        departures="ours, after Jayaram & Thickstun (2020): a descent between levels",
+        ("waveglow-noisy",), FlowLangevin, "ours, after Jayaram & Thickstun (2020): a descent between levels",
     ),
-}
+}  # fmt: skip
 
 
 def make(name: str, **changes: Any) -> Method:
@@ -523,5 +480,11 @@ def make(name: str, **changes: Any) -> Method:
     if name not in METHODS:
         near = difflib.get_close_matches(name, METHODS, n=3, cutoff=0.4) or list(METHODS)
         raise MethodError(f"unknown method {name!r}; did you mean {' or '.join(near)}?")
-    made: Any = METHODS[name].make()
+    spec = METHODS[name]
+    made: Any = spec.make(*map(_held, spec.cards))
     return replace(made, **changes) if changes else made
+
+
+def _held(card: str) -> Any:
+    """The prior of a card, or the bases of an NMF."""
+    return load(card).tensors["W"].float() if card.startswith("nmf-") else priors.load(card)

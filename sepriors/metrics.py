@@ -5,8 +5,6 @@ VoiceBank-DEMAND literature prints), narrow-band MOS-LQO (`pesq_nb`, P.862.1) an
 P.862, -0.5 to 4.5, what most papers on variational priors print).
 """
 
-from __future__ import annotations
-
 import difflib
 import math
 import multiprocessing
@@ -26,6 +24,8 @@ from threadpoolctl import threadpool_limits
 
 from sepriors.signal.audio import AudioError, check
 
+# Clean speech and estimate (N,), not silent, as long as each other, and their rate -> a value; MetricError where there
+# is none. `_of_tensors` makes one of a function of tensors; what is not finite becomes NaN with a reason.
 Metric = Callable[[np.ndarray, np.ndarray, int], float]
 CLEAN_FREE = ("dnsmos_sig", "dnsmos_bak", "dnsmos_ovr")  # these never look at the clean speech
 PESQ_SECONDS = 20  # the ITU's code crashes past 50 utterances; each, and each gap between them, has 0.2 s at least
@@ -352,6 +352,11 @@ class Scores(NamedTuple):
 
     values: dict[str, float]
     reasons: dict[str, str]
+
+    @property
+    def why(self) -> str:
+        """The reasons in one line, as tables have them."""
+        return "; ".join(f"{name}: {reason}" for name, reason in self.reasons.items())
 
 
 def check_names(names: str | Iterable[str]) -> tuple[str, ...]:

@@ -1,7 +1,5 @@
 """Half precision where the hardware computes in it: emulated bfloat16 is 3 to 11 times slower than single precision."""
 
-from __future__ import annotations
-
 import copy
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """What priors offer, what inference asks for, what a method is: neither wing knows the other, all know these."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
@@ -33,15 +31,12 @@ class VariancePrior(Protocol):
 
     def encode(self, P: torch.Tensor) -> torch.Tensor:
         """A first guess of z (..., L, T) from the power spectrogram P (..., F, T) of a mixture."""
-        ...
 
     def log_variance(self, z: torch.Tensor) -> torch.Tensor:
         """log V_s (..., F, T)."""
-        ...
 
     def log_prior(self, z: torch.Tensor) -> torch.Tensor:
         """log p(z), nats; its shape says what moves as one: frames (..., T) or utterances (...,)."""
-        ...
 
 
 class Drawable(Protocol):
@@ -52,7 +47,6 @@ class Drawable(Protocol):
 
     def draw(self, noise: torch.Tensor) -> Drawn:
         """A draw for standard normal noise (..., L, T), differentiable, and each frame's divergence from the prior."""
-        ...
 
 
 class EncodedPrior(VariancePrior, Protocol):
@@ -60,25 +54,16 @@ class EncodedPrior(VariancePrior, Protocol):
 
     def tunable(self) -> dict[str, torch.Tensor]:
         """The encoder's parameters that may differ from utterance to utterance."""
-        ...
 
     def posterior(self, P: torch.Tensor, parameters: dict[str, torch.Tensor] | None = None) -> Drawable:
         """q(z | s), by the encoder's own parameters or by these, (B, ...) each."""
-        ...
 
 
 class SignalPrior(Protocol):
-    """A density of waveforms, whose lengths are multiples of `window` and whose level is about `rms`."""
-
-    @property
-    def window(self) -> int: ...
-
-    @property
-    def rms(self) -> float: ...
+    """A density of waveforms. `flows.white`, which brings mixtures to its level, asks for `window` and `rms`, too."""
 
     def log_prob(self, s: torch.Tensor) -> torch.Tensor:
         """log p(s), nats: (B, N) -> (B,)."""
-        ...
 
 
 @runtime_checkable
@@ -87,25 +72,19 @@ class InvertiblePrior(Protocol):
 
     def __call__(self, s: torch.Tensor) -> Image:
         """Latent variables (B, N) of signals (B, N), and log |det| (B,)."""
-        ...
 
     def inverse(self, z: torch.Tensor) -> torch.Tensor:
         """The signals of latent variables."""
-        ...
 
 
 class NoisyPrior(Protocol):
     """A family of densities: of speech in white noise of a known level, a standard deviation an utterance."""
 
-    @property
-    def window(self) -> int: ...
-
-    @property
-    def rms(self) -> float: ...
+    window: int
+    rms: float
 
     def log_prob(self, s: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """log p_σ(s), nats: (B, N), (B,) -> (B,)."""
-        ...
 
 
 class Denoised(NamedTuple):

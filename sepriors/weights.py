@@ -1,7 +1,5 @@
 """Trained weights: safetensors with a card each, checked by sha256 before they are used."""
 
-from __future__ import annotations
-
 import difflib
 import hashlib
 import json
@@ -49,13 +47,6 @@ def cards() -> dict[str, dict[str, Any]]:
         raise WeightsError(f"{where}: expected cards in TOML and UTF-8, got {error}") from error
 
 
-def _complete(name: str, card: Any) -> dict[str, Any]:
-    """The card, if it says what its weights are; WeightsError otherwise."""
-    if not (isinstance(card, dict) and all(isinstance(card.get(field), str) for field in NEEDED)):
-        raise WeightsError(f"{folder() / 'cards.toml'}: expected {', '.join(NEEDED)} on the card {name!r}, got {card}")
-    return card
-
-
 def sha256(path: Path) -> str:
     """Hexadecimal digest of a file."""
     with path.open("rb") as file:
@@ -85,12 +76,14 @@ def load(name: str | os.PathLike[str], *, device: torch.device | str = "cpu") ->
     """
     known = cards()
     if str(name) in known:
-        card = _complete(str(name), known[str(name)])
-        path = folder() / card["file"]
-        if path.is_file() and sha256(path) != card["sha256"]:
-            raise WeightsError(
-                f"{path}: expected sha256 {card['sha256']}, got {sha256(path)}; train it again: {card['command']}"
-            )
+        card, where = known[str(name)], folder()
+        if not (isinstance(card, dict) and all(isinstance(card.get(field), str) for field in NEEDED)):
+            expected = f"expected {', '.join(NEEDED)} on the card {str(name)!r}"
+            raise WeightsError(f"{where / 'cards.toml'}: {expected}, got {card}")
+        path = where / card["file"]
+        if path.is_file() and (got := sha256(path)) != card["sha256"]:
+            expected = f"expected sha256 {card['sha256']}"
+            raise WeightsError(f"{path}: {expected}, got {got}; train it again: {card['command']}")
     else:
         path = Path(name)
         if path.suffix != ".safetensors":

@@ -1,6 +1,10 @@
 """What the tests share: float64 by default, one torch thread, a small corpus, and a browser."""
 
+import io
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from multiprocessing import forkserver, get_all_start_methods, get_context
 from pathlib import Path
@@ -9,15 +13,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 import torch
 from browser import browser, open_page  # noqa: F401
-from serving import server  # noqa: F401
+from serving import archive, server  # noqa: F401
 
 from sepriors import STFT, metrics, weights
 from sepriors.lab.corpora import FIELDS, Corpora, open_corpora, write_manifest
 from sepriors.priors import RVAE, VAE, Denoiser, Descript, WaveGlow
 from sepriors.signal import audio
 
+ROOT = Path(__file__).parents[1]
 torch.set_num_threads(1)
 
 
@@ -70,6 +76,30 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+def process(*command, environment=(), **options) -> subprocess.CompletedProcess:
+    """Run a script, a module (-m) or a text (-c) of Python in a process of its own."""
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"} | dict(environment)
+    options = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 600} | options
+    return subprocess.run([sys.executable, *map(str, command)], env=env, check=False, **options)
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """All that lies in a folder: a file's content, None for a folder."""
+    found = sorted(folder.rglob("*")) if folder.exists() else []
+    return {p.relative_to(folder).as_posix(): p.read_bytes() if p.is_file() else None for p in found}
+
+
+def tone(length: int = 1600, rate: int = 16000, hertz: float = 440.0, level: float = 0.3) -> torch.Tensor:
+    return level * torch.sin(2 * torch.pi * hertz * torch.arange(length, dtype=torch.float64) / rate)
+
+
+def encoded(format: str, subtype: str, x: Any = None, rate: int = 16000, **options) -> bytes:
+    """The bytes of an audio file, of a tone where nothing else is given."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.asarray(tone() if x is None else x), rate, format=format, subtype=subtype, **options)
+    return buffer.getvalue()
 
 
 def speechlike(batch: int, length: int, seed: int = 0) -> torch.Tensor:

@@ -1,29 +1,18 @@
 """Audio files in and out: what is kept, what is refused, and that nothing is left half done."""
 
-import io
 import math
 import os
 import struct
-import threading
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import encoded, tone, tree
 
-from sepriors.files import atomic_write
 from sepriors.signal import audio
 from sepriors.signal.audio import AudioError
-
-
-def tone(length=1600, rate=16000, hertz=440.0, level=0.3):
-    return level * torch.sin(2 * math.pi * hertz * torch.arange(length, dtype=torch.float64) / rate)
-
-
-def contents(folder: Path):
-    return {p.name: p.read_bytes() for p in folder.iterdir()}
-
 
 # ------------------------------------------------------------------ there and back
 
@@ -70,10 +59,8 @@ def test_a_format_that_does_not_keep_length_or_level_is_not_kept(tmp_path, subty
 # ------------------------------------------------------------------------- refused
 
 
-@pytest.mark.fault(
-    "A text, an empty file, a folder or nothing at all stands in place of audio",
-    "AudioError that names the file and what came",
-)
+@pytest.mark.fault("A text, an empty file, a folder or nothing at all stands in place of audio",
+    "AudioError that names the file and what came")  # fmt: skip
 def test_files_that_are_no_audio(tmp_path):
     (tmp_path / "text.wav").write_text("this is a text\n" * 100)
     (tmp_path / "empty.wav").touch()
@@ -91,39 +78,6 @@ def test_files_that_are_no_audio(tmp_path):
         with pytest.raises(AudioError, match=message) as caught:
             audio.read(tmp_path / name)
         assert str(tmp_path / name) in str(caught.value)
-
-
-@pytest.mark.fault(
-    "Audio is cut off at the half, or by its last thousandth (WAV, FLAC, AIFF, W64, RF64, Ogg)",
-    "AudioError",
-)
-@pytest.mark.parametrize("name", ["x.wav", "x.flac", "x.aiff", "x.w64", "x.rf64", "x.ogg"])
-@pytest.mark.parametrize("keep", [0.5, 0.999])
-def test_a_truncated_file(tmp_path, name, keep):
-    path = tmp_path / name
-    soundfile.write(path, tone(16000), 16000)
-    assert audio.read(path)[0].shape == (1, 16000)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(keep * len(whole))])
-    with pytest.raises(AudioError):
-        audio.read(path)
-
-
-@pytest.mark.parametrize("size", [0, 0x7FFFFFFF, 0xFFFFFFFF, 0x7FFFF024])
-def test_a_wav_that_a_pipe_wrote_is_not_truncated(tmp_path, size):
-    path = tmp_path / "x.wav"
-    soundfile.write(path, tone(), 16000)
-    whole = path.read_bytes()
-    path.write_bytes(whole[:4] + struct.pack("<I", size) + whole[8:])
-    assert audio.read(path)[0].shape == (1, 1600)
-
-
-def encoded(format, subtype, x=None, rate=16000, **options):
-    """The bytes of a file."""
-    buffer = io.BytesIO()
-    x = tone() if x is None else x
-    soundfile.write(buffer, np.asarray(x), rate, format=format, subtype=subtype, **options)
-    return buffer.getvalue()
 
 
 def patched(data, mark, offset, code, *values):
@@ -151,10 +105,8 @@ def mp3(x, rate=16000):
     return whole, whole[whole.index(b"\xff") + first.size :]
 
 
-@pytest.mark.fault(
-    "An MP3 of variable bit rate comes from a pipe, so that nothing counts its frames",
-    "It is decoded to its end, whatever length libsndfile guesses",
-)
+@pytest.mark.fault("An MP3 of variable bit rate comes from a pipe, so that nothing counts its frames",
+    "It is decoded to its end, whatever length libsndfile guesses")  # fmt: skip
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("rate", [16000, 44100])
 def test_an_mp3_of_unknown_length_is_read_to_its_end(tmp_path, rate, channels):
@@ -175,12 +127,8 @@ def test_what_surrounds_the_frames_of_an_mp3(tmp_path, kind):
     data = mp3(uneven())[kind]
     alone = read(tmp_path, data, "alone")
     tag = b"ID3\4\0\0\0\0\1\0" + bytes(128)
-    for before, after in (
-        (tag, b""),
-        (b"", b"TAG" + bytes(125)),
-        (tag + bytes(50), bytes(5000)),
-        (b"", b"\xff" * 3000),
-    ):
+    ends = (tag, b""), (b"", b"TAG" + bytes(125)), (tag + bytes(50), bytes(5000)), (b"", b"\xff" * 3000)
+    for before, after in ends:
         assert read(tmp_path, before + data + after).equal(alone)
 
 
@@ -192,57 +140,50 @@ def test_a_count_of_mp3_frames_that_is_too_low(tmp_path):
         read(tmp_path, patched(whole, mark, 8, ">I", 200))
 
 
-@pytest.mark.fault(
-    "Two compressed files were joined by `cat` (MP3 with and without a count, Ogg Vorbis, Opus, FLAC)",
-    "Both are decoded, one after the other; AudioError where their rates or channels differ",
-)
+def compressed(kind, x, rate=16000):
+    """The bytes of an MP3 (`piped`: with nothing that counts its frames), an Ogg Vorbis or Opus, or a FLAC."""
+    if "mp3" in kind:
+        return mp3(x, rate)[kind == "piped mp3"]
+    subtype = {"vorbis": "VORBIS", "opus": "OPUS", "flac": "PCM_16"}[kind]
+    return encoded("FLAC" if kind == "flac" else "OGG", subtype, x, rate)
+
+
+@pytest.mark.fault("Two compressed files were joined by `cat` (MP3 with and without a count, Ogg Vorbis, Opus, FLAC)",
+    "Both are decoded, one after the other; AudioError where their rates or channels differ")  # fmt: skip
 @pytest.mark.parametrize("kind", ["mp3", "piped mp3", "vorbis", "opus", "flac"])
 def test_joined_files_are_read_one_after_the_other(tmp_path, kind):
-    def made(x, rate=16000):
-        if "mp3" in kind:
-            return mp3(x, rate)[kind == "piped mp3"]
-        subtype = {"vorbis": "VORBIS", "opus": "OPUS", "flac": "PCM_16"}[kind]
-        return encoded("FLAC" if kind == "flac" else "OGG", subtype, x, rate)
-
-    first, second = made(uneven()), made(tone(20000))
+    first, second = compressed(kind, uneven()), compressed(kind, tone(20000))
     a, b = read(tmp_path, first, "a"), read(tmp_path, second, "b")
     joined = read(tmp_path, first + second, "ab")
+    refused = pytest.raises(AudioError, match="x: expected joined streams of the same channels and rate, got 1 at 1600")
     if kind == "piped mp3":  # nothing shows the seam, so the decoder goes on
         assert joined.shape[1] == a.shape[1] + b.shape[1]
     else:
         assert joined.equal(torch.cat([a, b], 1))
-        with pytest.raises(AudioError, match=r"x: expected joined streams of the same channels and rate, got 1 at"):
-            read(tmp_path, first + made(torch.stack([tone(20000)] * 2, 1)))
-    with pytest.raises(AudioError, match="expected joined streams of the same channels and rate, got 1 at 16000 Hz an"):
-        read(tmp_path, first + made(tone(20000, 24000), 24000)) if kind != "opus" else read(
-            tmp_path, first + encoded("OGG", "OPUS", tone(20000), 48000)
-        )
+        with refused:
+            read(tmp_path, first + compressed(kind, torch.stack([tone(20000)] * 2, 1)))
+    rate = 48000 if kind == "opus" else 24000
+    with refused:
+        read(tmp_path, first + compressed(kind, tone(20000, rate), rate))
 
 
-@pytest.mark.parametrize(
-    ("format", "subtype"), [("WAV", "PCM_16"), ("AIFF", "PCM_16"), ("CAF", "PCM_16"), ("AU", "PCM_16")]
-)
-def test_joined_files_of_samples_are_refused(tmp_path, format, subtype):
-    data = encoded(format, subtype)
+@pytest.mark.parametrize("format", ["WAV", "AIFF", "CAF", "AU"])
+def test_joined_files_of_samples_are_refused(tmp_path, format):
+    data = encoded(format, "PCM_16")
     with pytest.raises(AudioError, match="expected one file, got two joined: after 3200 bytes of audio another begins"):
         read(tmp_path, data + data)
 
 
 @pytest.mark.fault(
-    "The last 2 kB of an Ogg, Opus, MP3 or FLAC file are missing, or its last page or frame",
+    "The second half or the last 2 kB of an Ogg, Opus, MP3 or FLAC file are missing, or its last page or frame",
     "AudioError: truncated",
 )
 @pytest.mark.parametrize("kind", ["vorbis", "opus", "mp3", "piped mp3", "flac"])
 def test_a_compressed_file_without_its_end(tmp_path, kind):
-    noise = 0.2 * torch.randn(200_000, generator=torch.Generator().manual_seed(0))
-    if "mp3" in kind:
-        data = mp3(noise)[kind == "piped mp3"]
-    else:
-        subtype = {"vorbis": "VORBIS", "opus": "OPUS", "flac": "PCM_16"}[kind]
-        data = encoded("FLAC" if kind == "flac" else "OGG", subtype, noise)
+    data = compressed(kind, 0.2 * torch.randn(200_000, generator=torch.Generator().manual_seed(0)))
     assert read(tmp_path, data).shape[1] >= 200_000
     cuts = [-2000, -1] + ([data.rindex(b"OggS")] if b"OggS" in data else [])
-    for cut in cuts:
+    for cut in cuts if kind == "piped mp3" else [len(data) // 2, *cuts]:
         with pytest.raises(AudioError, match=r"truncated|lost sync"):
             read(tmp_path, data[:cut])
 
@@ -259,10 +200,8 @@ SIZED = [  # format, where its number of bytes of audio stands, how, and what it
 ]
 
 
-@pytest.mark.fault(
-    "A recorder was cut off, or wrote to a pipe: its header says 0 or the largest number (WAV to CAF)",
-    "All that follows is audio, and is read",
-)
+@pytest.mark.fault("A recorder was cut off, or wrote to a pipe: its header says 0 or the largest number (WAV to CAF)",
+    "All that follows is audio, and is read")  # fmt: skip
 @pytest.mark.parametrize(("format", "mark", "offset", "code", "more"), SIZED)
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24"])
 def test_a_size_that_was_never_written(tmp_path, format, mark, offset, code, more, subtype):
@@ -273,6 +212,8 @@ def test_a_size_that_was_never_written(tmp_path, format, mark, offset, code, mor
         assert read(tmp_path, patched(data, mark, offset, code, size))[:, :1001].equal(whole), size
 
 
+@pytest.mark.fault("Audio is cut off at the half, or by its last sample (WAV, RF64, W64, AIFF, AU, CAF)",
+    "AudioError that says how many bytes there are")  # fmt: skip
 @pytest.mark.parametrize(("format", "mark", "offset", "code", "more"), SIZED)
 def test_a_size_that_is_too_large_is_told_with_what_is_there(tmp_path, format, mark, offset, code, more):
     data = encoded(format, "PCM_16")
@@ -281,8 +222,10 @@ def test_a_size_that_is_too_large_is_told_with_what_is_there(tmp_path, format, m
     with pytest.raises(AudioError, match=r"truncated, its header promises 3202 bytes of audio, there are 3200"):
         read(tmp_path, patched(data, mark, offset, code, size + 2))
     assert read(tmp_path, patched(data, mark, offset, code, size + 1)).shape == (1, 1600)  # no sample is missing
-    with pytest.raises(AudioError, match=r"truncated, its header promises 3200 bytes of audio, there are 3198"):
-        read(tmp_path, data[:-2])
+    for missing in (2, 1600):
+        there = 3200 - missing
+        with pytest.raises(AudioError, match=f"truncated, its header promises 3200 bytes of audio, there are {there}"):
+            read(tmp_path, data[:-missing])
 
 
 def test_a_sphere_file_that_is_cut(tmp_path):
@@ -303,14 +246,14 @@ def test_an_empty_wav_with_notes_is_empty(tmp_path):
     "The size of a WAV as a whole is that of the file, or up to 4 bytes too large, or counts a pad that is not there",
     "Its samples count, and are all read",
 )
-@pytest.mark.parametrize("wrong", [-36, 1, 2, 3, 4, 8])
 @pytest.mark.parametrize(("subtype", "length"), [("PCM_16", 1600), ("PCM_U8", 1601), ("PCM_24", 1601)])
-def test_the_size_of_the_whole_does_not_matter(tmp_path, wrong, subtype, length):
+def test_the_size_of_the_whole_does_not_matter(tmp_path, subtype, length):
     data = encoded("WAV", subtype, tone(length))
     start = data.index(b"data") + 8
     data = data[: start + length * {"PCM_16": 2, "PCM_U8": 1, "PCM_24": 3}[subtype]]  # without the pad
-    got = read(tmp_path, data[:4] + struct.pack("<I", len(data) - 8 + wrong) + data[8:])
-    assert got.shape == (1, length)
+    piped = (0, 0x7FFFFFFF, 0xFFFFFFFF, 0x7FFFF024)
+    for size in (*piped, *(len(data) - 8 + wrong for wrong in (-36, 1, 2, 3, 4, 8))):
+        assert read(tmp_path, data[:4] + struct.pack("<I", size) + data[8:]).shape == (1, length)
     with pytest.raises(AudioError, match="truncated"):
         read(tmp_path, data[:-1])
 
@@ -364,26 +307,20 @@ def test_names_that_are_not_plain(tmp_path, name):
 
 @pytest.mark.fault("One sample is NaN or infinite", "AudioError that counts them")
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("channel", [0, 1])
-def test_samples_that_are_no_numbers(tmp_path, value, channel):
-    x = np.zeros((100, 2), np.float32)
-    x[50, channel] = value
-    soundfile.write(tmp_path / "x.wav", x, 16000, subtype="FLOAT")
+def test_samples_that_are_no_numbers(tmp_path, value):
+    x = np.zeros((100, 2))
+    x[50, 1] = value
     with pytest.raises(AudioError, match="expected finite samples, got 1 that are NaN or infinite"):
-        audio.read(tmp_path / "x.wav")
+        read(tmp_path, encoded("WAV", "FLOAT", x))
 
 
-@pytest.mark.parametrize(
-    ("x", "message"),
-    [
-        ([0.0], "expected a torch.Tensor of samples, got list"),
-        (torch.zeros(3, dtype=torch.complex64), "expected real samples, got torch.complex64"),
-        (torch.zeros(3, dtype=torch.int16), "expected floating-point samples in"),
-        (torch.zeros(0), "expected at least one sample"),
-        (torch.tensor(1.0), "expected at least one sample"),
-        (torch.tensor([0.0, math.nan]), "expected finite samples, got 1"),
-    ],
-)
+@pytest.mark.parametrize(("x", "message"), [
+    ([0.0], "expected a torch.Tensor of samples, got list"),
+    (torch.zeros(3, dtype=torch.complex64), "expected real samples, got torch.complex64"),
+    (torch.zeros(3, dtype=torch.int16), "expected floating-point samples in"),
+    (torch.zeros(0), "expected at least one sample"), (torch.tensor(1.0), "expected at least one sample"),
+    (torch.tensor([0.0, math.nan]), "expected finite samples, got 1"),
+])  # fmt: skip
 def test_tensors_that_are_no_waveforms(tmp_path, x, message):
     with pytest.raises(AudioError, match=f"noisy: {message}"):
         audio.check(x, "noisy")
@@ -401,7 +338,7 @@ def test_where_it_cannot_write(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
         audio.write(tmp_path / "file" / "x.wav", tone(), 16000)
-    assert contents(tmp_path) == {"file": b""}
+    assert tree(tmp_path) == {"file": b""}
 
 
 # --------------------------------------------------------------- whole or not at all
@@ -419,14 +356,12 @@ def test_what_is_there_stays_unless_asked(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["x.wav"]
 
 
-@pytest.mark.fault(
-    "The disk is full, or Ctrl-C comes, while audio is written",
-    "The old file is whole, no new one is there",
-)
+@pytest.mark.fault("The disk is full, or Ctrl-C comes, while audio is written",
+    "The old file is whole, no new one is there")  # fmt: skip
 @pytest.mark.parametrize("failure", ["raises", "short", "interrupted"])
 def test_a_full_disk_leaves_nothing_and_harms_nothing(tmp_path, monkeypatch, failure):
     audio.write(tmp_path / "old.wav", tone(), 16000)
-    before = contents(tmp_path)
+    before = tree(tmp_path)
     real = soundfile.write
 
     def full(file, data, *args, **kwargs):
@@ -440,17 +375,14 @@ def test_a_full_disk_leaves_nothing_and_harms_nothing(tmp_path, monkeypatch, fai
     for name in ("old.wav", "new.wav"):
         with pytest.raises(KeyboardInterrupt if failure == "interrupted" else OSError):
             audio.write(tmp_path / name, tone(), 16000, overwrite=True)
-    assert contents(tmp_path) == before
+    assert tree(tmp_path) == before
 
 
 def test_the_rights_of_other_files_are_left_alone(tmp_path, monkeypatch):
     """To ask for the process's mask is to change it, for all threads, for a moment."""
     monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the mask was touched"))
-    threads = [threading.Thread(target=audio.write, args=(tmp_path / f"{i}.wav", tone(), 16000)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda i: audio.write(tmp_path / f"{i}.wav", tone(), 16000), range(4)))
     (tmp_path / "other").touch()
     assert {p.stat().st_mode for p in tmp_path.iterdir()} == {(tmp_path / "other").stat().st_mode}
 
@@ -459,24 +391,6 @@ def test_a_name_as_long_as_it_may_be(tmp_path):
     path = tmp_path / (251 * "x" + ".wav")
     audio.write(path, tone(), 16000)
     assert audio.read(path)[0].shape == (1, 1600)
-
-
-def test_whole_keeps_what_was_there_if_the_block_fails(tmp_path):
-    path = tmp_path / "x.txt"
-    path.write_text("before")
-
-    def fails():
-        with atomic_write(path) as part:
-            part.write_text("half")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fails()
-    assert contents(tmp_path) == {"x.txt": b"before"}
-    with atomic_write(path) as part:
-        part.write_text("after")
-        assert path.read_text() == "before"
-    assert contents(tmp_path) == {"x.txt": b"after"}
 
 
 # ---------------------------------------------------------------------- resampling
@@ -495,10 +409,9 @@ def test_nothing_above_half_the_rate_folds_back():
     assert audio.resample(x, 48000, 16000)[500:-500].abs().max() < 1e-3
 
 
-@pytest.mark.parametrize(
-    ("a", "b"),
-    [(16001, 16000), (44056, 16000), (16000, 44056), (44101, 16000), (16000, 47999), (44100, 16000), (8000, 16000)],
-)
+@pytest.mark.parametrize(("a", "b"), [
+    (16001, 16000), (44056, 16000), (16000, 44056), (44101, 16000), (16000, 47999), (44100, 16000), (8000, 16000),
+])  # fmt: skip
 def test_a_sine_comes_out_as_exactly_at_any_two_rates(a, b):
     """Rates that share little used to err by -53 dB, and to lose half of what lies at 7 kHz."""
     for hertz in (300, 1000, 0.4 * min(a, b), 0.435 * min(a, b)):
@@ -509,8 +422,8 @@ def test_a_sine_comes_out_as_exactly_at_any_two_rates(a, b):
 
 
 def test_a_rare_rate_gives_what_the_filter_of_a_common_one_gives(monkeypatch):
-    x = torch.randn(2, 3, 5000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    for a, b in ((44100, 16000), (8000, 16000), (48000, 16000), (16000, 22050), (7, 3), (3, 7)):
+    x = torch.randn(2, 2000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for a, b in ((44100, 16000), (8000, 16000), (7, 3), (3, 7)):
         expected = audio.resample(x, a, b)
         with monkeypatch.context() as patch:
             patch.setattr(audio, "MAX_KERNEL", 0)
@@ -548,8 +461,7 @@ def test_what_could_be_read_can_be_read(tmp_path, format, subtype, step):
     torch.testing.assert_close(got, x.float(), atol=step, rtol=0)
 
 
-@pytest.mark.parametrize("size", [0, 1, 2, 7])
-@pytest.mark.parametrize("name", [b"odd ", b"bext", b"a1.Z"])
+@pytest.mark.parametrize(("size", "name"), [(0, b"odd "), (1, b"bext"), (7, b"a1.Z"), (2, b"odd ")])
 def test_chunks_that_nobody_knows(tmp_path, size, name):
     data = encoded("WAV", "PCM_16")
     chunk = name + struct.pack("<I", size) + size * b"x" + (size % 2) * b"\0"

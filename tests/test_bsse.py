@@ -5,15 +5,15 @@ import math
 import pytest
 import torch
 from conftest import drawn, normal
+from test_priors import SMALL_SSL
 
 from sepriors.priors import BSSE, SSL
 
-FEW = {"width": 8, "layers": 2, "heads": 2, "inner": 16, "channels": (4, 4, 4, 4, 4, 4, 8)}
 INPUTS = ["spectrum", "embeddings", "both"]
 
 
 def small(inputs="both"):
-    return drawn(BSSE(inputs, None if inputs == "spectrum" else SSL(**FEW), width=8, hidden=6))
+    return drawn(BSSE(inputs, None if inputs == "spectrum" else SSL(**SMALL_SSL), width=8, hidden=6))
 
 
 # ------------------------------------------------------------- spectrum
@@ -34,7 +34,7 @@ def test_the_layers_weights_add_to_one():
     net = small()
     assert net.layer_weights.shape == (3,)
     assert float(net.layer_weights.sum()) == pytest.approx(1)
-    fresh = BSSE("both", SSL(**FEW)).layer_weights
+    fresh = BSSE("both", SSL(**SMALL_SSL)).layer_weights
     torch.testing.assert_close(fresh, torch.full((3,), 1 / 3))
 
 
@@ -76,14 +76,11 @@ def test_inputs_that_are_not_there_do_not_matter():
     assert small("spectrum").ssl is None
 
 
-@pytest.mark.parametrize(
-    ("inputs", "ssl", "message"),
-    [
-        ("both", None, "expected an SSL"),
-        ("spectrum", SSL(**FEW), "expected no SSL"),
-        ("spectra", None, "expected inputs"),
-    ],
-)
+@pytest.mark.parametrize(("inputs", "ssl", "message"), [
+    ("both", None, "expected an SSL"),
+    ("spectrum", SSL(**SMALL_SSL), "expected no SSL"),
+    ("spectra", None, "expected inputs"),
+])  # fmt: skip
 def test_inputs_that_do_not_fit(inputs, ssl, message):
     with pytest.raises(ValueError, match=message):
         BSSE(inputs, ssl)

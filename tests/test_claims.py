@@ -26,8 +26,7 @@ def test_the_interval_of_many_is_the_normal_one():
     e = bootstrap(x, "label")
     half = 1.96 * x.std() / math.sqrt(len(x))
     assert e.value == pytest.approx(x.mean())
-    assert e.low == pytest.approx(x.mean() - half, abs=0.1 * half)
-    assert e.high == pytest.approx(x.mean() + half, abs=0.1 * half)
+    assert (e.low, e.high) == pytest.approx((x.mean() - half, x.mean() + half), abs=0.1 * half)
     assert (e.n, e.label) == (4000, "label")
     assert bootstrap(x, "label") == e  # seeded
     shifted = bootstrap(2 * x + 1)
@@ -88,73 +87,49 @@ def test_two_ways_are_careful_with_what_is_each_files_own():
     assert ratio == pytest.approx(3**0.5, rel=0.08)
 
 
-def test_two_ways_cover_the_truth_where_one_does_not():
-    """Files of 12 speakers in 24 recordings, unbalanced; both matter."""
-    rng, hits = np.random.default_rng(0), {"two": 0, "recordings": 0}
-    speakers, recordings = np.arange(48) % 12, rng.permutation(np.arange(48) % 24)
-    for trial in range(300):
-        x = 5 + rng.normal(0, 2, 12)[speakers] + rng.normal(0, 1, 24)[recordings] + rng.normal(0, 0.5, 48)
-        two = bootstrap(x, speakers=speakers, recordings=recordings, resamples=400, seed=trial)
-        one = bootstrap(x, recordings=recordings, resamples=400, seed=trial)
-        for name, e in (("two", two), ("recordings", one)):
-            hits[name] += e.low <= 5 <= e.high
-    assert hits["two"] / 300 > 0.9
-    assert hits["recordings"] / 300 < 0.8
-
-
 def test_a_draw_without_a_file_is_drawn_again():
     """Two files that share nothing: half of all draws miss both."""
     e = bootstrap([1.0, 3.0], speakers=["a", "b"], recordings=["x", "y"])
     assert (e.value, e.low, e.high) == (2.0, 1.0, 3.0)
 
 
-@pytest.mark.parametrize(
-    ("values", "clusters", "why"),
-    [
-        ([0.3], {}, "one file"),
-        ([0.3], {"speakers": ["a"], "recordings": ["x"]}, "one file"),
-        ([0.3, math.nan], {}, "one file"),
-        ([1.0, 2.0, 3.0], {"recordings": ["x", "x", "x"]}, "one recording"),
-        ([1.0, 2.0, 3.0], {"speakers": ["a", "a", "a"], "recordings": ["x", "y", "z"]}, "one speaker"),
-        ([1.0, 2.0, 3.0], {"speakers": ["a", "b", "c"], "recordings": ["x", "x", "x"]}, "one recording"),
-        ([1.0, 2.0, math.nan], {"speakers": ["a", "a", "b"]}, "one speaker"),
-        ([1.0, 2.0], {"speakers": ["a", "a"], "recordings": ["x", "x"]}, "one speaker and one recording"),
-    ],
-)
+@pytest.mark.parametrize(("values", "clusters", "why"), [
+    ([0.3], {}, "one file"),
+    ([0.3], {"speakers": ["a"], "recordings": ["x"]}, "one file"),
+    ([0.3, math.nan], {}, "one file"),
+    ([1.0, 2.0, 3.0], {"recordings": ["x", "x", "x"]}, "one recording"),
+    ([1.0, 2.0, 3.0], {"speakers": ["a", "a", "a"], "recordings": ["x", "y", "z"]}, "one speaker"),
+    ([1.0, 2.0, 3.0], {"speakers": ["a", "b", "c"], "recordings": ["x", "x", "x"]}, "one recording"),
+    ([1.0, 2.0, math.nan], {"speakers": ["a", "a", "b"]}, "one speaker"),
+    ([1.0, 2.0], {"speakers": ["a", "a"], "recordings": ["x", "x"]}, "one speaker and one recording"),
+])  # fmt: skip
 def test_one_of_a_kind_has_no_interval_and_carries_no_verdict(values, clusters, why):
     e = bootstrap(values, "delta", **clusters)
-    assert e.value == pytest.approx(np.nanmean(values))
-    assert math.isnan(e.low)
-    assert math.isnan(e.high)
-    assert e.why == why
-    assert "(no interval)" in str(e)
+    assert e[:3] == pytest.approx((np.nanmean(values), math.nan, math.nan), nan_ok=True)
+    assert (e.why, "(no interval)" in str(e)) == (why, True)
     assert judge([e], above=-9) == judge([e], below=9) == judge([UP, e], above=0) == "not judged"
     ledger = Ledger("01", CLAIMS, REAL)
     assert ledger.judge("1a", [e], above=0, reason="More would tell.") == "not judged"
     assert ledger.verdicts["1a"]["reason"] == f"no interval: {why}. More would tell."
     assert f"no interval, n = {e.n}" in ledger._repr_html_()
-    assert why in ledger._repr_html_()
 
 
 # ------------------------------------------------------------------------ verdicts
 
 
-@pytest.mark.parametrize(
-    ("evidence", "bound", "verdict"),
-    [
-        ([UP], {"above": 0}, "holds"),
-        ([UP], {"below": 0}, "fails"),
-        ([BOTH], {"above": 0}, "not judged"),
-        ([UP, BOTH], {"above": 0}, "not judged"),
-        ([UP, DOWN], {"above": 0}, "fails"),  # one that is plainly wrong is enough
-        ([BOTH, DOWN], {"above": 0}, "fails"),
-        ([UP], {"above": 1}, "not judged"),  # the bound itself is not beyond the bound
-        ([UP], {"above": 3.001}, "fails"),
-        ([Interval(1, math.nan, math.nan, 3)], {"above": 0}, "not judged"),
-        ([Interval(1, 0.5, math.nan, 3)], {"above": 0}, "not judged"),
-        ([Interval(1, -math.inf, math.inf, 3)], {"above": 0}, "not judged"),
-    ],
-)
+@pytest.mark.parametrize(("evidence", "bound", "verdict"), [
+    ([UP], {"above": 0}, "holds"),
+    ([UP], {"below": 0}, "fails"),
+    ([BOTH], {"above": 0}, "not judged"),
+    ([UP, BOTH], {"above": 0}, "not judged"),
+    ([UP, DOWN], {"above": 0}, "fails"),  # one that is plainly wrong is enough
+    ([BOTH, DOWN], {"above": 0}, "fails"),
+    ([UP], {"above": 1}, "not judged"),  # the bound itself is not beyond the bound
+    ([UP], {"above": 3.001}, "fails"),
+    ([Interval(1, math.nan, math.nan, 3)], {"above": 0}, "not judged"),
+    ([Interval(1, 0.5, math.nan, 3)], {"above": 0}, "not judged"),
+    ([Interval(1, -math.inf, math.inf, 3)], {"above": 0}, "not judged"),
+])  # fmt: skip
 def test_the_table_of_verdicts(evidence, bound, verdict):
     assert judge(evidence, **bound) == verdict
     mirrored = [Interval(-e.value, -e.high, -e.low, e.n) for e in evidence]
@@ -163,11 +138,10 @@ def test_the_table_of_verdicts(evidence, bound, verdict):
 
 
 def test_no_verdict_without_evidence_or_a_bound():
-    with pytest.raises(ClaimError, match="expected at least one estimate"):
-        judge([], above=0)
-    for bounds in ({}, {"above": 0, "below": 1}):
-        with pytest.raises(ClaimError, match="expected one bound"):
-            judge([UP], **bounds)
+    for evidence, bounds, what in (([], {"above": 0}, "at least one estimate"), ([UP], {}, "one bound"),
+                                   ([UP], {"above": 0, "below": 1}, "one bound")):  # fmt: skip
+        with pytest.raises(ClaimError, match=f"expected {what}"):
+            judge(evidence, **bounds)
 
 
 # ---------------------------------------------------------------------- the ledger
@@ -177,18 +151,14 @@ def test_a_chapter_judges_its_claims():
     ledger = Ledger("01", CLAIMS, REAL)
     assert ledger.judge("1a", [UP], above=0, unit="dB") == "holds"
     assert ledger.judge("1b", [UP, DOWN], below=0, reason="because") == "fails"
-    assert ledger.verdicts["1a"]["predicate"] == "every interval above 0 dB"
-    assert ledger.verdicts["1a"]["reason"] == ""
+    assert [ledger.verdicts["1a"][key] for key in ("predicate", "reason")] == ["every interval above 0 dB", ""]
     assert ledger.verdicts["1b"]["reason"] == "because"
     assert ledger.verdicts["1b"]["evidence"][1] == DOWN._asdict()
     assert ledger.judge("1a", [BOTH], above=0, reason="More files would tell.") == "not judged"
-    assert ledger.verdicts["1a"]["reason"] == (
-        "an interval holds the bound: undecided on 9 files. More files would tell."
-    )
+    undecided = "an interval holds the bound: undecided on 9 files. More files would tell."
+    assert ledger.verdicts["1a"]["reason"] == undecided
     html = ledger._repr_html_()
-    for text in ("up &amp; up", "&lt;2&gt;", "<strong>fails</strong>", "because"):
-        assert text in html
-    for text in ("si-sdr: 2 [1, 3], n = 9", "down: −2 [−3, −1], n = 9"):
+    for text in ("up &amp; up", "&lt;2&gt;", "<strong>fails</strong>", "because", "down: −2 [−3, −1], n = 9"):
         assert text in html
 
 
@@ -204,17 +174,14 @@ def test_a_failure_without_a_reason_is_shown_as_such(tmp_path, monkeypatch):
     assert record["verdicts"][0]["reason"] == "no reason has been written"
 
 
-@pytest.mark.parametrize(
-    ("facts", "why"),
-    [
-        ({"profile": "smoke", "is_real": True}, "a smoke run, its numbers carry no verdict"),
-        ({"profile": "book", "is_real": False}, "synthetic speech, claims are judged on real speech only"),
-    ],
-)
-@pytest.mark.parametrize("evidence", [UP, DOWN, BOTH])
-def test_smoke_and_synthetic_speech_carry_no_verdict(facts, why, evidence):
+@pytest.mark.parametrize(("facts", "why"), [
+    ({"profile": "smoke", "is_real": True}, "a smoke run, its numbers carry no verdict"),
+    ({"profile": "book", "is_real": False}, "synthetic speech, claims are judged on real speech only"),
+])  # fmt: skip
+def test_smoke_and_synthetic_speech_carry_no_verdict(facts, why):
     ledger = Ledger("01", CLAIMS, facts)
-    assert ledger.judge("1a", [evidence], above=0) == "not judged"
+    for evidence in (UP, DOWN, BOTH):
+        assert ledger.judge("1a", [evidence], above=0) == "not judged"
     assert ledger.verdicts["1a"]["reason"] == why
 
 
@@ -239,8 +206,7 @@ def test_the_record(tmp_path, monkeypatch):
     folder = tmp_path / "records" / "01"
     assert [p.name for p in folder.iterdir()] == ["claims.json"]
     record = json.loads((folder / "claims.json").read_text())
-    assert record["corpus"] == "people"
-    assert record["chapter"] == "01"
+    assert (record["corpus"], record["chapter"]) == ("people", "01")
     assert [v["verdict"] for v in record["verdicts"]] == ["holds", "holds"]
     expected = {"value": 2, "low": 1, "high": 3, "n": 9, "label": "", "missing": 0, "why": ""}
     assert record["verdicts"][0]["evidence"][0] == expected
@@ -256,15 +222,11 @@ def test_the_file_of_claims(tmp_path, monkeypatch):
     assert read_claims(path) == CLAIMS
     monkeypatch.chdir(tmp_path)
     assert Ledger.open("01", REAL).claims == CLAIMS
-    write(CLAIMS["1a"], CLAIMS["1a"])
-    with pytest.raises(ClaimError, match="claim '1a' stands twice"):
-        read_claims(path)
-    write({"id": "1a", "chapter": "01"})
-    with pytest.raises(ClaimError, match="claim '1a' lacks published, source, statement"):
-        read_claims(path)
-    write({"chapter": "01"})
-    with pytest.raises(ClaimError, match=r"claim '\?' lacks id"):
-        read_claims(path)
+    for wrong, message in (([CLAIMS["1a"]] * 2, "claim '1a' stands twice"), ([{"chapter": "01"}], r"'\?' lacks id"),
+                           ([{"id": "1a", "chapter": "01"}], "'1a' lacks published, source, statement")):  # fmt: skip
+        write(*wrong)
+        with pytest.raises(ClaimError, match=message):
+            read_claims(path)
     path.write_text("")
     assert read_claims(path) == {}
 

@@ -9,12 +9,11 @@ import sys
 import tomllib
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import soundfile
 import torch
-from conftest import alike, speechlike
+from conftest import alike, encoded, process, speechlike, tree
 
 from sepriors import METHODS, __version__, enhance, make, metrics, weights
 from sepriors.__main__ import COMMANDS, main
@@ -24,7 +23,6 @@ from sepriors.lab.training import fitting
 from sepriors.signal import audio
 
 SPEECH = speechlike(2, 8000)
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -70,39 +68,24 @@ def noisy(tmp_path):
     return path
 
 
-def tree(folder):
+def names(folder):
     """All that lies in a folder, hidden files too."""
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*")) if folder.exists() else []
-
-
-def process(*command, environment=(), **options):
-    """The command, `sepriors` or another, in a process of its own."""
-    start = [sys.executable, "-m", "sepriors"] if isinstance(command[0], str) and command[0] in COMMANDS else []
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | dict(environment)
-    options = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 300} | options
-    return subprocess.run([*start, *map(str, command)], env=env, check=False, **options)
+    return list(tree(folder))
 
 
 # ------------------------------------------------------------------- enhance: kept
 
 
-@pytest.mark.parametrize(
-    ("name", "subtype", "rate", "channels"),
-    [
-        ("a.wav", "PCM_U8", 8000, 2),
-        ("a.wav", "PCM_16", 22050, 1),
-        ("a.wav", "PCM_24", 44100, 2),
-        ("a.wav", "FLOAT", 16000, 2),
-        ("a.b.flac", "PCM_24", 48000, 1),
-        ("A.FLAC", "PCM_16", 8000, 1),
-        ("a.aif", "PCM_16", 44100, 1),
-    ],
-)
+@pytest.mark.parametrize(("name", "subtype", "rate", "channels"), [
+    ("a.wav", "PCM_U8", 8000, 2), ("a.wav", "PCM_16", 22050, 1), ("a.wav", "PCM_24", 44100, 2),
+    ("a.wav", "FLOAT", 16000, 2), ("a.b.flac", "PCM_24", 48000, 1), ("A.FLAC", "PCM_16", 8000, 1),
+    ("a.aif", "PCM_16", 44100, 1),
+])  # fmt: skip
 def test_name_length_rate_channels_and_format_are_kept(enhanced, tmp_path, name, subtype, rate, channels):
     audio.write(tmp_path / name, SPEECH[:channels, :7001], rate, subtype=subtype)
     told = f"{tmp_path / name}: {rate} Hz is enhanced at 16000 Hz, so nothing above 8 kHz remains"
     assert enhanced(tmp_path / name) == (0, [told] if rate > 16000 else [])
-    assert tree(tmp_path / "out") == [name]
+    assert names(tmp_path / "out") == [name]
     info = soundfile.info(tmp_path / "out" / name)
     assert (info.frames, info.samplerate, info.channels, info.subtype) == (7001, rate, channels, subtype)
     assert audio.read(tmp_path / "out" / name)[0].any()
@@ -119,72 +102,53 @@ def test_the_command_does_what_the_function_does(run, tmp_path):
         assert alike(got[1], enhance(SPEECH[1], make(name), 3))  # a channel is as good as a file
 
 
-@pytest.mark.parametrize(
-    ("name", "format", "subtype"),
-    [
-        ("a.ogg", "OGG", "VORBIS"),
-        ("a.mp3", "MP3", "MPEG_LAYER_III"),
-        ("a.opus", "OGG", "OPUS"),
-        ("a.wav", "WAV", "ULAW"),
-        ("a.wav", "WAV", "IMA_ADPCM"),
-    ],
-)
+@pytest.mark.parametrize(("name", "format", "subtype"), [
+    ("a.ogg", "OGG", "VORBIS"), ("a.mp3", "MP3", "MPEG_LAYER_III"), ("a.opus", "OGG", "OPUS"),
+    ("a.wav", "WAV", "IMA_ADPCM"),
+])  # fmt: skip
 def test_lossy_files_come_out_as_plain_wav(enhanced, tmp_path, name, format, subtype):
-    soundfile.write(tmp_path / name, SPEECH[0].numpy(), 16000, format=format, subtype=subtype)
+    (tmp_path / name).write_bytes(encoded(format, subtype, SPEECH[0]))
     assert enhanced(tmp_path / name)[0] == 0
-    assert tree(tmp_path / "out") == ["a.wav"]
+    assert names(tmp_path / "out") == ["a.wav"]
     info = soundfile.info(tmp_path / "out" / "a.wav")
     assert (info.frames, info.samplerate) == (soundfile.info(tmp_path / name).frames, 16000)
     assert info.subtype == "PCM_16"
 
 
 def test_folders_and_files_of_many_kinds_at_once(run, tmp_path):
-    for i, (length, rate) in enumerate([(4000, 16000), (4000, 16000), (4000, 8000), (1, 16000), (5000, 48000)]):
+    lengths = [(4000, 16000), (4000, 16000), (4000, 8000), (1, 16000), (2, 44100), (5000, 48000)]
+    for i, (length, rate) in enumerate(lengths):
         audio.write(tmp_path / "in" / f"{i}.flac", SPEECH[:1, :length], rate)
     audio.write(tmp_path / "extra.wav", SPEECH, 16000)
     command = ("--method", "nmf", "-o", tmp_path)
     assert run("enhance", tmp_path / "in", tmp_path / "extra.wav", *command[:-1], tmp_path / "out")[0] == 0
-    assert tree(tmp_path / "out") == [*(f"{i}.flac" for i in range(5)), "extra.wav"]
+    assert names(tmp_path / "out") == [*(f"{i}.flac" for i in range(len(lengths))), "extra.wav"]
     for path in [*(tmp_path / "in").iterdir(), tmp_path / "extra.wav"]:  # each as alone; two of one speech are alike
         assert run("enhance", path, *command[:-1], tmp_path / "alone")[0] == 0
         assert (tmp_path / "alone" / path.name).read_bytes() == (tmp_path / "out" / path.name).read_bytes()
+        assert soundfile.info(tmp_path / "out" / path.name).frames == soundfile.info(path).frames
     assert (tmp_path / "out" / "0.flac").read_bytes() == (tmp_path / "out" / "1.flac").read_bytes()
 
 
-def test_silence_one_sample_and_very_short_files(run, tmp_path):
-    audio.write(tmp_path / "silence.wav", torch.zeros(2, 3000), 16000)
-    for n in (1, 2, 50):  # floating point: what a method leaves of two samples may be less than a bit of 16
-        audio.write(tmp_path / f"{n}.wav", SPEECH[0, 1000 : 1000 + n], 44100, subtype="FLOAT")
-    files = [tmp_path / f"{n}.wav" for n in ("silence", 1, 2, 50)]
-    for name in ("spp-wiener", "nmf", "rvae-fast"):  # test_methods asks the others, on few rounds
-        status, _, err = run("enhance", *files, "--method", name, "-o", tmp_path / name)
-        assert (status, err[0]) == (0, f"{tmp_path / 'silence.wav'}: silent, stays silent")
-        for path in files:
-            x, _ = audio.read(tmp_path / name / path.name)
-            assert x.shape == audio.read(path)[0].shape
-            assert x.any() == (path.stem != "silence") or path.stem == "1"
-
-
-@pytest.mark.parametrize(
-    ("x", "subtype", "told"),
-    [
-        ((20 * SPEECH[0]).clamp(-1, 1), "PCM_16", "clipped in"),
-        (20 * SPEECH[0], "FLOAT", ""),  # a file of floats has no full scale
-        (torch.stack([SPEECH[0], SPEECH[1] - 0.03]), "PCM_16", "DC offset of -0.03, removed for the method and put"),
-        (SPEECH, "PCM_16", ""),
-    ],
-    ids=["clipped", "floats", "offset", "plain"],
-)
+@pytest.mark.parametrize(("x", "subtype", "told"), [
+    ((20 * SPEECH[0]).clamp(-1, 1), "PCM_16", "clipped in"),
+    (20 * SPEECH[0], "FLOAT", ""),  # a file of floats has no full scale
+    (torch.stack([SPEECH[0], SPEECH[1] - 0.03]), "PCM_16", "DC offset of -0.03, removed for the method and put"),
+    (0 * SPEECH, "PCM_16", "silent, stays silent"),
+    (SPEECH, "PCM_16", ""),
+], ids=["clipped", "floats", "offset", "silent", "plain"])  # fmt: skip
 def test_what_is_told_of_an_input(enhanced, tmp_path, x, subtype, told):
     audio.write(tmp_path / "a.wav", x, 16000, subtype=subtype)
     status, err = enhanced(tmp_path / "a.wav")
     assert (status, len(err)) == (0, bool(told))
     assert told in "".join(err)
-    assert subtype == "FLOAT" or audio.read(tmp_path / "out" / "a.wav")[0].abs().max() <= 1
+    got, _ = audio.read(tmp_path / "out" / "a.wav")
+    assert subtype == "FLOAT" or got.abs().max() <= 1
+    assert got.any() == x.any()
 
 
 def test_what_would_clip_is_lowered_and_told_of(enhanced, tmp_path, monkeypatch):
-    monkeypatch.setattr(command.running, "enhance", lambda x, method, seed: [2 * row / row.abs().max() for row in x])
+    monkeypatch.setattr(command.running, "enhance", lambda x, *_, **__: [2 * row / row.abs().max() for row in x])
     audio.write(tmp_path / "a.wav", SPEECH[0], 16000)
     audio.write(tmp_path / "f.wav", SPEECH[0], 16000, subtype="FLOAT")
     out = tmp_path / "out"
@@ -218,29 +182,18 @@ def mixed(tmp_path):
     return folder
 
 
-@pytest.mark.fault(
-    "A folder has audio of many kinds, of some that cannot be read, and folders in it",
-    "What can be read is; what was left out is told, and why; --recursive takes the folders, too",
-)
+@pytest.mark.fault("A folder has audio of many kinds, of some that cannot be read, and folders in it",
+    "What can be read is; what was left out is told, and why; --recursive takes the folders, too")  # fmt: skip
 def test_a_folder_loses_nothing_without_a_word(run, enhanced, mixed, tmp_path):
     assert enhanced(mixed) == (0, [f"{mixed}: left out {LEFT}, sub/ (in a folder of its own, --recursive takes that)"])
-    assert tree(tmp_path / "out") == ["a.wav", "d.wave", "e.au", "f.wav", "h.snd", "i.aifc"]
+    assert names(tmp_path / "out") == ["a.wav", "d.wave", "e.au", "f.wav", "h.snd", "i.aifc"]
     inside = mixed / "out"
     for _ in range(2):  # what it wrote itself is no input
         status, _, err = run("enhance", mixed, "--recursive", "--method", "spp-wiener", "-o", inside, "--force")
         assert (status, err) == (0, [f"{mixed}: left out {LEFT}"])
-        files = [p for p in tree(inside) if "." in p]
-        assert files == [*tree(tmp_path / "out"), "sub/a.flac", "sub/b.wav", "sub/deep/g.rf64"]
+        files = [p for p in names(inside) if "." in p]
+        assert files == [*names(tmp_path / "out"), "sub/a.flac", "sub/b.wav", "sub/deep/g.rf64"]
     assert {soundfile.info(inside / path).frames for path in files} == {8000}
-
-
-def test_score_takes_folders_of_folders(run, mixed, tmp_path):
-    command = ("score", mixed, "--clean", mixed, "--metrics", "si_sdr", "-o", tmp_path / "t.csv")
-    assert run(*command, "--recursive")[0] == 0
-    assert list(pd.read_csv(tmp_path / "t.csv", index_col="file").index) == list(KINDS)
-    shutil.copy(mixed / "a.wav", mixed / "a.aifc")
-    status, _, err = run(*command)
-    assert (status, "several inputs are named 'a'" in err[-1]) == (2, True)
 
 
 @pytest.mark.fault("The name of a file in a folder is not UTF-8", "It is enhanced and scored, as all others are")
@@ -254,7 +207,7 @@ def test_a_name_that_is_not_utf8(run, enhanced, tmp_path):
     status, out, _ = run("score", tmp_path / "out", "--clean", tmp_path / "in", "--metrics", "si_sdr", "-o", table)
     assert (status, r"caf\xe9.wav" in out) == (0, True)
     assert list(pd.read_csv(table)["file"]) == ["a b.wav", r"caf\xe9.wav"]
-    missing = process("enhance", tmp_path / name, "--method", "spp-wiener", "-o", tmp_path / "new")
+    missing = process("-m", "sepriors", "enhance", tmp_path / name, "--method", "spp-wiener", "-o", tmp_path / "new")
     assert (missing.returncode, missing.stderr) == (2, f"sepriors enhance: {tmp_path}/caf\\udce9.wav: no such file\n")
 
 
@@ -272,10 +225,8 @@ def test_the_name_of_a_file_for_one_result(run, refused, noisy, tmp_path):
     assert "expected a folder for the three files" in refused("mix", noisy, noisy, "-o", new)
 
 
-@pytest.mark.fault(
-    "What --resume finds is empty, cut off, shorter than its input, or the input itself",
-    "It is told and made again; an input in place of its result is refused",
-)
+@pytest.mark.fault("What --resume finds is empty, cut off, shorter than its input, or the input itself",
+    "It is told and made again; an input in place of its result is refused")  # fmt: skip
 def test_resume_believes_only_what_is_whole(run, refused, tmp_path):
     for i in range(6):
         audio.write(tmp_path / "in" / f"{i}.wav", SPEECH[i % 2], 16000)
@@ -325,36 +276,23 @@ def test_files_are_read_together_by_their_seconds(enhanced, tmp_path, monkeypatc
 
 @pytest.fixture
 def bad(tmp_path):
-    """A bad file of every kind; test_audio has more of them."""
-    folder = tmp_path / "bad"
-    audio.write(folder / "truncated.wav", SPEECH, 16000)
-    whole = (folder / "truncated.wav").read_bytes()
-    (folder / "truncated.wav").write_bytes(whole[: len(whole) * 2 // 3])
-    (folder / "text.wav").write_text("not audio, but long enough to hold a header of some kind")
-    soundfile.write(folder / "nothing.wav", np.zeros((0, 1)), 16000)
+    """A bad file of some kinds; test_audio has more of them."""
+    (tmp_path / "bad" / "folder.wav").mkdir(parents=True)
+    (tmp_path / "bad" / "truncated.wav").write_bytes(encoded("WAV", "PCM_16")[:-500])
     x = SPEECH.numpy().T.copy()
     x[100, 1] = math.nan  # in the second channel only
-    soundfile.write(folder / "nan.wav", x, 16000, subtype="FLOAT")
-    (folder / "folder.wav").mkdir()
-    return folder
+    (tmp_path / "bad" / "nan.wav").write_bytes(encoded("WAV", "FLOAT", x))
+    return tmp_path / "bad"
 
 
-@pytest.mark.fault(
-    "One bad file is among the inputs of a command",
-    "One line that names it, status 2; nothing is written",
-)
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("truncated.wav", "truncated, its header promises"),
-        ("text.wav", "expected an audio file that libsndfile reads"),
-        ("nothing.wav", "expected at least one sample"),
-        ("nan.wav", "expected finite samples, got 1 that are NaN or infinite"),
-        ("folder.wav", "expected audio files (.wav .flac"),
-        ("missing/missing.wav", "no such file"),
-        (300 * "x" + ".wav", "File name too long"),
-    ],
-)
+@pytest.mark.fault("One bad file is among the inputs of a command",
+    "One line that names it, status 2; nothing is written")  # fmt: skip
+@pytest.mark.parametrize(("name", "message"), [
+    ("truncated.wav", "truncated, its header promises"),
+    ("nan.wav", "expected finite samples, got 1 that are NaN or infinite"),
+    ("folder.wav", "expected audio files (.wav .flac"), ("missing/missing.wav", "no such file"),
+    (300 * "x" + ".wav", "File name too long"),
+])  # fmt: skip
 def test_a_bad_file_among_good_ones_and_nothing_is_written(refused, bad, noisy, tmp_path, name, message):
     out = tmp_path / "out"
     line = refused("enhance", noisy, bad / name, "--method", "spp-wiener", "-o", out)
@@ -362,26 +300,7 @@ def test_a_bad_file_among_good_ones_and_nothing_is_written(refused, bad, noisy, 
     assert str(bad / name) in line
     assert message in refused("score", bad / name, "--metrics", "dnsmos_ovr")
     assert str(bad / name) in refused("mix", noisy, bad / name, "-o", out)
-    assert tree(out) == []
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--method", "nfm"], "unknown method 'nfm'; did you mean nmf"),
-        (["--method", "noisereduce"], "noisereduce is a package of others, which the chapters compare with"),
-        (["--method", "nmf", "--device", "gpu"], "unknown device 'gpu'; expected cpu, cuda or auto"),
-        (["--method", "nmf", "--device", "mps"], "unknown device 'mps'; expected cpu, cuda or auto"),
-        (["--method", "nmf", "--device", "cpu:3"], "device cpu:3: "),
-        (["--method", "nmf", "--seed", "half"], "argument --seed: invalid int value: 'half'"),
-        (["--method", "nmf", "--seed", str(2**70)], "expected a seed of 64 bits"),
-        (["--method", "nmf", "--nonsense"], "unrecognized arguments: --nonsense"),
-        ([], "the following arguments are required: --method"),
-    ],
-)
-def test_options_that_are_not_understood(refused, noisy, tmp_path, arguments, message):
-    assert message in refused("enhance", noisy, "-o", tmp_path / "out", *arguments)
-    assert tree(tmp_path / "out") == []
+    assert names(out) == []
 
 
 def test_a_device_that_is_not_there(refused, noisy, tmp_path, monkeypatch):
@@ -399,7 +318,7 @@ def test_names_that_meet(refused, tmp_path):
     for inputs in (["a/x.wav", "b/x.wav"], ["b"], ["a", "a/x.wav"]):
         line = refused("enhance", *(tmp_path / i for i in inputs), "--method", "spp-wiener", "-o", tmp_path / "out")
         assert "several inputs are named 'x'" in line
-    assert tree(tmp_path / "out") == []
+    assert names(tmp_path / "out") == []
 
 
 def test_what_is_there_is_not_overwritten_unless_asked(run, enhanced, refused, noisy, tmp_path):
@@ -409,10 +328,10 @@ def test_what_is_there_is_not_overwritten_unless_asked(run, enhanced, refused, n
     before = (out / "noisy.wav").read_bytes()
     line = refused("enhance", tmp_path / "other.wav", noisy, "--method", "spp-wiener", "-o", out)
     assert f"{out / 'noisy.wav'} exists already; use --force to overwrite it" in line
-    assert tree(out) == ["noisy.wav"]
+    assert names(out) == ["noisy.wav"]
     assert (out / "noisy.wav").read_bytes() == before
     assert enhanced(tmp_path / "other.wav", noisy, "--force")[0] == 0
-    assert tree(out) == ["noisy.wav", "other.wav"]
+    assert names(out) == ["noisy.wav", "other.wav"]
     assert (out / "noisy.wav").read_bytes() != before
     in_place = ("enhance", noisy, "--method", "spp-wiener", "-o", noisy.parent)
     assert "exists already" in refused(*in_place)
@@ -420,61 +339,35 @@ def test_what_is_there_is_not_overwritten_unless_asked(run, enhanced, refused, n
     assert noisy.read_bytes() == (out / "noisy.wav").read_bytes()
 
 
-def test_where_nothing_can_be_written(refused, noisy, tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    for out in (tmp_path / "file" / "deeper", Path("/proc/no-such-place")):
-        refused("enhance", noisy, "--method", "spp-wiener", "-o", out)
-    line = refused("enhance", noisy, "--method", "spp-wiener", "-o", tmp_path / "file")
-    assert "expected a folder for the results, got a file" in line
-    assert (tmp_path / "file").read_text() == "in the way"
-
-
-LIMITED = (
-    "import resource, sys; from sepriors.__main__ import main;"
-    "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)); sys.exit(main(sys.argv[1:]))"
-)
-
-
-@pytest.mark.fault(
-    "No room for what `enhance` writes",
-    "One line that names the file, status 2; no half-written one is there",
-)
-def test_a_disk_that_is_really_full(noisy, tmp_path):
-    """The system itself refuses to let a file grow past 10 kB; ours has 16."""
-    audio.write(noisy, torch.rand(8000) - 0.5, 16000, overwrite=True)
-    command = ["enhance", noisy, "--method", "spp-wiener", "-o", tmp_path / "out"]
-    done = process(sys.executable, "-c", LIMITED, *command)
-    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
-    assert str(tmp_path / "out" / noisy.name) in done.stderr
-    assert tree(tmp_path / "out") == []
-
-
 # ----------------------------------------------------------------------------- mix
 
 
-@pytest.mark.parametrize("snr", [-5.0, 12.5])
-def test_mix(run, tmp_path, snr):
+def test_mix(run, tmp_path):
+    """Seeded, and no file is overwritten."""
     noise = 0.1 * torch.randn(2, 3000, generator=torch.Generator().manual_seed(0))
     audio.write(tmp_path / "s.wav", SPEECH, 16000)
     audio.write(tmp_path / "n.flac", noise, 8000)  # shorter, of another rate, stereo
-    out = tmp_path / "out"
-    assert run("mix", tmp_path / "s.wav", tmp_path / "n.flac", "--snr", snr, "-o", out)[0] == 0
-    name = f"s_{snr:+g}dB.flac"
-    assert [p for p in tree(out) if p.endswith("flac")] == [f"{part}/{name}" for part in ("clean", "noise", "noisy")]
-    mixed, clean, noise = (audio.read(out / part / name)[0] for part in ("noisy", "clean", "noise"))
+    command = ("mix", tmp_path / "s.wav", tmp_path / "n.flac", "--snr", 12.5, "-o")
+    for out, seed in (("a", 0), ("b", 0), ("c", 1)):
+        assert run(*command, tmp_path / out, "--seed", seed)[0] == 0
+    name, parts = "s_+12.5dB.flac", ("clean", "noise", "noisy")
+    assert [p for p in names(tmp_path / "a") if p.endswith("flac")] == [f"{part}/{name}" for part in parts]
+    clean, noise, mixed = (audio.read(tmp_path / "a" / part / name)[0] for part in parts)
     torch.testing.assert_close(mixed, clean + noise, atol=2**-14, rtol=0)
     assert clean.shape == (1, 8000)
     assert metrics.si_sdr(SPEECH.mean(0), clean[0]) > 40
+    a, b, c = ((tmp_path / out / "noisy" / name).read_bytes() for out in "abc")
+    assert a == b != c
+    status, _, err = run(*command, tmp_path / "a")
+    assert (status, "exists already" in err[-1]) == (2, True)
+    assert run(*command, tmp_path / "a", "--force")[0] == 0
 
 
-@pytest.mark.fault(
-    "Speech and noise of a mixture lie below what 16 bits resolve (24-bit speech of -66 dB, --snr 30)",
-    "The files have as many bits as the ratio takes, or are of floats; what no format holds is refused",
-)
-@pytest.mark.parametrize(
-    ("level", "snr", "form"),
-    [(0.5, 0, "flac PCM_16"), (5e-4, 30, "flac PCM_24"), (1e-4, -40, "flac PCM_24"), (1e-5, 60, "wav FLOAT")],
-)
+@pytest.mark.fault("Speech and noise of a mixture lie below what 16 bits resolve (24-bit speech of -66 dB, --snr 30)",
+    "The files have as many bits as the ratio takes, or are of floats; what no format holds is refused")  # fmt: skip
+@pytest.mark.parametrize(("level", "snr", "form"), [
+    (0.5, 0, "flac PCM_16"), (5e-4, 30, "flac PCM_24"), (1e-4, -40, "flac PCM_24"), (1e-5, 60, "wav FLOAT"),
+])  # fmt: skip
 def test_the_ratio_of_the_files_is_that_which_was_asked_for(run, refused, tmp_path, level, snr, form):
     noise = 0.1 * torch.randn(8000, generator=torch.Generator().manual_seed(0))
     audio.write(tmp_path / "s.wav", level * SPEECH[0] / SPEECH[0].abs().max(), 16000, subtype="FLOAT")
@@ -489,41 +382,7 @@ def test_the_ratio_of_the_files_is_that_which_was_asked_for(run, refused, tmp_pa
         assert float(got) == pytest.approx(snr, abs=0.01)
     line = refused("mix", tmp_path / "s.wav", tmp_path / "s.wav", "--snr", 200, "-o", tmp_path / "none")
     assert "no sample format keeps a signal-to-noise ratio of 200 dB" in line
-    assert tree(tmp_path / "none") == []
-
-
-def test_mix_is_seeded_and_refuses_to_overwrite(run, refused, tmp_path):
-    audio.write(tmp_path / "s.wav", SPEECH[0], 16000)
-    audio.write(tmp_path / "n.wav", 0.1 * torch.randn(32000, generator=torch.Generator().manual_seed(0)), 16000)
-    pair = (tmp_path / "s.wav", tmp_path / "n.wav")
-    for out, seed in (("a", 0), ("b", 0), ("c", 1)):
-        assert run("mix", *pair, "--seed", seed, "-o", tmp_path / out)[0] == 0
-    a, b, c = ((tmp_path / out / "noisy" / "s_+0dB.flac").read_bytes() for out in "abc")
-    assert a == b != c
-    assert "exists already" in refused("mix", *pair, "-o", tmp_path / "a")
-    assert run("mix", *pair, "-o", tmp_path / "a", "--force")[0] == 0
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["s.wav"], "expected two files, CLEAN and NOISE, or --set NAME"),
-        (["s.wav", "silence.wav"], "noise is silent"),
-        (["s.wav", "s.wav", "--snr", "nan"], "expected a signal-to-noise ratio from -300 to 300 dB, got nan"),
-        (["s.wav", "--set", "real"], "expected either two files or --set"),
-        (["--set", "pink"], "argument --set: invalid choice: 'pink'"),
-        (["--set", "real", "--files", "0"], "expected at least one file"),
-        (["--set", "real", "--corpus", "nowhere"], "nowhere"),
-        (["--set", "real", "--domain", "mismatched"], "expected mismatched speech of emodb"),
-    ],
-)
-def test_mix_refuses(refused, tmp_path, corpus_folder, monkeypatch, arguments, message):
-    audio.write(tmp_path / "s.wav", SPEECH[0], 16000)
-    audio.write(tmp_path / "silence.wav", torch.zeros(8000), 16000)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SEPRIORS_DATA", str(corpus_folder))
-    assert message in refused("mix", *arguments, "-o", "out")
-    assert tree(tmp_path / "out") == []
+    assert names(tmp_path / "none") == []
 
 
 def test_mix_a_bench_set(run, tmp_path, corpus_folder):
@@ -601,10 +460,8 @@ def test_score_measures_files_as_they_are(run, refused, pair):
     assert run(*fast, "--rate", 16000)[::2] == (0, [])
 
 
-@pytest.mark.fault(
-    "A folder of clean speech has a.wav and a.flac in it",
-    "The file of the very name is taken; where only the stem fits, and twice, it is refused",
-)
+@pytest.mark.fault("A folder of clean speech has a.wav and a.flac in it",
+    "The file of the very name is taken; where only the stem fits, and twice, it is refused")  # fmt: skip
 def test_the_clean_file_of_the_very_name(run, refused, pair):
     clean, estimate = audio.read(pair / "clean" / "x.flac")[0], audio.read(pair / "est" / "x.wav")[0]
     audio.write(pair / "clean" / "x.aiff", clean.flip(-1), 16000)
@@ -615,28 +472,6 @@ def test_the_clean_file_of_the_very_name(run, refused, pair):
     status, out, _ = run(*command)
     assert status == 0
     assert float(out.split()[-1]) == pytest.approx(float(metrics.si_sdr(clean[0], estimate[0])), abs=2e-3)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--metrics", "pesq"], "unknown measure 'pesq'; did you mean pesq_"),
-        (["--metrics", ","], "expected names with commas between them, got ','"),
-        (["--clean", "short.wav"], "has 32000 samples at 16 kHz but short.wav has 100; cut them to one length"),
-        (["--clean", "empty"], "no such file"),
-        (["--metrics", "si_sdr", "-o", "there.csv"], "there.csv exists already; use --force to overwrite it"),
-        (["--metrics", "dnsmos_bak", "-o", "short.wav/x.csv"], "expected a folder for the results, got a file"),
-    ],
-)
-def test_score_refuses(refused, pair, monkeypatch, arguments, message):
-    monkeypatch.chdir(pair)
-    audio.write("short.wav", SPEECH[0, :100], 16000)
-    Path("there.csv").write_text("mine")
-    Path("empty").mkdir()
-    before = tree(pair)
-    assert message in refused("score", "est/x.wav", *arguments)
-    assert tree(pair) == before
-    assert Path("there.csv").read_text() == "mine"
 
 
 # -------------------------------------------------------------- bench, train, lists
@@ -657,30 +492,26 @@ def test_bench(run, corpus_folder, tmp_path):
     assert {"set", "domain", "split", "corpus", "seed", "commit", "hardware", "versions", "finished"} <= record.keys()
     assert (record["split"], record["seconds"]) == ("valid", 2.0)
     assert {row["file"].split("/")[0] for row in record["records"]} == {"10", "11"}
-    assert tree(path.parent) == ["bench.json"]
+    assert names(path.parent) == ["bench.json"]
 
 
-@pytest.mark.fault(
-    "A terminal does not know the characters of a table (PYTHONIOENCODING=ascii)",
-    "They are written another way; the records are saved before",
-)
+@pytest.mark.fault("A terminal does not know the characters of a table (PYTHONIOENCODING=ascii)",
+    "They are written another way; the records are saved before")  # fmt: skip
 def test_a_terminal_without_delta(run, corpus_folder, tmp_path, monkeypatch):
     path = tmp_path / "bench.json"
     command = ("bench", *QUICK, "--corpus", corpus_folder, "-o", path)
-    done = process(*command, environment={"PYTHONIOENCODING": "ascii"}, encoding="ascii")
+    done = process("-m", "sepriors", *command, environment={"PYTHONIOENCODING": "ascii"}, encoding="ascii")
     assert (done.returncode, r"\u0394 is against noisy" in done.stdout) == (0, True), done.stderr
-    assert tree(tmp_path) == ["bench.json"]
+    assert names(tmp_path) == ["bench.json"]
     path.unlink()
     monkeypatch.setattr(plots, "table", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(*command)
-    assert tree(tmp_path) == ["bench.json"]
+    assert names(tmp_path) == ["bench.json"]
 
 
-@pytest.mark.fault(
-    "SEPRIORS_DATA names a folder that is not there, or has no manifest.csv",
-    "One line that names it, status 2, for every command; no other speech is taken in its place",
-)
+@pytest.mark.fault("SEPRIORS_DATA names a folder that is not there, or has no manifest.csv",
+    "One line that names it, status 2, for every command; no other speech is taken in its place")  # fmt: skip
 @pytest.mark.parametrize("command", [
     ("mix", "--set", "real", "-o", "out"), ("train", "nmf-speech", "-o", "out"), ("corpora",),
     ("bench", "--methods", "spp-wiener", "-o", "out.json"),
@@ -691,31 +522,11 @@ def test_a_misspelt_folder_of_corpora(run, refused, corpus_folder, tmp_path, mon
         monkeypatch.setenv("SEPRIORS_DATA", name)
         line = refused(*command)
         assert f"{name}: expected a folder with a manifest.csv, or with folders that have one, as SEPRIORS_DATA" in line
-        assert tree(tmp_path) == []
+        assert names(tmp_path) == []
     spaced = tmp_path / "a folder of mine"
     shutil.copytree(corpus_folder, spaced)
     monkeypatch.setenv("SEPRIORS_DATA", str(spaced))
     assert run("corpora")[1].startswith(f"folder corpora in {spaced}: ")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--methods", "spp-weiner"], "unknown method 'spp-weiner'; did you mean spp-wiener"),
-        (["--methods", ""], "expected names with commas between them"),
-        (["--metrics", "sdr"], "unknown measure 'sdr'; did you mean si_sdr"),
-        (["--files", "-1"], "expected at least one file"),
-        (["--domain", "other"], "argument --domain: invalid choice: 'other'"),
-        (["--device", "tpu"], "unknown device 'tpu'"),
-        (["-o", "there.json"], "there.json exists already"),
-    ],
-)
-def test_bench_refuses(refused, corpus_folder, tmp_path, monkeypatch, arguments, message):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SEPRIORS_DATA", str(corpus_folder))
-    Path("there.json").touch()
-    assert message in refused("bench", *arguments)
-    assert tree(tmp_path) == ["there.json"]
 
 
 @pytest.fixture
@@ -726,14 +537,15 @@ def smoke(monkeypatch):
 @pytest.mark.usefixtures("smoke")
 def test_train(run, refused, corpus_folder, tmp_path):
     out = tmp_path / "cards"
+    out.mkdir()
+    for left in ("cards~0.toml", "nmf-speech-257~0.safetensors"):  # by a training that was killed as it wrote them
+        (out / f".part-{left}").touch()
     status, printed, _ = run("train", "nmf-speech-257", "--corpus", corpus_folder, "-o", out)
     assert status == 0
-    assert tree(out) == ["cards.toml", "nmf-speech-257.safetensors"]
+    assert names(out) == ["cards.toml", "nmf-speech-257.safetensors"]
     assert weights.sha256(out / "nmf-speech-257.safetensors") in printed
     assert weights.load(out / "nmf-speech-257.safetensors").tensors["W"].shape == (257, 40)
     assert "exists already" in refused("train", "nmf-speech-257", "--corpus", corpus_folder, "-o", out)
-    assert "no recipe for weights 'nmf-spech'; did you mean nmf-speech" in refused("train", "nmf-spech", "-o", out)
-    assert "exists already; use --force" in refused("train", "nmf-speech")  # the shipped weights
 
 
 SMOKE_TRAINING = """
@@ -751,15 +563,15 @@ def test_train_in_two_processes(corpus_folder, tmp_path, by_command):
     """One card, as from one process; a batch of two is one for each."""
     script, out = tmp_path / "smoke.py", tmp_path / "cards"
     script.write_text(SMOKE_TRAINING)
-    arguments = ["train", "rvae", "--corpus", corpus_folder, "-o", out]
-    command = [sys.executable, script, *arguments, "--devices", "2", "--accelerator", "cpu"]
+    command = [script, "train", "rvae", "--corpus", corpus_folder, "-o", out]
     if by_command:
         fabric = Path(sys.executable).with_name("fabric")
-        command = [fabric, "run", "--accelerator=cpu", "--devices=2", script, *arguments]
-    done = process(*command, cwd=None)
+        done = process(fabric, "run", "--accelerator=cpu", "--devices=2", *command, cwd=None)
+    else:
+        done = process(*command, "--devices", "2", "--accelerator", "cpu", cwd=None)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("its card is in") == 1
-    assert tree(out) == ["cards.toml", "rvae.safetensors"]
+    assert names(out) == ["cards.toml", "rvae.safetensors"]
     card = tomllib.loads((out / "cards.toml").read_text())["rvae"]
     assert card["hardware"] == "2 × CPU, 1 thread"
     assert card["sha256"] == weights.sha256(out / "rvae.safetensors")
@@ -777,104 +589,98 @@ def test_training_that_cannot_be_shared(refused, tmp_path, monkeypatch):
 
 
 def test_lists(run, corpus_folder, monkeypatch):
-    nmf = METHODS["nmf"]._replace(departures="windows of 64 ms.")
-    monkeypatch.setitem(METHODS, "nmf", nmf)
+    monkeypatch.setitem(METHODS, "nmf", METHODS["nmf"]._replace(departures="windows of 64 ms."))
     status, out, err = run("methods")
     header, *lines = out.splitlines()
     assert (status, err, header.split()[0]) == (0, [], "method")
     assert [line.split()[0] for line in lines] == list(METHODS)
-    column = header.index("departures")
-    departures = {name: line[column:] for name, line in zip(METHODS, lines, strict=True)}
+    departures = dict(zip(METHODS, (line[header.index("departures") :] for line in lines), strict=True))
     assert departures["nmf"] == "windows of 64 ms."
-    assert departures["spp-wiener"] == METHODS["spp-wiener"].departures or "-"
+    assert departures["spp-wiener"] == (METHODS["spp-wiener"].departures or "-")
     assert "[nmf-speech]" in out
     status, out, err = run("corpora", "--corpus", corpus_folder)
-    assert (status, err) == (0, [])
-    assert "mini-librispeech" in out
-    assert "street" in out
+    assert (status, err, "mini-librispeech" in out, "street" in out) == (0, [], True, True)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help(run, command):
-    status, out, err = run(command, "--help")
-    assert (status, err) == (0, [])
-    assert out.startswith(f"usage: sepriors {command}")
-    assert command in run("--help")[1]
-
-
-def test_the_command_line_itself(run, refused):
+def test_the_command_line_itself(run):
     assert run("--version")[1] == f"sepriors {__version__}\n"
-    assert "required: COMMAND" in refused()
-    assert "invalid choice: 'enhence'" in refused("enhence")
-    assert "did you mean 'mini-librispeech'" in refused("fetch", "mini-librispech")
-    assert "no-such-folder" in refused("fetch", "timit", "--from", "no-such-folder")
-    assert "nowhere" in refused("corpora", "--corpus", "nowhere")
+    for name in COMMANDS:
+        assert name in run("--help")[1]
+        status, out, err = run(name, "--help")
+        assert (status, err, out.startswith(f"usage: sepriors {name}")) == (0, [], True)
 
 
-def test_an_extra_that_is_missing(refused, monkeypatch):
-    """The command says so in one line; a measure is NaN for that reason. test_wheel has none of them."""
-    monkeypatch.delitem(sys.modules, "sepriors.lab.commands.score", raising=False)
-    monkeypatch.setitem(sys.modules, "pandas", None)
-    assert refused("score", "a.wav") == "sepriors score needs pandas: pip install 'sepriors[lab]'"
-    monkeypatch.setitem(sys.modules, "pesq", None)
-    reasons = metrics.score(SPEECH[0], SPEECH[1], names=["pesq_wb"]).reasons
-    assert reasons == {"pesq_wb": "needs pesq: pip install 'sepriors[metrics]'"}
+@pytest.mark.parametrize(("line", "message"), [
+    ("", "required: COMMAND"),
+    ("enhence", "invalid choice: 'enhence'"),
+    ("enhance s.wav", "the following arguments are required: --method"),
+    ("enhance s.wav -o out --method nfm", "unknown method 'nfm'; did you mean nmf"),
+    ("enhance s.wav -o out --method noisereduce", "noisereduce is a package of others, which the chapters compare"),
+    ("enhance s.wav -o out --method nmf --device gpu", "unknown device 'gpu'; expected cpu, cuda or auto"),
+    ("enhance s.wav -o out --method nmf --device cpu:3", "device cpu:3: "),
+    ("enhance s.wav -o out --method nmf --seed half", "argument --seed: invalid int value: 'half'"),
+    (f"enhance s.wav -o out --method nmf --seed {2**70}", "expected a seed of 64 bits"),
+    ("enhance s.wav --method nmf -o file", "expected a folder for the results, got a file"),
+    ("enhance s.wav --method nmf -o file/deeper", "file"),
+    ("enhance s.wav --method nmf -o /proc/no-such-place", "/proc/no-such-place"),
+    ("mix s.wav -o out", "expected two files, CLEAN and NOISE, or --set NAME"),
+    ("mix s.wav silence.wav -o out", "noise is silent"),
+    ("mix s.wav s.wav --snr nan -o out", "expected a signal-to-noise ratio from -300 to 300 dB, got nan"),
+    ("mix s.wav --set real -o out", "expected either two files or --set"),
+    ("mix --set pink -o out", "argument --set: invalid choice: 'pink'"),
+    ("mix --set real --files 0 -o out", "expected at least one file"),
+    ("mix --set real --domain mismatched -o out", "expected mismatched speech of emodb"),
+    ("score s.wav --metrics pesq", "unknown measure 'pesq'; did you mean pesq_"),
+    ("score s.wav --metrics ,", "expected names with commas between them, got ','"),
+    ("score s.wav --clean short.wav", "has 8000 samples at 16 kHz but short.wav has 100; cut them to one length"),
+    ("score s.wav --clean empty", "no such file"),
+    ("score s.wav --metrics dnsmos_bak -o there.csv", "there.csv exists already; use --force to overwrite it"),
+    ("score s.wav --metrics dnsmos_bak -o file/x.csv", "expected a folder for the results, got a file"),
+    ("bench --methods spp-weiner", "unknown method 'spp-weiner'; did you mean spp-wiener"),
+    ("bench --metrics sdr", "unknown measure 'sdr'; did you mean si_sdr"),
+    ("bench --files -1", "expected at least one file"),
+    ("bench -o there.json", "there.json exists already"),
+    ("train nmf-spech -o out", "no recipe for weights 'nmf-spech'; did you mean nmf-speech"),
+    ("train nmf-speech", "exists already; use --force"),  # the shipped weights
+    ("fetch mini-librispech", "did you mean 'mini-librispeech'"),
+    ("fetch timit --from no-such-folder", "no-such-folder"),
+    ("corpora --corpus nowhere", "nowhere"),
+])  # fmt: skip
+def test_what_cannot_be_done_is_refused_in_one_line(refused, corpus_folder, tmp_path, monkeypatch, line, message):
+    """And nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SEPRIORS_DATA", str(corpus_folder))
+    for name, x in {"s.wav": SPEECH[0], "short.wav": SPEECH[0, :100], "silence.wav": torch.zeros(8000)}.items():
+        audio.write(name, x, 16000)
+    for name in ("there.csv", "there.json", "file"):
+        Path(name).write_text("mine")
+    Path("empty").mkdir()
+
+    def files():
+        return {path: content for path, content in tree(tmp_path).items() if content is not None}
+
+    before = files()
+    assert message in refused(*line.split())
+    assert files() == before
 
 
-@pytest.mark.fault(
-    "The shipped weights of a method were spoiled",
-    "One line that says how to train them again, status 2; nothing is written",
-)
+@pytest.mark.fault("The shipped weights of a method were spoiled",
+    "One line that says how to train them again, status 2; nothing is written")  # fmt: skip
 def test_weights_that_were_spoiled(refused, noisy, shelf, tmp_path):
     with (shelf / "nmf-speech.safetensors").open("ab") as file:
         file.write(b"x")
     line = refused("enhance", noisy, "--method", "nmf", "-o", tmp_path / "out")
     assert "expected sha256" in line
     assert "train it again: sepriors train nmf-speech" in line
-    assert tree(tmp_path / "out") == []
+    assert names(tmp_path / "out") == []
 
 
 # ------------------------------------------------------------- in its own process
 
 
-def test_as_a_process(noisy, tmp_path):
-    done = process("enhance", noisy, "--method", "spp-wiener", "-o", tmp_path / "out")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert tree(tmp_path / "out") == ["noisy.wav"]
-
-
 def test_a_reader_that_has_seen_enough():
     read, write = os.pipe()
     os.close(read)
-    done = process("methods", capture_output=False, stdout=write, stderr=subprocess.PIPE)
+    done = process("-m", "sepriors", "methods", capture_output=False, stdout=write, stderr=subprocess.PIPE)
     os.close(write)
     assert (done.returncode, done.stderr) == (0, "")
-
-
-INTERRUPTED = """
-import os, signal, sys
-from sepriors import metrics
-from sepriors.__main__ import main
-
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-score_many = metrics.score_many
-
-def watched(*arguments):
-    for scores in score_many(*arguments):
-        os.killpg(0, signal.SIGINT)  # as Ctrl-C: to every process of the command
-        yield scores
-
-metrics.score_many = watched
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-@pytest.mark.fault("Ctrl-C reaches all processes of a command", "One line, status 130")
-def test_control_c_while_many_processes_measure(pair):
-    """Ctrl-C reaches the workers too, but only the parent speaks."""
-    clean, _ = audio.read(pair / "clean" / "x.flac")
-    for i in range(20):
-        audio.write(pair / "est" / f"{i}.wav", (1 - i / 100) * clean, 16000)
-    command = [sys.executable, "-c", INTERRUPTED, "score", pair / "est", "--metrics", "dnsmos_bak,dnsmos_ovr"]
-    done = process(*command, process_group=0)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "sepriors score: interrupted\n")

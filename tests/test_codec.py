@@ -1,7 +1,5 @@
 """The factors that rebuild a mixture, positions that are relative, and a network that lets all pass until it learns."""
 
-import copy
-
 import pytest
 import torch
 from conftest import drawn_descript, moved, normal
@@ -133,18 +131,6 @@ def test_speech_and_noise_add_up_to_the_nearest_mixture():
     )
 
 
-def test_places_far_apart_do_not_meet():
-    """So a long file in pieces is the whole file, but for the edges of the pieces."""
-    made = away()
-    x = normal(1, 320 * 400)
-    z = made.encode(x)
-    other = z.clone()
-    other[..., 0] += 1
-    for branch in (made.speech, made.noise):
-        moved = (branch(z.mT) - branch(other.mT)).abs().amax(-1)[0] > 1e-12
-        assert moved.nonzero().max() <= made.layers * Layer.max_distance
-
-
 # ------------------------------------------------------------- the Descript Audio Codec
 
 
@@ -178,18 +164,10 @@ def test_a_published_codec(tmp_path):
 
 
 def test_another_checkpoint(tmp_path):
-    path, whole = tmp_path / "weights.pth", published(drawn_descript())
-    other_rate, lacking, other_size = (copy.deepcopy(whole) for _ in range(3))
+    path, (other_rate, lacking) = tmp_path / "weights.pth", (published(drawn_descript()) for _ in range(2))
     other_rate["metadata"]["kwargs"]["sample_rate"] = 44100
     del lacking["state_dict"]["encoder.block.0.bias"]
-    other_size["metadata"]["kwargs"]["encoder_dim"] = 8
-    for content, got in (
-        (other_rate, "got one for 44100 Hz"),
-        (lacking, r"Missing key.*0\.bias"),
-        (other_size, "size mismatch"),
-        ({"state_dict": {}}, "metadata"),
-        ([], "list indices"),
-    ):
+    for content, got in ((other_rate, "got one for 44100 Hz"), (lacking, r"Missing key.*0\.bias"), ([], "list in")):
         torch.save(content, path)
         with pytest.raises(WeightsError, match=rf"weights\.pth: expected a checkpoint of a Descript[^$]*{got}"):
             Descript.from_checkpoint(path)

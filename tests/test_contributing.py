@@ -22,7 +22,8 @@ import sys
 import pytest
 from sepriors.__main__ import main
 train, enhance = sys.argv[1].split(), sys.argv[2].split()
-sys.exit(main(train) or main(enhance) or pytest.main(["-q", "-p", "no:cacheprovider", "tests/test_pca.py"]))
+chosen = ["tests/test_pca.py", "tests/test_train.py", "-k", "test_pca or test_a_recipe and pca"]
+sys.exit(main(train) or main(enhance) or pytest.main(["-q", "-p", "no:cacheprovider", *chosen]))
 """
 
 
@@ -61,7 +62,7 @@ def project(tmp_path_factory):
     skip = shutil.ignore_patterns("*.safetensors", "__pycache__")
     shutil.copytree(ROOT / "sepriors", root / "sepriors", ignore=skip)
     (root / "tests").mkdir()
-    for name in ("conftest.py", "browser.py", "serving.py"):
+    for name in ("conftest.py", "browser.py", "serving.py", "test_train.py", "test_codec.py", "test_fitting.py"):
         shutil.copy(ROOT / "tests" / name, root / "tests")
     shutil.copy(ROOT / "pyproject.toml", root)
     for step in steps():

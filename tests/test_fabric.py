@@ -1,16 +1,12 @@
 """Training in several processes, by Lightning Fabric: one set of weights, one checkpoint, one who writes."""
 
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from conftest import process
 
 from sepriors.lab.training import fitting
-
-TESTS = Path(__file__).parent
 
 # Two processes run this, and each leaves what it found
 TWO = """
@@ -91,10 +87,8 @@ torch.save(found, folder / f"{rank}.pt")
 def ranks(tmp_path_factory):
     """What two processes found, the first one first."""
     folder = tmp_path_factory.mktemp("fabric")
-    script = folder / "two.py"
-    script.write_text(TWO)
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, script, folder], env=env, capture_output=True, text=True, timeout=300)
+    (folder / "two.py").write_text(TWO)
+    done = process(folder / "two.py", folder, cwd=None)
     assert done.returncode == 0, done.stderr
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 

@@ -1,48 +1,28 @@
 """Downloads against a server on this machine that serves small archives of the layouts of the real ones."""
 
-from __future__ import annotations
-
 import hashlib
-import importlib
-import io
+import shutil
 import socket
-import stat
-import tarfile
+import sys
 import time
-import zipfile
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from serving import Server
+from conftest import encoded, tree
+from serving import registry_of, tarred, zipped
 
-from sepriors.lab.corpora import (
-    FIELDS,
-    Corpora,
-    CorpusError,
-    FetchError,
-    ReaderError,
-    check_disjoint,
-    fetch,
-    open_corpora,
-    read_manifest,
-    readers,
-    registry,
-    synthetic,
-)
+from sepriors.lab.corpora import CorpusError, FetchError, ReaderError, fetch, open_corpora, readers, registry, synthetic
+from sepriors.lab.corpora.manifest import FIELDS, check_disjoint, read_manifest
 
-module: Any = importlib.import_module(
-    "sepriors.lab.corpora.fetch"
-)  # sepriors.lab.corpora.fetch as an attribute is the function
+module = sys.modules[fetch.__module__]  # sepriors.lab.corpora.fetch as an attribute is the function
 
 
 @pytest.fixture(autouse=True)
-def _quick_and_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _quick_and_alone(tmp_path, monkeypatch):
     monkeypatch.delenv("SEPRIORS_DATA", raising=False)
     monkeypatch.setenv("SEPRIORS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(module, "WAITS", (0.0, 0.0, 0.0))
@@ -50,7 +30,7 @@ def _quick_and_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def dead_url() -> str:
+def dead_url():
     """An address of this machine where nobody listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -60,56 +40,40 @@ def dead_url() -> str:
 # ---------------------------------------------------------------------- the archives
 
 
-def _audio(rate: int = 16_000, seconds: float = 0.5, format: str = "WAV", seed: int = 0, padding: float = 0) -> bytes:
+def _audio(rate=16_000, seconds=0.5, format="WAV", seed=0, padding=0):
     x = 0.1 * np.random.default_rng(seed).standard_normal(int(rate * seconds))
     x[int(len(x) * (1 - padding)) :] = 0
-    buffer = io.BytesIO()
-    soundfile.write(buffer, x, rate, format=format, subtype="PCM_16")
-    return buffer.getvalue()
+    return encoded(format, "PCM_16", x, rate)
 
 
-def _tar(members: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as file:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            file.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
+def _tar(members):
+    return tarred(*members.items())
 
 
-def _zip(members: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as file:
-        for name, content in members.items():
-            file.writestr(name, content)
-    return buffer.getvalue()
+def _zip(members):
+    return zipped(*members.items())
 
 
-def _mini_librispeech() -> dict[str, bytes]:
-    def part(name: str, speakers: range) -> bytes:
-        members = {"LibriSpeech/SPEAKERS.TXT": table.encode()}
-        for speaker in speakers:
-            for i in range(2):
-                file = f"LibriSpeech/{name}/{speaker}/7/{speaker}-7-{i:04}.flac"
-                members[file] = _audio(format="FLAC", seed=10 * speaker + i)
-        return _tar(members)
-
-    lines = [f"{n}  | {'FM'[n % 2]} | part | 25.1 | Reader {n}" for n in range(10, 26)]
-    table = "; a comment | F\n" + "\n".join(lines)
-    return {
-        "train-clean-5.tar.gz": part("train-clean-5", range(10, 18)),
-        "dev-clean-2.tar.gz": part("dev-clean-2", range(20, 26)),
-    }
+def _readers(parts):
+    """The archives of the two LibriSpeech, by the numbers of who reads in each of them."""
+    everyone = [(n, part) for part, numbers in parts.items() for n in numbers]
+    lines = [f"{n:<4} | {'FM'[n % 2]} | {part:<16} | 25.1 | Reader {n}" for n, part in everyone]
+    about = {"LibriSpeech/SPEAKERS.TXT": "\n".join([";ID  |SEX| SUBSET           |MINUTES| NAME", *lines]).encode()}
+    archives = {f"{part}.tar.gz": about | {"LibriSpeech/README.TXT": b"about"} for part in parts}
+    for n, part in everyone:
+        chapter = f"LibriSpeech/{part}/{n}/7/{n}-7"
+        files = {f"{chapter}-{i:04}.flac": _audio(format="FLAC", seed=10 * n + i) for i in range(2)}
+        archives[f"{part}.tar.gz"] |= files | {f"{chapter}.trans.txt": b"words"}
+    return {name: _tar(members) for name, members in archives.items()}
 
 
-def _emodb() -> dict[str, bytes]:
+def _emodb():
     names = [f"{speaker}a01{mood}a" for speaker in ("03", "08", "11", "15", "16") for mood in "WN"]
     files = {f"wav/{name}.wav": _audio(seed=i) for i, name in enumerate(names)}
     return {"download.zip": _zip({"erkennung.txt": b"labels", **files})}
 
 
-def _esc50() -> dict[str, bytes]:
+def _esc50():
     clips = [  # fold, recording, take, category, of which padding
         (1, 100, "A", "rain", 0),
         (2, 101, "A", "engine", 0),
@@ -133,7 +97,7 @@ def _esc50() -> dict[str, bytes]:
     return {"ESC-50.zip": _zip(members)}
 
 
-def _voicebank_demand() -> dict[str, bytes]:
+def _voicebank_demand():
     parts = {"trainset_28spk_wav": ("p226", "p228", "p254"), "testset_wav": ("p232", "p257")}
     archives = {}
     for side in ("clean", "noisy"):
@@ -143,23 +107,7 @@ def _voicebank_demand() -> dict[str, bytes]:
     return archives
 
 
-def _librispeech() -> dict[str, bytes]:
-    parts = ("train-clean-100", "dev-clean", "dev-other", "test-clean", "test-other")
-    table = "\n".join(f"{n:<4} | {'FM'[n % 2]} | {part:<16} | 25.1 | Reader" for n, part in enumerate(parts, 1))
-    return {
-        f"{part}.tar.gz": _tar(
-            {
-                "LibriSpeech/SPEAKERS.TXT": f";ID  |SEX| SUBSET           |MINUTES| NAME\n{table}".encode(),
-                "LibriSpeech/README.TXT": b"about",
-                f"LibriSpeech/{part}/{n}/7/{n}-7-0000.flac": _audio(format="FLAC", seed=n),
-                f"LibriSpeech/{part}/{n}/7/{n}-7.trans.txt": b"words",
-            }
-        )
-        for n, part in enumerate(parts, 1)
-    }
-
-
-def _speechocean762() -> dict[str, bytes]:
+def _speechocean762():
     people = {"0001": "train m 6", "0036": "train f 25", "0112": "test m 43", "0003": "test f 15"}
     members = {"speechocean762/resource/scores.json": b"{}", "speechocean762/WAVE/SPEAKER0036/.DS_Store": b"a folder"}
     for part in ("train", "test"):
@@ -172,7 +120,7 @@ def _speechocean762() -> dict[str, bytes]:
     return {"speechocean762.tar.gz": _tar(members)}
 
 
-def _grid() -> dict[str, bytes]:
+def _grid():
     clips = {f"s{n}": ["bbaf2n", "lgbf8n"] for n in range(1, 35)}
     clips["s1"] += [f"swwv{digit}{word}" for digit in "01234" for word in "anps"]
     audio = {f"audio_25k/{talker}/{clip}.wav": _audio(25_000, 0.1) for talker in clips for clip in clips[talker]}
@@ -184,39 +132,33 @@ def _grid() -> dict[str, bytes]:
     return {"audio_25k.zip": _zip(audio), **videos}
 
 
-ARCHIVES: dict[str, Callable[[], dict[str, bytes]]] = {
-    "mini-librispeech": _mini_librispeech,
+LIBRISPEECH = {part: [n] for n, part in enumerate(
+    ("train-clean-100", "dev-clean", "dev-other", "test-clean", "test-other"), 1
+)}  # fmt: skip
+ARCHIVES = {
+    "mini-librispeech": lambda: _readers({"train-clean-5": range(10, 18), "dev-clean-2": range(20, 26)}),
+    "librispeech": lambda: _readers(LIBRISPEECH),
     "emodb": _emodb,
     "esc-50": _esc50,
     "voicebank-demand": _voicebank_demand,
-    "librispeech": _librispeech,
     "speechocean762": _speechocean762,
     "grid": _grid,
 }
 
 
 @pytest.fixture
-def served(server: Server, tmp_path: Path) -> Callable[..., Path]:
+def served(server, tmp_path):
     """served(name, ...) -> a registry.toml whose archives the server has; keywords change the entries."""
 
-    def serve(*names: str, **change: Any) -> Path:
-        lines = []
-        for name in names:
-            lines += [f"[{name}]", "auto = true"]
-            for file, content in ARCHIVES[name]().items():
-                server.files[file] = content
-                entry = {"name": file, "urls": [f"{server.url}/{file}"], "bytes": len(content)}
-                entry = {**entry, "sha256": hashlib.sha256(content).hexdigest(), **change}
-                lines.append(f"[[{name}.archives]]")
-                lines += [f"{key} = {value!r}" for key, value in entry.items() if value is not None]
+    def serve(*names, **change):
         path = tmp_path / "registry.toml"
-        path.write_text("\n".join(lines))
+        path.write_text(registry_of(server, {name: ARCHIVES[name]() for name in names}, **change))
         return path
 
     return serve
 
 
-def _left(tmp_path: Path) -> set[str]:
+def _left(tmp_path):
     """What lies in the cache, without locks."""
     root = tmp_path / "cache" / "corpora"
     return {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file() and p.suffix != ".lock"}
@@ -226,9 +168,7 @@ def _left(tmp_path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("name", ARCHIVES)
-def test_a_corpus_is_fetched_once_and_whole(
-    name: str, served: Callable[..., Path], server: Server, tmp_path: Path
-) -> None:
+def test_a_corpus_is_fetched_once_and_whole(name, served, server, tmp_path):
     book = served(name)
     c = fetch(name, registry_path=book)
     assert (c.origin, c.root, c.is_real) == ("fetched", tmp_path / "cache" / "corpora", True)
@@ -238,7 +178,7 @@ def test_a_corpus_is_fetched_once_and_whole(
     for row in c.table.itertuples():
         info = soundfile.info(c.root / row.path)
         assert (info.samplerate, info.channels) == (16_000, 1)
-        assert len(c.read(row)) == pytest.approx(row.seconds * 16_000, abs=16)
+        assert len(c.read(row.path)) == pytest.approx(row.seconds * 16_000, abs=16)
         assert row.licence
         assert row.source
     check_disjoint(c.table)
@@ -248,7 +188,7 @@ def test_a_corpus_is_fetched_once_and_whole(
     assert len(server.asked) == asked
 
 
-def test_the_real_registry_fits_the_code() -> None:
+def test_the_real_registry_fits_the_code():
     known = registry()
     assert set(known) == set(ARCHIVES)
     assert [name for name in known if known[name].get("auto")] == ["mini-librispeech", "emodb", "esc-50"]
@@ -264,7 +204,7 @@ def test_the_real_registry_fits_the_code() -> None:
     assert unknown == {"speechocean762.tar.gz", *(f"s{n}.zip" for n in range(11, 35) if n != 21)}
 
 
-def test_mini_librispeech(served: Callable[..., Path]) -> None:
+def test_mini_librispeech(served):
     c = fetch("mini-librispeech", registry_path=served("mini-librispeech"))
     speech = c.select(kind="speech")
     splits = {split: set(rows["speaker"]) for split, rows in speech.groupby("split")}
@@ -278,7 +218,7 @@ def test_mini_librispeech(served: Callable[..., Path]) -> None:
     assert talkers == splits  # each split babbles with its own talkers, of whom there are fewer than eight
 
 
-def test_esc50(served: Callable[..., Path], tmp_path: Path) -> None:
+def test_esc50(served, tmp_path):
     table = fetch("esc-50", registry_path=served("esc-50")).table
     assert set(table["kind"]) == {"noise"}
     assert set(table["cls"]) == {"weather", "vehicle", "street"}
@@ -300,7 +240,7 @@ WHO = {
 
 
 @pytest.mark.parametrize("name", WHO)
-def test_who_is_in_which_split(served: Callable[..., Path], name: str) -> None:
+def test_who_is_in_which_split(served, name):
     table = fetch(name, registry_path=served(name)).table
     assert dict(zip(table["speaker"], table["gender"] + " " + table["split"])) == WHO[name]
     assert name != "librispeech" or table["source"].iloc[0] == "OpenSLR 12 train-clean-100"
@@ -309,19 +249,7 @@ def test_who_is_in_which_split(served: Callable[..., Path], name: str) -> None:
         assert list(clean.str.replace("clean_", "noisy_")) == list(noisy)
 
 
-def test_speechocean762_without_the_age_of_a_speaker_is_refused(
-    served: Callable[..., Path], server: Server, tmp_path: Path
-) -> None:
-    book = served("speechocean762", sha256=None, bytes=None)
-    for age in (b"0036\n", b"0036\tyoung\n"):
-        members = {f"x/{part}/spk2age": age for part in ("train", "test")}
-        server.files["speechocean762.tar.gz"] = _tar({**members, "x/WAVE/SPEAKER0036/000360034.WAV": _audio()})
-        with pytest.raises(ReaderError, match=r"expected the age of 0036 in years in spk2age, got (none|young)"):
-            fetch("speechocean762", registry_path=book)
-        assert not (tmp_path / "cache" / "corpora" / "speechocean762").exists()
-
-
-def test_grid(served: Callable[..., Path]) -> None:
+def test_grid(served):
     c = fetch("grid", registry_path=served("grid"))
     first = c.table[~c.table["speaker"].isin(["GRID_s1", "GRID_s4"])].groupby("speaker").first()
     talkers = {split: {int(name[6:]) for name in rows.index} for split, rows in first.groupby("split")}
@@ -339,94 +267,76 @@ def test_grid(served: Callable[..., Path]) -> None:
 
 
 @pytest.mark.parametrize("talker", [1, 4])
-def test_a_tenth_of_a_one_talker_study_is_test_and_a_twentieth_valid(talker: int) -> None:
+def test_a_tenth_of_a_one_talker_study_is_test_and_a_twentieth_valid(talker):
     splits = [readers._grid_split(talker, f"{start}{i}") for start in ("bbaf", "swwv") for i in range(1000)]
     assert splits.count("test") / 2000 == pytest.approx(0.1, abs=0.02)
     assert splits.count("valid") / 2000 == pytest.approx(0.05, abs=0.015)
 
 
-def test_a_clean_file_without_its_noisy_one_is_refused(
-    served: Callable[..., Path], server: Server, tmp_path: Path
-) -> None:
-    book = served("voicebank-demand", sha256=None, bytes=None)
-    server.files["noisy_testset_wav.zip"] = _zip({"noisy_testset_wav/p232_001.wav": _audio(48_000)})
-    with pytest.raises(ReaderError, match=r"a clean and a noisy file of each name in testset_wav.*p232_002\.wav"):
-        fetch("voicebank-demand", registry_path=book)
-    assert not (tmp_path / "cache" / "corpora" / "voicebank-demand").exists()
+def _ages(table):
+    members = {f"x/{part}/spk2age": table for part in ("train", "test")}
+    return _tar({**members, "x/WAVE/SPEAKER0036/000360034.WAV": _audio()})
+
+
+@pytest.mark.parametrize(("name", "file", "content", "message"), [
+    ("speechocean762", "speechocean762.tar.gz", _ages(b"0036\n"), "the age of 0036 in years in spk2age, got none"),
+    ("speechocean762", "speechocean762.tar.gz", _ages(b"0036\tyoung\n"), "the age of 0036 in years .* got young"),
+    ("voicebank-demand", "noisy_testset_wav.zip", _zip({"noisy_testset_wav/p232_001.wav": _audio(48_000)}),
+     r"a clean and a noisy file of each name in testset_wav.*p232_002\.wav"),
+], ids=["no age", "no number", "no noisy file"])  # fmt: skip
+def test_a_corpus_that_lacks_something_is_refused(served, server, tmp_path, name, file, content, message):
+    book = served(name, sha256=None, bytes=None)
+    server.files[file] = content
+    with pytest.raises(ReaderError, match=message):
+        fetch(name, registry_path=book)
+    assert not (tmp_path / "cache" / "corpora" / name).exists()
 
 
 # ---------------------------------------------------------------------- downloading
 
 
-@pytest.fixture
-def archive(server: Server) -> dict[str, Any]:
-    server.files["a.zip"] = np.random.default_rng(0).bytes(300_000)
-    return {
-        "name": "a.zip",
-        "urls": [f"{server.url}/a.zip"],
-        "sha256": hashlib.sha256(server.files["a.zip"]).hexdigest(),
-    }
-
-
-@pytest.mark.parametrize("have", [300_000, 300_001, 400_000])
-def test_a_part_that_is_complete_or_too_long(
-    server: Server, archive: dict[str, Any], tmp_path: Path, have: int
-) -> None:
-    content = server.files["a.zip"]
-    (tmp_path / "a.zip.part").write_bytes((content + bytes(100_000))[:have])
-    assert module.download(archive, tmp_path).read_bytes() == content
-
-
-@pytest.mark.fault(
-    "A server has another file than the registry knows",
-    "FetchError with both hashes; nothing of the user is deleted",
-)
-def test_a_wrong_hash_says_which_and_deletes_nothing_of_the_user(
-    server: Server, archive: dict[str, Any], tmp_path: Path
-) -> None:
-    right = archive["sha256"]
-    server.files["a.zip"] = b"another file"
-    got = hashlib.sha256(b"another file").hexdigest()
-    (tmp_path / "a.zip").write_bytes(b"the user's")
-    (tmp_path / "notes.txt").write_bytes(b"the user's")
-    with pytest.raises(FetchError, match=rf"could not download a\.zip.*expected sha256:{right} but got {got}"):
-        module.download(archive, tmp_path)
-    there = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    assert there == {"a.zip": b"the user's", "notes.txt": b"the user's", "a.zip.wrong": b"another file"}
-    server.files["a.zip"] = np.random.default_rng(0).bytes(300_000)
+@pytest.mark.parametrize("more", [0, 1, 100_000])
+def test_a_part_that_is_complete_or_too_long(server, archive, tmp_path, more):
+    (tmp_path / "a.zip.part").write_bytes(server.files["a.zip"] + bytes(more))
     assert module.download(archive, tmp_path).read_bytes() == server.files["a.zip"]
 
 
-def test_md5_is_checked_where_no_sha256_is_known(server: Server, archive: dict[str, Any], tmp_path: Path) -> None:
-    wrong = {"name": "a.zip", "urls": archive["urls"], "md5": "0" * 32}
-    with pytest.raises(FetchError, match=rf"expected md5:{'0' * 32} but got"):
-        module.download(wrong, tmp_path)
-    assert module.download({**wrong, "md5": hashlib.md5(server.files["a.zip"]).hexdigest()}, tmp_path).is_file()
+@pytest.mark.fault("A server has another file than the registry knows",
+    "FetchError with both hashes; nothing of the user is deleted")  # fmt: skip
+@pytest.mark.parametrize("known", ["sha256", "md5", "bytes"])
+def test_another_file_is_set_aside_and_nothing_of_the_user_is_deleted(server, archive, tmp_path, known):
+    def facts(content):
+        hashes = {name: hashlib.new(name, content).hexdigest() for name in ("sha256", "md5")}
+        return hashes | {"bytes": len(content)}
+
+    right, other = server.files["a.zip"], b"another file"
+    expected, got = facts(right)[known], facts(other)[known]
+    message = f"expected {known}:{expected} but got {got}" if known != "bytes" else "expected 500000 bytes, got 12"
+    archive = {"name": "a.zip", "urls": archive["urls"], known: expected}
+    server.files["a.zip"] = other
+    mine = {"a.zip": b"the user's", "notes.txt": b"the user's"}
+    for name, content in mine.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(FetchError, match=rf"could not download a\.zip.*{message}"):
+        module.download(archive, tmp_path)
+    assert tree(tmp_path) == mine | {"a.zip.wrong": other}
+    server.files["a.zip"] = right
+    assert module.download(archive, tmp_path).read_bytes() == right
 
 
-def test_without_a_hash_the_size_is_checked(server: Server, archive: dict[str, Any], tmp_path: Path) -> None:
-    bare = {"name": "a.zip", "urls": archive["urls"], "bytes": 299_999}
-    with pytest.raises(FetchError, match=r"expected 299999 bytes, got 300000; it is set aside"):
-        module.download(bare, tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["a.zip.wrong"]
-
-
-def test_a_file_put_there_by_hand_is_taken(server: Server, archive: dict[str, Any], tmp_path: Path) -> None:
+def test_a_file_put_there_by_hand_is_taken(server, archive, tmp_path):
     (tmp_path / "a.zip").write_bytes(server.files["a.zip"])
     module.download(archive, tmp_path)
     assert server.asked == []
 
 
-def test_a_mirror_serves_when_the_first_address_does_not(
-    server: Server, archive: dict[str, Any], tmp_path: Path, dead_url: str
-) -> None:
+def test_a_mirror_serves_when_the_first_address_does_not(server, archive, tmp_path, dead_url):
     urls = [f"{dead_url}/a.zip", f"{server.url}/gone.zip", *archive["urls"]]
     assert module.download({**archive, "urls": urls}, tmp_path).is_file()
-    assert module.download(archive, tmp_path / "two", base_url=server.url + "/").is_file()
 
 
 @pytest.mark.fault("Nobody listens at the address", "FetchError that names it and says what to do")
-def test_no_network_names_the_address_and_what_to_do(archive: dict[str, Any], tmp_path: Path, dead_url: str) -> None:
+def test_no_network_names_the_address_and_what_to_do(archive, tmp_path, dead_url):
     url = f"{dead_url}/a.zip"
     with pytest.raises(FetchError) as error:
         module.download({**archive, "urls": [url]}, tmp_path)
@@ -436,78 +346,18 @@ def test_no_network_names_the_address_and_what_to_do(archive: dict[str, Any], tm
     assert "refused" in str(error.value)
 
 
-def test_a_page_that_is_gone_is_not_asked_for_again(server: Server, archive: dict[str, Any], tmp_path: Path) -> None:
+def test_a_page_that_is_gone_is_not_asked_for_again(server, archive, tmp_path):
     with pytest.raises(FetchError, match=r"gone\.zip: expected the file, the server answered 404"):
         module.download({**archive, "urls": [f"{server.url}/gone.zip"]}, tmp_path)
     assert len(server.asked) == 1
 
 
-def test_the_progress_bar(server: Server, archive: dict[str, Any], tmp_path: Path, capfd: Any) -> None:
-    module.download(archive, tmp_path / "quiet")
-    assert capfd.readouterr() == ("", "")
-    module.download(archive, tmp_path / "bar", progress=True)
-    assert "a.zip: 100%" in capfd.readouterr().err
-
-
 # ------------------------------------------------------------------------ unpacking
 
 
-def _member(name: str, type: bytes = tarfile.REGTYPE, link: str = "") -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as file:
-        fine = tarfile.TarInfo("fine.txt")
-        fine.size = 4
-        file.addfile(fine, io.BytesIO(b"fine"))
-        info = tarfile.TarInfo(name)
-        info.type, info.linkname = type, link
-        file.addfile(info)
-    return buffer.getvalue()
-
-
-def _zip_link() -> bytes:
-    info = zipfile.ZipInfo("link")
-    info.create_system, info.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as file:
-        file.writestr("fine.txt", b"fine")
-        file.writestr(info, "/etc/passwd")
-    return buffer.getvalue()
-
-
-EVIL = {
-    "a tar that climbs": _member("../evil.txt"),
-    "a tar that climbs later": _member("a/../../evil.txt"),
-    "a tar with an absolute path": _member("/tmp/evil.txt"),
-    "a tar with a symbolic link": _member("link", tarfile.SYMTYPE, "/etc"),
-    "a tar with a symbolic link inside": _member("link", tarfile.SYMTYPE, "fine.txt"),
-    "a tar with a hard link": _member("link", tarfile.LNKTYPE, "../secret"),
-    "a tar with a device": _member("null", tarfile.CHRTYPE),
-    "a tar with a pipe": _member("pipe", tarfile.FIFOTYPE),
-    "a zip that climbs": _zip({"fine.txt": b"fine", "../evil.txt": b"x"}),
-    "a zip with an absolute path": _zip({"fine.txt": b"fine", "/tmp/evil.txt": b"x"}),
-    "a zip with a drive": _zip({"fine.txt": b"fine", "C:/evil.txt": b"x"}),
-    "a zip with backslashes": _zip({"fine.txt": b"fine", "..\\evil.txt": b"x"}),
-    "a zip with a symbolic link": _zip_link(),
-}
-
-
-@pytest.mark.fault(
-    "An archive climbs out of its folder, or holds an absolute path, a drive, a link, a device or a pipe",
-    "FetchError; nothing at all is unpacked",
-)
-@pytest.mark.parametrize("what", EVIL)
-def test_an_evil_archive_is_refused_whole(what: str, tmp_path: Path) -> None:
-    (tmp_path / "archive").write_bytes(EVIL[what])
-    with pytest.raises(FetchError, match=r"refused, its member .*nothing was unpacked"):
-        module.unpack(tmp_path / "archive", tmp_path / "deep" / "target")
-    assert {p.name for p in tmp_path.rglob("*")} == {"archive", "deep", "target"}
-
-
 @pytest.mark.fault("An archive is empty or cut off", "It is set aside, and the next run fetches it again")
-@pytest.mark.parametrize(("name", "part"), [("emodb", 0.0), ("mini-librispeech", 0.5), ("emodb", 0.999)])
-def test_a_half_written_archive_is_set_aside(
-    name: str, part: float, served: Callable[..., Path], server: Server, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("name", "part"), [("emodb", 0.0), ("mini-librispeech", 0.5)])
+def test_a_half_written_archive_is_set_aside(name, part, served, server, tmp_path):
     book = served(name, sha256=None, bytes=None)
     file, content = next(iter(ARCHIVES[name]().items()))
     server.files[file] = content[: int(part * len(content))]
@@ -521,7 +371,7 @@ def test_a_half_written_archive_is_set_aside(
 # ----------------------------------------------------------- names, places, the choice
 
 
-def test_an_unknown_name_gives_the_nearest(tmp_path: Path) -> None:
+def test_an_unknown_name_gives_the_nearest(tmp_path):
     with pytest.raises(FetchError, match=r"unknown corpus 'mini-libri'; did you mean 'mini-librispeech'"):
         fetch("mini-libri")
     with pytest.raises(FetchError, match=r"timit cannot be downloaded.*sepriors fetch timit --from FOLDER"):
@@ -530,7 +380,7 @@ def test_an_unknown_name_gives_the_nearest(tmp_path: Path) -> None:
         registry(tmp_path / "none.toml")
 
 
-def test_a_folder_in_the_way_is_left_alone(served: Callable[..., Path], server: Server, tmp_path: Path) -> None:
+def test_a_folder_in_the_way_is_left_alone(served, server, tmp_path):
     mine = tmp_path / "cache" / "corpora" / "emodb" / "mine.txt"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
@@ -540,14 +390,8 @@ def test_a_folder_in_the_way_is_left_alone(served: Callable[..., Path], server: 
     assert server.asked == []
 
 
-def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(FetchError, match=r"expected a folder to write to .*SEPRIORS_CACHE"):
-        fetch("emodb", root=tmp_path / "file" / "corpora")
-
-
 @pytest.mark.fault("A run was killed while it unpacked", "The next run clears away what it left")
-def test_what_a_killed_run_left_is_cleared_away(served: Callable[..., Path], tmp_path: Path) -> None:
+def test_what_a_killed_run_left_is_cleared_away(served, tmp_path):
     left = tmp_path / "cache" / "corpora" / ".staging-emodb~killed"
     (left / "done").mkdir(parents=True)
     (left / "done" / "manifest.csv").write_text("half")
@@ -556,7 +400,7 @@ def test_what_a_killed_run_left_is_cleared_away(served: Callable[..., Path], tmp
 
 
 @pytest.mark.fault("One corpus is fetched four times at once", "It is downloaded once, and all of them have it")
-def test_two_at_once_download_once(served: Callable[..., Path], server: Server) -> None:
+def test_two_at_once_download_once(served, server):
     book = served("emodb")
     with ThreadPoolExecutor(4) as pool:
         tables = list(pool.map(lambda _: fetch("emodb", registry_path=book).table, range(4)))
@@ -564,8 +408,14 @@ def test_two_at_once_download_once(served: Callable[..., Path], server: Server) 
     assert len(server.asked) == 1
 
 
-def test_auto_downloads_once_and_then_takes_what_is_there(served: Callable[..., Path], server: Server) -> None:
+def test_auto_says_what_is_incomplete_downloads_once_and_then_takes_what_is_there(served, server):
     book = served("mini-librispeech", "emodb")
+    whole, server.files["download.zip"] = server.files["download.zip"], b"an error page"
+    c = open_corpora(registry_path=book)
+    assert set(c.table["corpus"]) == {"mini-librispeech"}
+    assert c.note.startswith("Incomplete: could not download download.zip")
+    server.files["download.zip"] = whole
+    shutil.rmtree(c.root)
     c = open_corpora(registry_path=book)
     assert (c.origin, c.note) == ("fetched", "")
     assert set(c.table["corpus"]) == {"mini-librispeech", "emodb"}
@@ -574,17 +424,7 @@ def test_auto_downloads_once_and_then_takes_what_is_there(served: Callable[..., 
     assert len(server.asked) == asked
 
 
-def test_auto_says_what_is_incomplete(served: Callable[..., Path], server: Server) -> None:
-    book = served("mini-librispeech", "emodb")
-    server.files["download.zip"] = b"an error page"
-    c = open_corpora(registry_path=book)
-    assert set(c.table["corpus"]) == {"mini-librispeech"}
-    assert c.note.startswith("Incomplete: could not download download.zip")
-
-
-def test_a_mistyped_folder_is_an_error_though_the_cache_serves(
-    served: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_mistyped_folder_is_an_error_though_the_cache_serves(served, tmp_path, monkeypatch):
     fetch("mini-librispeech", registry_path=served("mini-librispeech"))
     monkeypatch.setenv("SEPRIORS_DATA", str(tmp_path / "typo"))
     with pytest.raises(CorpusError, match=r"typo: expected a folder with a manifest.csv.*SEPRIORS_DATA.*got no folder"):
@@ -597,7 +437,7 @@ def test_a_mistyped_folder_is_an_error_though_the_cache_serves(
 
 
 @pytest.mark.fault("The cache cannot be written to", "An error that names it, and SEPRIORS_CACHE")
-def test_a_cache_that_cannot_be_written_to(monkeypatch: pytest.MonkeyPatch, dead_url: str, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_to(monkeypatch, dead_url, tmp_path):
     monkeypatch.setenv("SEPRIORS_CACHE", "/proc/.cache")
     told = pytest.raises(
         FetchError, match=r"^/proc/\.cache.*: expected a folder to write to .*; set SEPRIORS_CACHE to one$"
@@ -612,10 +452,10 @@ def test_a_cache_that_cannot_be_written_to(monkeypatch: pytest.MonkeyPatch, dead
 
 
 @pytest.fixture
-def spoken(monkeypatch: pytest.MonkeyPatch) -> None:
+def spoken(monkeypatch):
     """A synthetic corpus of one file, made at once: its own test makes the real one."""
 
-    def make(folder: Path) -> None:
+    def make(folder):
         row = dict(zip(FIELDS, ("a.flac", "synthetic", "speech", "", "s", "F", "test", "1", "CC0 1.0", "espeak")))
         pd.DataFrame([row]).to_csv(folder / "manifest.csv", index=False)
 
@@ -623,23 +463,16 @@ def spoken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("spoken")
-def test_auto_falls_back_to_synthetic_speech_and_says_why(
-    served: Callable[..., Path], server: Server, dead_url: str
-) -> None:
-    book = served("emodb", urls=[f"{dead_url}/download.zip"])
-    c: Corpora = open_corpora(registry_path=book)
+def test_auto_falls_back_to_synthetic_speech_and_says_why(served, server, dead_url):
+    """Speech without noise is not enough."""
+    c = open_corpora(registry_path=served("emodb", urls=[f"{dead_url}/download.zip"]))
     assert (c.origin, c.is_real) == ("synthetic", False)
     assert "the network did not answer within 5 s" in c.note
     assert "say nothing of real speech" in c.note
+    assert open_corpora(registry_path=served("emodb")).origin == "synthetic"
 
 
-@pytest.mark.usefixtures("spoken")
-def test_speech_without_noise_is_not_enough(served: Callable[..., Path]) -> None:
-    c = open_corpora(registry_path=served("emodb"))
-    assert c.origin == "synthetic"
-
-
-def test_a_silent_server_costs_no_more_than_its_time() -> None:
+def test_a_silent_server_costs_no_more_than_its_time():
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()

@@ -43,6 +43,12 @@ def run(checkpoint=None, *, steps=20, broken=None, size=3, seed=0, fresh=None, *
                progress=False, **choices)  # fmt: skip
 
 
+def ones(made, loss, **choices):
+    """A fit whose points are ones, of eight steps unless said otherwise."""
+    choices = {"steps": 8, "learning_rate": 1.0, "generator": torch.Generator().manual_seed(0)} | choices
+    return fit(made, lambda g: torch.ones(1, 3, dtype=torch.float64), loss, progress=False, **choices)
+
+
 def flat(made):
     return torch.nn.utils.parameters_to_vector(made.parameters()).detach()
 
@@ -65,10 +71,9 @@ def test_a_broken_run_ends_as_an_unbroken_one(tmp_path, breaks):
 
 def test_what_was_done_is_not_done_again(tmp_path):
     path = tmp_path / "run.checkpoint"
-    with pytest.raises(Broken):
-        run(path, broken=11)  # the last checkpoint is that of step 8
-    with pytest.raises(Broken):
-        run(path, broken=11)  # goes on to step 19, which makes that of step 16
+    for _ in range(2):  # the last checkpoint is that of step 8; then it goes on to step 19, which makes that of step 16
+        with pytest.raises(Broken):
+            run(path, broken=11)
     state = torch.load(path, weights_only=True)
     assert (state["step"], state["run"], len(state["curve"])) == (16, "20 steps", 4)
     first = run(path)
@@ -79,7 +84,7 @@ def test_what_was_done_is_not_done_again(tmp_path):
 
 
 @pytest.mark.fault("A checkpoint is cut off, or is something else", "WeightsError that says what to delete")
-@pytest.mark.parametrize("other", [0.0, 0.001, 0.5, 0.999, b"no checkpoint\n", [1, 2], {}, {"steps": 20}])
+@pytest.mark.parametrize("other", [0.0, 0.5, 0.999, b"no checkpoint\n", [1, 2], {}, {"steps": 20}])
 def test_a_damaged_checkpoint(tmp_path, other):
     """Cut off after that part of its bytes, or something else."""
     path = tmp_path / "run.checkpoint"
@@ -141,21 +146,17 @@ def walk(steps, **choices):
         places.append(float(model[0].detach()))
         return model[0].clone()
 
-    fitted = fit(
-        made, lambda g: torch.zeros(1), loss, steps=steps, learning_rate=1.0, generator=torch.Generator(),
-        validate=lambda model: float(model[0].detach()), validations=steps, progress=False, **choices,
-    )  # fmt: skip
+    validate = lambda model: float(model[0].detach())  # noqa: E731
+    fitted = ones(made, loss, steps=steps, validate=validate, validations=steps, **choices)
     return [*places[1:], float(made[0].detach())], fitted
 
 
-@pytest.mark.parametrize("warm", [500, 4])
-def test_the_rate_rises_and_falls_by_a_cosine_to_its_hundredth(warm):
+def test_the_rate_rises_and_falls_by_a_cosine_to_its_hundredth():
     """Adam's step is its rate where the gradient is constant."""
-    places, _ = walk(2000, warm=warm)
-    rates = [a - b for a, b in pairwise([0.0, *places])]
-    for i in (0, 1, 3, 100, 499, 500, 1000, 1999):
-        exact = min(1, (i + 1) / warm) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * i / 2000)))
-        assert rates[i] == pytest.approx(exact, rel=1e-6)
+    places, _ = walk(400, warm=100)
+    for i, (before, after) in enumerate(pairwise([0.0, *places])):
+        exact = min(1, (i + 1) / 100) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * i / 400)))
+        assert before - after == pytest.approx(exact, rel=1e-6)
 
 
 def test_the_average():
@@ -185,13 +186,10 @@ def test_gradients_are_clipped():
 
         def loss(model, x, g, done):
             loud = factor ** float(torch.rand((), generator=g) < 0.5)
+            x = torch.randn(3, 3, generator=g, dtype=torch.float64)
             return loud * (model.weight * x).sum() / x.norm()
 
-        fitted = fit(
-            made, lambda g: torch.randn(3, 3, generator=g, dtype=torch.float64), loss, steps=20, learning_rate=1.0,
-            generator=torch.Generator().manual_seed(0), clip=clip, progress=False,
-        )  # fmt: skip
-        return fitted.model.weight.detach()
+        return ones(made, loss, steps=20, clip=clip).model.weight.detach()
 
     torch.testing.assert_close(trained(1000.0, 0.5), trained(1.0, 0.5), rtol=1e-4, atol=0)
     assert not torch.allclose(trained(1000.0, math.inf), trained(1.0, math.inf), rtol=1e-2)
@@ -201,13 +199,8 @@ def test_parts_with_rates_of_their_own():
     """A part that learns half as fast moves half as far in Adam's first step, the others as ever."""
     made = torch.nn.ModuleDict({"a": line(), "b": line()})
 
-    def loss(model, x, g, done):
-        return model["a"](x).sum() + model["b"](x).sum()
-
-    moved = fit(
-        made, lambda g: torch.ones(1, 3, dtype=torch.float64), loss, steps=1, learning_rate=0.01, warm=1,
-        rates={"b": 0.5}, generator=torch.Generator(), progress=False,
-    ).model  # fmt: skip
+    loss = lambda model, x, g, done: model["a"](x).sum() + model["b"](x).sum()  # noqa: E731
+    moved = ones(made, loss, steps=1, learning_rate=0.01, warm=1, rates={"b": 0.5}).model
     a, b = (flat(part) - 0.5 for part in (moved["a"], moved["b"]))
     torch.testing.assert_close(a, 2 * b)
     assert a.abs().min() > 0
@@ -228,11 +221,8 @@ def test_back_to_the_best_where_it_diverges(tmp_path, value):
                 raise Broken
             return model(x).sum() * (value if count[0] == diverges else 1)
 
-        return fit(
-            line(), lambda g: torch.ones(1, 3, dtype=torch.float64), loss, steps=8, learning_rate=1.0, warm=1,
-            generator=torch.Generator(), validations=4, validate=lambda m: scores[count[0]], best_if_diverged=True,
-            checkpoint=checkpoint, progress=False,
-        )  # fmt: skip
+        choices = {"warm": 1, "validations": 4, "validate": lambda m: scores[count[0]], "checkpoint": checkpoint}
+        return ones(line(), loss, best_if_diverged=True, **choices)
 
     got, shorter = run(diverges=7), run(diverges=5)
     assert (got.diverged, got.curve) == (7, [1.0, 5.0, 3.0])
@@ -256,10 +246,7 @@ def test_a_gradient_that_is_not_finite(tmp_path, value):
         return model(x).sum() * (value if count[0] == 6 else 1)
 
     with pytest.raises(RuntimeError, match="expected a finite cost and gradient, got"):
-        fit(
-            line(), lambda g: torch.ones(1, 3, dtype=torch.float64), loss, steps=20, learning_rate=1.0, clip=1.0,
-            generator=torch.Generator(), validations=5, checkpoint=path, progress=False,
-        )  # fmt: skip
+        ones(line(), loss, steps=20, clip=1.0, validations=5, checkpoint=path)
     state = torch.load(path, weights_only=True)
     assert state["step"] == 4
     assert all(p.isfinite().all() for p in state["model"].values())
@@ -269,15 +256,11 @@ def test_the_model_may_compute_in_half_precision():
     kinds = []
 
     def loss(model, x, g, done):
-        kinds.append(model(x).dtype)
-        return model(x).sum()
+        kinds.append(model(x.float()).dtype)
+        return model(x.float()).sum()
 
     for fast in (False, True):
-        made = fit(
-            torch.nn.Linear(3, 3), lambda g: torch.ones(1, 3), loss, steps=1, learning_rate=1.0,
-            generator=torch.Generator(), fast=fast, progress=False,
-        ).model  # fmt: skip
-        assert made.weight.dtype == torch.float32
+        assert ones(torch.nn.Linear(3, 3), loss, steps=1, fast=fast).model.weight.dtype == torch.float32
     assert kinds == [torch.float32, torch.bfloat16]
 
 

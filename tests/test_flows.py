@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from conftest import alike, drawn_flow
+from conftest import alike, normal
 from torch.distributions import Normal
 
 from sepriors.inference import flows
@@ -14,10 +14,6 @@ from sepriors.protocols import Image
 from sepriors.signal.rng import generators
 
 V = torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64)  # of the noise, an utterance each
-
-
-def normal(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def gaussian(x, v=3.0, variance=V):
@@ -208,49 +204,9 @@ def test_moments_of_the_walk(kind):
         assert ((spread / variance - 1).abs() < 5 * (2 / (R * N)) ** 0.5).all()
 
 
-@pytest.mark.parametrize("kind", [{"levels": 100}, {"levels": 30, "steps": 30, "descend": False}], ids=str)
-def test_a_patient_walk_ends_in_the_posterior(kind):
-    """Its mean and, within what it lags behind, its variance; what noise it still has is a thousandth of that."""
-    x = normal(3, 1500)
-    *_, last = anneal(Family(3.0), x, V, chains=4, tau_min=0.02, generators=generators(range(10, 13), 3), **kind)
-    expected, variance = (3 / (3 + V))[:, None] * x, 3 * V / (3 + V)
-    errors = (last.signal - expected).square().mean((0, 2)) / variance
-    assert ((errors - 1).abs() < 0.03 + 4 * (2 / 6000) ** 0.5).all()
-    slope = ((last.signal * x).sum(-1) / x.square().sum(-1)).mean(0)
-    assert ((slope - 3 / (3 + V)).abs() < 0.01 + 4 * (variance / 6000).sqrt()).all()
-
-
 def test_noise_below_the_least():
     x, variance = normal(2, 8, dtype=torch.float32), torch.tensor([1e-6, 1.0])
     walks = list(anneal(Family(1.0), x, variance, levels=3, chains=4, tau_min=0.02, generators=generators(0, 2)))
     assert all(walk.tau[0] == 1e-3 for walk in walks)
     assert (walks[-1].signal[:, 0] - x[0]).abs().max() < 1e-6
     assert (walks[-1].signal[:, 1] - x[1]).abs().max() > 0.1
-
-
-def test_all_of_it_in_inference_mode_alone_and_in_company():
-    prior, noisy = drawn_flow(dtype=torch.float32), drawn_flow(conditional=True, dtype=torch.float32)
-    x, variance = 0.03 * normal(2, 160, dtype=torch.float32), torch.tensor([1e-4, 1e-3])
-
-    def signals(rows, seeds):
-        x_, v = x[rows].clone(), variance[rows].clone()
-        *_, a = climb(SignalPosterior(prior, x_, v), steps=3)
-        *_, b = climb_latent(SignalPosterior(prior, x_, v), steps=3)
-        each = generators(seeds, len(seeds))
-        *_, c = anneal(noisy, x_, v, levels=3, chains=2, tau_min=1e-3, steps=1, generators=each)
-        return torch.cat([a.signal[None], b.signal[None], c.signal, denoise(noisy, x_, v)[None]])
-
-    together = signals([0, 1], [5, 6])
-    with torch.inference_mode():
-        assert signals([0, 1], [5, 6]).equal(together)
-    for b in (0, 1):
-        assert alike(signals([b], [5 + b])[:, 0], together[:, b])
-    assert not signals([0, 1], [5, 7])[2:4, 1].equal(together[2:4, 1])
-
-
-@pytest.mark.parametrize("length", [1, 3, 4, 5, 9])
-def test_whole_windows(length):
-    x = normal(2, length)
-    got = flows.whole_windows(x, 4)
-    assert got.shape[-1] == math.ceil(length / 4) * 4
-    assert all(got[:, i].equal(x[:, i % length]) for i in range(got.shape[-1]))

@@ -2,10 +2,8 @@
 
 import ast
 import re
-from graphlib import CycleError, TopologicalSorter
+from graphlib import TopologicalSorter
 from pathlib import Path
-
-import pytest
 
 import sepriors
 
@@ -66,8 +64,6 @@ def drawing(arrows):
 
 
 def test_no_module_imports_in_a_circle():
-    with pytest.raises(CycleError):
-        TopologicalSorter({"a": {"b"}, "b": {"a"}}).prepare()
     inside = {m: {to for to in arrows if to not in FACE} for m, arrows in ARROWS.items() if m not in FACE}
     TopologicalSorter(inside).prepare()
     TopologicalSorter(rooms()).prepare()
@@ -92,18 +88,3 @@ def test_inference_and_priors_do_not_know_each_other():
 def test_the_picture_is_that_of_the_imports():
     (found,) = re.findall(r"```text layers\n(.*?)\n```", PICTURE, re.DOTALL)
     assert found == drawing(rooms()), f"expected this picture in ARCHITECTURE.md:\n{drawing(rooms())}"
-
-
-@pytest.mark.parametrize(
-    ("source", "found"),
-    [
-        ("from sepriors.methods import make", {"sepriors.methods"}),
-        ("from sepriors import methods, weights", {"sepriors.methods", "sepriors.weights"}),
-        ("from sepriors import METHODS", {"sepriors"}),
-        ("import sepriors.lab.plots", {"sepriors.lab.plots"}),
-        ("def f():\n    if True:\n        from sepriors.lab import bench", {"sepriors.lab.bench"}),
-        ("import torch, bench", set()),
-    ],
-)
-def test_what_a_source_imports(source, found):
-    assert imported(source) == found

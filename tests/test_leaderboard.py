@@ -142,14 +142,8 @@ def test_published_figures_stand_apart(page):
     assert set() < cited <= known
 
 
-CARD = {
-    "prior": "VAE",
-    "method": "nmf",
-    "gain in SI-SDR (dB)": "-0.4",
-    "least AUROC": "0.31 (tones)",
-    "mean AUROC": "0.80",
-    "fall after the peak (dB)": "1.5",
-}
+CARD = {"prior": "VAE", "method": "nmf", "gain in SI-SDR (dB)": "-0.4", "least AUROC": "0.31 (tones)"}
+CARD |= {"mean AUROC": "0.80", "fall after the peak (dB)": "1.5"}
 
 
 def test_cards_and_guide_say_what_the_records_say(tmp_path):
@@ -159,10 +153,8 @@ def test_cards_and_guide_say_what_the_records_say(tmp_path):
     facts = {"profile": "book", "seed": 0, "commit": "abc", "hardware": {"cpu": "a CPU", "cores": 2}}
     (folder / "bench-trust.json").write_text(json.dumps({**facts, "corpus": {"matched": "x"}, "records": [CARD]}))
     (tree / "runs").mkdir()
-    output = {
-        "metadata": {"scrapbook": {"name": "toy_mh"}},
-        "data": {"application/papermill.record/text/plain": "'-12'"},
-    }
+    data = {"application/papermill.record/text/plain": "'-12'"}
+    output = {"metadata": {"scrapbook": {"name": "toy_mh"}}, "data": data}
     (tree / "runs" / "05-samplers.ipynb").write_text(json.dumps({"cells": [{"outputs": [output]}]}))
     text = trust.page(tree, source)
     assert "### VAE" in text

@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,31 +10,21 @@ import torch
 from conftest import alike
 
 from sepriors.inference import mcmc
-from sepriors.inference.mcmc import (
-    MALA,
-    Chain,
-    Density,
-    Joint,
-    Langevin,
-    RandomWalk,
-    effective_sample_size,
-    r_hat,
-    sample,
-)
+from sepriors.inference.mcmc import MALA, Chain, Density, Joint, Langevin, RandomWalk, effective_sample_size, sample
 from sepriors.signal.rng import generators
 
 CHAINS = 100_000
 MEAN = torch.tensor([1.0, -2.0], dtype=torch.float64)
 COV = torch.tensor([[1.0, 0.9], [0.9, 2.0]], dtype=torch.float64)
 SHAPE = torch.linalg.cholesky(COV)
-KERNELS = [
+EXACT = [  # these leave their target as it is
     RandomWalk(0.5),
-    Langevin(0.3),
-    Langevin(0.3, averaged=True),
+    RandomWalk(1.0, SHAPE),
     MALA(0.3),
     MALA(0.3, SHAPE),
     MALA(0.3, tamed=True),
 ]
+KERNELS = [*EXACT, Langevin(0.3), Langevin(0.3, averaged=True)]
 
 
 def gaussian(mean, cov):
@@ -62,39 +53,35 @@ def far(z, mean, cov):
     return float(torch.cat([of_mean, of_cov.flatten()]).abs().max())
 
 
-@pytest.mark.parametrize("kernel", [RandomWalk(1.0), RandomWalk(1.0, SHAPE)], ids=str)
-def test_a_random_walk_stays_in_equilibrium(kernel):
+@pytest.mark.parametrize("kernel", EXACT, ids=str)
+def test_an_exact_kernel_stays_in_equilibrium(kernel):
     z = drawn(MEAN, COV)
-    assert far(z, MEAN, COV) < 4
     end = last(gaussian(MEAN, COV), kernel, z, steps=10)
     assert far(end.position, MEAN, COV) < 4
     assert (end.position != z).any(-2).double().mean() > 0.99  # it did not stay by standing still
 
 
-@pytest.mark.parametrize("kernel", [MALA(0.5), MALA(0.5, tamed=True), MALA(0.7, SHAPE, tamed=True)], ids=str)
+@pytest.mark.parametrize("kernel", [MALA(0.5), MALA(0.5, tamed=True)], ids=str)
 def test_an_adjusted_step_stays_where_an_unadjusted_one_leaves(kernel):
-    """The same step without its correction goes off by what the recursion S <- A S A' + step C C' says."""
+    """The same step without its correction goes off by what the recursion S <- A S A' + step I says."""
     z, target = drawn(MEAN, COV), gaussian(MEAN, COV)
     end = last(target, kernel, z, steps=10)
     assert far(end.position, MEAN, COV) < 4
     assert (end.position != z).any(-2).double().mean() > 0.99
-    C = torch.eye(2, dtype=torch.float64) if kernel.shape is None else kernel.shape
-    A, S = torch.eye(2) - 0.5 * kernel.step_size * C @ C.mT @ torch.linalg.inv(COV), COV
+    A, S = torch.eye(2) - 0.5 * kernel.step_size * torch.linalg.inv(COV), COV
     for _ in range(10):
-        S = A @ S @ A.mT + kernel.step_size * C @ C.mT
-    plain = last(target, Langevin(kernel.step_size, kernel.shape), z, steps=10).position
+        S = A @ S @ A.mT + kernel.step_size * torch.eye(2)
+    plain = last(target, Langevin(kernel.step_size), z, steps=10).position
     assert far(plain, MEAN, S) < 4
     assert far(plain, MEAN, COV) > 20
 
 
-@pytest.mark.parametrize("shape", [None, SHAPE])
-def test_the_bias_of_langevin_is_known_and_averaged_noise_has_none_for_a_gaussian(shape):
-    """Σ (I - η/4 C Cᵀ Σ⁻¹)⁻¹, the matrix form of s² / (1 - η / 4s²): ten per cent and more in every direction."""
-    step, C = 1.0, torch.eye(2, dtype=torch.float64) if shape is None else shape
-    biased = COV @ torch.linalg.inv(torch.eye(2) - step / 4 * C @ C.mT @ torch.linalg.inv(COV))
+def test_the_bias_of_langevin_is_known_and_averaged_noise_has_none_for_a_gaussian():
+    """Σ (I - η/4 Σ⁻¹)⁻¹, the matrix form of s² / (1 - η / 4s²): ten per cent and more in every direction."""
+    biased = COV @ torch.linalg.inv(torch.eye(2) - torch.linalg.inv(COV) / 4)
     assert torch.linalg.eigvals(biased @ torch.linalg.inv(COV)).real.min() > 1.1
     z, target = drawn(MEAN, COV), gaussian(MEAN, COV)
-    plain, averaged = (last(target, Langevin(step, shape, averaged), z, steps=40) for averaged in (False, True))
+    plain, averaged = (last(target, Langevin(1.0, averaged=averaged), z, steps=40) for averaged in (False, True))
     assert far(plain.position, MEAN, biased) < 4
     assert far(averaged.position, MEAN, COV) < 4
 
@@ -163,15 +150,6 @@ def test_the_order_of_the_bias_in_the_step():
         assert abs(ratios[1] - factor) < 0.7 * abs(ratios[0] - factor)  # and it goes there
 
 
-@pytest.mark.parametrize("width", [0.5, 3.0])
-def test_how_often_a_random_walk_accepts(width):
-    """In equilibrium, of a standard normal, with a proposal of that width: (2/π) arctan(2 / width)."""
-    zero, one = torch.zeros(1, dtype=torch.float64), torch.eye(1, dtype=torch.float64)
-    accepted = last(gaussian(zero, one), RandomWalk(width**2), drawn(zero, one), steps=1).accepted
-    p = 2 / math.pi * math.atan(2 / width)
-    assert abs(float(accepted) - p) < 4 * (p * (1 - p) / CHAINS) ** 0.5
-
-
 def test_detailed_balance(monkeypatch):
     """p(a) P(a -> b) = p(b) P(b -> a), the acceptance counted over a grid of all uniform draws."""
     n, variance = 10_000, 0.7
@@ -205,18 +183,10 @@ def test_a_tamed_step_is_that_of_its_source():
     assert float(drift) == pytest.approx(0.6)
 
 
-def test_impossible_places_are_never_entered():
-    """A box: the walk stays inside, and uniform."""
-    box = Density(lambda z: torch.where(z.abs().amax(-2) < 1, 0.0, -math.inf))
-    z = 2 * torch.rand(1, 1, 1, CHAINS, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 1
-    end = last(box, RandomWalk(1.0), z, steps=10).position
-    assert end.abs().max() < 1
-    assert abs(float(end.var()) - 1 / 3) < 4 * (4 / 45 / CHAINS) ** 0.5
-
-
-def test_a_place_without_a_density_is_not_entered():
+@pytest.mark.parametrize("nothing", [math.nan, -math.inf])
+def test_a_place_without_a_density_is_not_entered(nothing):
     def logp(z):
-        return torch.where(z[..., 0, :] > 0.5, math.nan, -0.5 * z.square().sum(-2))
+        return torch.where(z[..., 0, :] > 0.5, nothing, -0.5 * z.square().sum(-2))
 
     for kernel in (RandomWalk(1.0), MALA(1.0), MALA(1.0, tamed=True)):
         end = last(Density(logp), kernel, torch.zeros(1, 1, 1, 1000), steps=20)
@@ -249,21 +219,6 @@ def test_a_chain_that_would_leave_the_world_stays(kernel, dims):
         assert chain.accepted == 0
 
 
-@pytest.mark.parametrize("kernel", [RandomWalk(0.5), MALA(0.3), MALA(0.3, tamed=True)], ids=str)
-def test_a_chain_a_frame_and_a_chain_an_utterance(kernel):
-    """The shape of the log-density says what moves as one."""
-    start = torch.zeros(40, 3, 2, 50, dtype=torch.float64)
-    share = []
-    for dims, shape in ((-2, (40, 3, 50)), ((-2, -1), (40, 3))):
-        chain = last(Density(lambda z, dims=dims: -0.5 * z.square().sum(dims)), kernel, start, steps=1)
-        assert chain.logp.shape == shape
-        moved = chain.position != 0
-        assert moved.equal(moved[:, :, :1].expand_as(moved))  # all of a frame's latent variables, or none
-        share.append(moved.double().mean())
-    assert moved.equal(moved[..., :1].expand_as(moved))
-    assert share[1] < 0.5 * share[0] < 0.5  # a hundred dimensions at once: a step that suits a frame is too large
-
-
 class Coupled:
     """Two frames that depend on each other; of log p each has a share, and the slope is that of the sum."""
 
@@ -291,25 +246,8 @@ def test_frames_that_depend_on_each_other_are_accepted_together_or_wrong(kernel)
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_an_utterance_is_alike_alone_and_in_company(kernel, dtype):
-    target = Density(lambda z: -0.5 * z.square().sum(-2) - z.abs().sum(-2))
-    z = torch.randn(4, 3, 2, 5, generator=torch.Generator().manual_seed(0)).to(dtype)
-
-    def run(position, seeds):
-        return last(target, kernel, position, steps=20, seed=seeds).position
-
-    together = run(z, [7, 8, 9])
-    assert together.dtype == dtype
-    assert run(z, [7, 8, 9]).equal(together)
-    assert not run(z, [7, 8, 10])[:, 2].equal(together[:, 2])
-    for b, seed in enumerate((7, 8, 9)):
-        assert alike(run(z[:, b : b + 1], [seed]), together[:, b : b + 1], 1e-5)
-
-
-@pytest.mark.parametrize("kernel", KERNELS, ids=str)
 def test_a_chain_goes_on_where_it_was(kernel):
-    """Two runs after each other are one run, and no position is written to once it is out."""
+    """Two runs after each other are one run, no position is written to once it is out, and company does not matter."""
     target, z = gaussian(MEAN, COV), drawn(MEAN, COV, chains=20)
     kept = z.clone()
     whole = list(sample(target, kernel, z, steps=6, generators=generators(1, 1)))
@@ -321,24 +259,21 @@ def test_a_chain_goes_on_where_it_was(kernel):
         assert a.position.equal(b.position)
     assert not whole[0].position.equal(whole[1].position)
     assert list(sample(target, kernel, z, steps=0, generators=g)) == []
+    together = last(target, kernel, z.repeat(1, 2, 1, 1), steps=6, seed=[7, 1]).position
+    assert alike(whole[-1].position[:, 0], together[:, 1], 1e-9)
+    assert not together[:, 0].equal(together[:, 1])
 
 
 def test_what_a_step_costs():
     """A random walk asks for one density a step, Langevin for one gradient, the adjusted one for both at one place."""
     calls = []
-
-    class Counted(Density):
-        def logp(self, z):
-            calls.append(("logp", z))
-            return -0.5 * z.square().sum(-2)
-
-        def score(self, z):
-            calls.append(("score", z))
-            return -z
-
+    target = SimpleNamespace(
+        logp=lambda z: calls.append(("logp", z)) or -0.5 * z.square().sum(-2),
+        score=lambda z: calls.append(("score", z)) or -z,
+    )
     for kernel, asked in ((RandomWalk(), ["logp"] * 6), (Langevin(), ["score"] * 5), (MALA(), ["logp", "score"] * 6)):
         calls.clear()
-        last(Counted(None), kernel, torch.zeros(1, 1, 1, 3), steps=5)
+        last(target, kernel, torch.zeros(1, 1, 1, 3), steps=5)
         assert [name for name, _ in calls] == asked
     assert all(a is b for (_, a), (_, b) in zip(calls[::2], calls[1::2]))
 
@@ -374,14 +309,9 @@ def test_the_effective_sample_size_of_an_autoregression(phi):
     assert abs(float(effective_sample_size(autoregression(phi, N, R))) / (N * R * (1 - phi) / (1 + phi)) - 1) < 0.05
 
 
-def test_chains_that_do_not_agree_count_for_little():
-    draws = autoregression(0.0, 1000, 4) + 5 * torch.arange(4)
-    assert effective_sample_size(draws) < 10
-    assert effective_sample_size(autoregression(0.0, 1000, 4)) > 3500
-
-
-def test_the_effective_sample_size_of_chains_that_never_move_is_none():
-    """Wherever they stand, at one place or at four; one that moves says something."""
+def test_the_effective_sample_size_of_chains_that_do_not_agree_or_never_move():
+    """Little, or none, wherever they stand, at one place or at four; one that moves says something."""
+    assert effective_sample_size(autoregression(0.0, 1000, 4) + 5 * torch.arange(4)) < 10
     apart = torch.arange(4.0).double().expand(100, 4).clone()
     assert effective_sample_size(torch.zeros(100, 4)).isnan()
     assert effective_sample_size(apart).isnan()
@@ -396,13 +326,13 @@ def test_split_r_hat_written_out():
     means = torch.tensor([[0.0, 1.0], [2.0, -1.0], [0.5, 0.0]]).double()  # of three chains' halves
     draws = torch.cat([half[:, None] + means[:, 0], half[:, None] + means[:, 1]])
     expected = (49 / 50 + means.flatten().var() / half.var()).sqrt()
-    torch.testing.assert_close(r_hat(draws), expected)
+    torch.testing.assert_close(mcmc.r_hat(draws), expected)
     odd = torch.cat([draws[:50], torch.full((1, 3), 1e9).double(), draws[50:]])  # halves leave the middle out
-    torch.testing.assert_close(r_hat(odd), expected)
-    torch.testing.assert_close(r_hat(7 - 3 * draws), expected)
+    torch.testing.assert_close(mcmc.r_hat(odd), expected)
+    torch.testing.assert_close(mcmc.r_hat(7 - 3 * draws), expected)
 
 
-@pytest.mark.parametrize("diagnostic", [r_hat, effective_sample_size])
+@pytest.mark.parametrize("diagnostic", [mcmc.r_hat, effective_sample_size])
 def test_a_diagnostic_of_many_numbers_at_once(diagnostic):
     draws = autoregression(0.5, 200, 3 * 10).reshape(200, 3, 2, 5)
     got = diagnostic(draws)

@@ -87,8 +87,6 @@ def test_si_sdr_of_orthogonal_noise(ratio):
 # fast_bss_eval 0.1.4; torchmetrics 1.9.0 agrees to 12 digits
 SI_SDR = {
     (tones, 0, 16000): 2.09258482817418,
-    (tones, 3, 40000): 30.4431039731522,
-    (voice, 0, 16000): -6.62367087094857,
     (voice, 2, 32000): 13.1625789667017,
 }
 
@@ -117,25 +115,17 @@ def test_si_sdr_of_short_floats(dtype):
 # LLR has few digits: their prediction error is rounding. fwSNRseg of the tones at 16 kHz is that of MATLAB, too.
 BY_LOIZOU = {
     (tones, 0, 16000, 16000): (-9.49650238767, -1.045241882852, None, 169.1256959927),
-    (tones, 1, 24000, 16000): (-6.198224825243, 7.854326156321, None, 429.9345493767),
-    (tones, 2, 32000, 16000): (3.673457786957, 15.78967391627, None, 213.6117813982),
     (tones, 3, 40000, 16000): (7.936263825184, 24.32891645533, None, 134.326332175),
     (voice, 0, 16000, 16000): (8.518430795523, -7.411564622744, 1.926814812604, 44.36868932887),
-    (voice, 1, 24000, 16000): (8.681158487979, -2.694573302882, 1.599988681007, 28.82302161685),
-    (voice, 2, 32000, 16000): (10.7475984966, 2.428638783432, 1.027408446363, 20.40308358581),
     (voice, 3, 40000, 16000): (14.76532634317, 7.494138815168, 0.3815830778158, 16.42987634054),
     (voice, 1, 4100, 16000): (8.387881976462, -0.5068775981665, 1.980810147793, 24.86443327464),  # 28.5 of 30 frames
     (voice, 2, 16000, 8000): (12.73395460485, 2.380797505256, 0.6947738140372, 21.39509367907),
     (voice, 2, 2000, 8150): (13.82830899335, 6.056240465478, 0.8397367079161, 17.34907777245),  # 244.5 samples
-    (voice, 1, 20000, 10000): (9.747532103715, -2.636221144081, 1.195613375926, 29.16345341245),
     (voice, 3, 12345, 44100): (13.03764156788, 8.276923891116, 0.2630022032056, 13.26736651812),
 }
 PARTS = (
-    metrics.fwsnrseg,
-    metrics.segmental_snr,
-    metrics.log_likelihood_ratio,
-    metrics.weighted_spectral_slope,
-)
+    metrics.fwsnrseg, metrics.segmental_snr, metrics.log_likelihood_ratio, metrics.weighted_spectral_slope
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(("signals", "expected"), BY_LOIZOU.items(), ids=label)
@@ -164,65 +154,39 @@ def test_fwsnrseg_of_digital_silence_is_that_of_the_program(clean_too, estimate_
 
 
 @pytest.mark.corpora
-def test_fwsnrseg_in_closed_form(speech):
-    s = speech[:2].double()
-    torch.testing.assert_close(metrics.fwsnrseg(s, s), torch.full((2,), 35.0).double())
-    torch.testing.assert_close(metrics.fwsnrseg(s, 0.1 * s), torch.full((2,), 35.0).double())  # frames are normalised
+def test_parts_of_the_composites_batched(speech):
+    """A file alone or in a batch; a perfect estimate, at another level where frames are normalised; the worst."""
+    s = speech.double()
+    e = s + 0.1 * s.std() * noise(*s.shape).double()
+    for part, best in zip(PARTS, (35.0, 35.0, 0.0, 0.0), strict=True):
+        torch.testing.assert_close(part(s, e)[1], part(s[1], e[1]))
+        perfect = s if part is metrics.segmental_snr else 0.1 * s
+        expected = torch.full((3,), best).double()
+        torch.testing.assert_close(part(s, perfect), expected, rtol=0, atol=0.5 if best else 1e-9)
+        assert part(s[:, :600], e[:, :600]).isfinite().all()
+        with pytest.raises(MetricError, match="at least 600 samples, a frame of 30 ms and a hop, got 599"):
+            part(s[:, :599], s[:, :599])
     silence = torch.zeros(8000)
     assert float(metrics.fwsnrseg(silence, silence)) == 35
     assert float(metrics.fwsnrseg(silence, 1e-6 * noise(8000))) == pytest.approx(-10, abs=0.1)
 
 
-@pytest.mark.corpora
-def test_parts_of_the_composites_batched(speech):
-    """A file alone or in a batch; a perfect estimate; and each worse estimate is worse."""
-    s = speech.double()
-    for part, best, up in (
-        (metrics.fwsnrseg, 35.0, 1),
-        (metrics.log_likelihood_ratio, 0.0, -1),
-        (metrics.weighted_spectral_slope, 0.0, -1),
-        (metrics.segmental_snr, 35.0, 1),
-    ):
-        e = s + 0.1 * s.std() * noise(*s.shape).double()
-        torch.testing.assert_close(part(s, e)[1], part(s[1], e[1]))
-        torch.testing.assert_close(part(s, s), torch.full((3,), best).double(), rtol=0, atol=0.5 if up > 0 else 1e-9)
-        values = [up * float(part(s, s + g * s.std() * noise(*s.shape).double()).mean()) for g in (0.01, 0.1, 1.0)]
-        assert values == sorted(values, reverse=True)
-        assert part(s[:, :600], e[:, :600]).isfinite().all()
-        with pytest.raises(MetricError, match="at least 600 samples, a frame of 30 ms and a hop, got 599"):
-            part(s[:, :599], s[:, :599])
-
-
-@pytest.mark.parametrize("poles", [1, 4, 16])
-def test_linear_prediction(poles):
-    """The prediction error is orthogonal to the past (the normal equations)."""
-    x = noise(5, 400).double()
-    power = torch.fft.rfft(x, 800).abs().square()
-    r = torch.fft.irfft(power)[..., : poles + 1]
-    a = metrics.linear_prediction(r)
-    k = torch.arange(poles + 1)
-    R = r[..., (k[:, None] - k).abs()]
-    left = (R @ a[..., None])[..., 0]
-    assert (a[:, 0] == 1).all()
-    torch.testing.assert_close(left[:, 1:], torch.zeros(5, poles).double(), rtol=0, atol=1e-8 * float(r.max()))
-    assert (left[:, 0] > 0).all()
-
-
-# composite.m by GNU Octave 7.3.0, with wide-band PESQ by pesq 0.0.4 as in the VoiceBank-DEMAND literature
-COMPOSITES = {
-    0: (1.378926984881, 1.38596686818, 1.18858118959),
-    1: (1.860173404632, 1.79594533927, 1.471452614673),
-    2: (2.571490640781, 2.214391223968, 1.885433774458),
-    3: (3.878997044905, 3.042654167029, 3.054506747402),
+# Wide- and narrow-band PESQ by pesq 0.0.4 (narrow-band also by pesqc2 0.0.4, whose wide band follows a later
+# corrigendum); CSIG, CBAK, COVL by composite.m in GNU Octave 7.3.0, as in the VoiceBank-DEMAND literature
+BY_PROGRAMS = {
+    (0, 16000, 16000): (1.107690930, 1.670821905, 1.378926984881, 1.38596686818, 1.18858118959),
+    (1, 24000, 16000): (1.116034746, 1.659631252, 1.860173404632, 1.79594533927, 1.471452614673),
+    (3, 40000, 16000): (2.199858904, 2.499593735, 3.878997044905, 3.042654167029, 3.054506747402),
+    (3, 20000, 8000): (math.nan, 2.497924328, math.nan, math.nan, math.nan),  # telephone speech
 }
 
 
-@pytest.mark.parametrize("seed", COMPOSITES)
-def test_composites_are_those_of_the_program(seed):
+@pytest.mark.parametrize(("signals", "expected"), BY_PROGRAMS.items(), ids=label)
+def test_pesq_and_composites_are_those_of_the_programs(signals, expected):
     """To 1e-4: so much may PESQ, whose code computes in float32, differ between machines."""
-    names = ("csig", "cbak", "covl")
-    got = score(*voice(seed, 16000 + 8000 * seed), names=names).values
-    assert [got[name] for name in names] == pytest.approx(COMPOSITES[seed], abs=1e-4)
+    names = ("pesq_wb", "pesq_nb", "csig", "cbak", "covl")
+    got = score(*voice(*signals), signals[-1], names).values
+    assert list(got.values()) == pytest.approx(expected, abs=1e-4, nan_ok=True)
 
 
 @pytest.mark.corpora
@@ -232,26 +196,6 @@ def test_composites_stay_on_their_scale(speech):
     awful = score(speech[0], noise(48000), names=("csig", "cbak", "covl")).values
     assert awful["csig"] == awful["covl"] == 1
     assert 1 <= awful["cbak"] < 2
-
-
-# Noisy files of VoiceBank-DEMAND by the same programs: fwSNRseg, CSIG, CBAK, COVL
-NOISY_BY_LOIZOU = {
-    "p232_002": (19.17523151, 4.663030156, 3.383735324, 3.878292193),
-    "p232_022": (12.15780503, 3.130934101, 2.458441221, 2.378203864),
-    "p232_162": (14.45530870, 3.302992385, 2.235541521, 2.381909522),
-}
-
-
-@pytest.mark.corpora
-@pytest.mark.skipif(not DATA, reason="needs VoiceBank-DEMAND pairs; CI has them")
-@pytest.mark.parametrize("file", NOISY_BY_LOIZOU)
-def test_noisy_people_are_measured_as_by_the_programs(file):
-    corpora = open_corpora(DATA)
-    paths = (corpora.select(kind=f"pair-{side}", split="test")["path"] for side in ("clean", "noisy"))
-    clean, noisy = (corpora.read(next(path for path in side if Path(path).stem == file)) for side in paths)
-    names = ("fwsnrseg", "csig", "cbak", "covl")
-    got = score(clean, noisy, names=names).values
-    assert [got[name] for name in names] == pytest.approx(NOISY_BY_LOIZOU[file], abs=1e-4)
 
 
 # ---------------------------------------------------------------------------- PESQ
@@ -273,22 +217,6 @@ def test_the_ends_of_the_pesq_scales(speech):
     assert best["pesq_raw"] == pytest.approx(4.5, abs=1e-3)
     worst = score(speech[0], noise(48000), names=["pesq_wb", "pesq_nb"]).values
     assert all(1 <= value < 1.6 for value in worst.values())
-
-
-# pesq 0.0.4; narrow-band also by pesqc2 0.0.4, whose wide band follows a later corrigendum
-PESQ = {0: (1.107690930, 1.670821905), 1: (1.116034746, 1.659631252), 3: (2.199858904, 2.499593735)}
-
-
-@pytest.mark.parametrize("seed", PESQ)
-def test_pesq_is_the_packages(seed):
-    names = ("pesq_wb", "pesq_nb")
-    got = score(*voice(seed, 16000 + 8000 * seed), names=names).values
-    assert [got[name] for name in names] == pytest.approx(PESQ[seed], abs=1e-4)
-
-
-def test_pesq_of_telephone_speech():
-    got = score(*voice(3, 20000, 8000), 8000, ["pesq_nb"]).values
-    assert got["pesq_nb"] == pytest.approx(2.497924328, abs=1e-4)  # pesq 0.0.4 and pesqc2 0.0.4
 
 
 def test_pesq_does_not_crash_on_many_utterances():
@@ -318,10 +246,8 @@ def test_stoi_is_the_packages(speech):
 
 # The authors' stoi.m (Taal et al., 2011) by GNU Octave 7.3.0, at its own sample rate
 STOI = {
-    (tones, 1): 0.6308092204421,
     (tones, 2): 0.7132091121841,
     (voice, 1): 0.8289644337962,
-    (voice, 2): 0.8472970368111,
 }
 
 
@@ -348,7 +274,6 @@ def test_stoi_changes_no_filter_of_warnings(monkeypatch):
 DNSMOS = {
     24000: (2.855616829, 2.683658752, 1.987691891),
     40000: (2.876934467, 2.660630870, 1.978332445),
-    160000: (2.910635828, 2.796919074, 2.106693318),
     200000: (2.912497866, 2.892681074, 2.145647145),
 }
 
@@ -434,38 +359,27 @@ def test_reasons():
     assert "STOI: needs 0.4 s" in score(s[:5000], s[:5000], names=["stoi"]).reasons["stoi"]
 
 
-@pytest.mark.parametrize(
-    ("clean", "estimate", "names", "error", "message"),
-    [
-        (torch.ones(9), torch.ones(8), ["stoi"], MetricError, r"clean has \(9,\) samples but the estimate has \(8,\)"),
-        (torch.ones(9), torch.ones(9), ["pesq"], MetricError, "unknown measure 'pesq'; did you mean pesq_"),
-        (torch.ones(9), torch.ones(9), "stio", MetricError, "unknown measure 'stio'; did you mean stoi"),
-        (torch.ones(1, 9), torch.ones(1, 9), ["stoi"], AudioError, r"expected one channel \(N,\), got shape \(1, 9\)"),
-        (torch.ones(9), torch.full((9,), math.nan), ["stoi"], AudioError, "estimate: expected finite samples"),
-        (torch.full((9,), math.inf), torch.ones(9), ["stoi"], AudioError, "clean: expected finite samples"),
-        (torch.ones(0), torch.ones(0), ["stoi"], AudioError, "at least one sample"),
-        (np.ones(9), np.ones(9, np.int16), ["stoi"], AudioError, "estimate: expected floating-point samples"),
-        (torch.ones(9), [1.0] * 9, ["stoi"], AudioError, "estimate: expected .* got list"),
-    ],
-)
+@pytest.mark.parametrize(("clean", "estimate", "names", "error", "message"), [
+    (torch.ones(9), torch.ones(8), ["stoi"], MetricError, r"clean has \(9,\) samples but the estimate has \(8,\)"),
+    (torch.ones(9), torch.ones(9), ["pesq"], MetricError, "unknown measure 'pesq'; did you mean pesq_"),
+    (torch.ones(9), torch.ones(9), "stio", MetricError, "unknown measure 'stio'; did you mean stoi"),
+    (torch.ones(1, 9), torch.ones(1, 9), ["stoi"], AudioError, r"expected one channel \(N,\), got shape \(1, 9\)"),
+    (torch.ones(9), torch.full((9,), math.nan), ["stoi"], AudioError, "estimate: expected finite samples"),
+    (torch.full((9,), math.inf), torch.ones(9), ["stoi"], AudioError, "clean: expected finite samples"),
+    (torch.ones(0), torch.ones(0), ["stoi"], AudioError, "at least one sample"),
+    (np.ones(9), np.ones(9, np.int16), ["stoi"], AudioError, "estimate: expected floating-point samples"),
+    (torch.ones(9), [1.0] * 9, ["stoi"], AudioError, "estimate: expected .* got list"),
+])  # fmt: skip
 def test_what_is_not_measured_at_all(clean, estimate, names, error, message):
     with pytest.raises(error, match=message):
         score(clean, estimate, names=names)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
-def test_other_dtypes_and_gradients(dtype):
-    s = speechlike(1, 16000)[0]
-    e = (s + 0.05 * noise(16000)).requires_grad_()
-    plain = score(s, e.detach())
-    other = score(s.to(dtype), e.to(dtype))
-    assert other.reasons == plain.reasons
-    for name, value in plain.values.items():
-        assert other.values[name] == pytest.approx(value, abs=1e-3 if dtype == torch.float64 else 0.5)
-
-
 def test_arrays_are_measured_as_tensors_are():
-    """However they lie in memory: backwards, in the other byte order, read-only, in half or twice the bits."""
+    """However they lie in memory: backwards, in the other byte order, read-only, in half or twice the bits.
+
+    And as tensors are that have gradients, or two bytes a sample.
+    """
     s, e = voice(2, 16000)
     names = ["si_sdr", "fwsnrseg", "stoi"]
     expected = score(*tensors((s, e)), names=names).values
@@ -475,8 +389,10 @@ def test_arrays_are_measured_as_tensors_are():
         warnings.simplefilter("error")
         for clean, estimate in ((s, e), (s[::-1].copy()[::-1], e.astype(">f8")), (frozen, e.astype(np.longdouble))):
             assert score(clean, estimate, names=names).values == expected
-    (half,) = score_many([(s.astype(np.float16), e.astype(np.float16))], names=names)
-    assert half.values == pytest.approx(expected, abs=0.05)
+        assert score(torch.from_numpy(s), torch.from_numpy(e).requires_grad_(), names=names).values == expected
+    halves = [tuple(x.astype(np.float16) for x in (s, e)), tuple(x.bfloat16() for x in tensors((s, e)))]
+    for half in score_many(halves, names=names):
+        assert half.values == pytest.approx(expected, abs=0.05)
     with pytest.raises(AudioError, match=r"clean: expected floating-point samples in \[-1, 1\], got torch.int16"):
         list(score_many([(torch.ones(9).short(), torch.ones(9))], names=names))
 
@@ -502,14 +418,6 @@ def test_many_alike_in_this_process_in_threads_and_in_processes(speech):
             list(score_many([(torch.ones(3), torch.ones(2))], executor=processes))
     assert warnings.filters == filters
     assert pickle.loads(pickle.dumps(MetricError("why"))).args == ("why",)
-
-
-def test_too_little_speech_is_no_value_in_threads_either():
-    """Filters of warnings belong to the process: threads that meet there must not let a made-up 1e-5 through."""
-    s = speechlike(1, 7000)[0]
-    with ThreadPoolExecutor(8) as threads:
-        got = list(score_many([(s, s)] * 100, names=["stoi", "estoi"], executor=threads))
-    assert all(math.isnan(value) for row in got for value in row.values.values())
 
 
 def test_a_pool_where_there_is_no_fork_server(monkeypatch):
@@ -586,28 +494,6 @@ def test_a_pool_is_left_though_a_result_is_cut_off(tmp_path):
     done = subprocess.run([sys.executable, script], stderr=subprocess.PIPE, text=True, timeout=120)
     assert done.returncode == -signal.SIGINT
     assert done.stderr.rstrip().endswith("KeyboardInterrupt")
-
-
-@pytest.mark.parametrize("seconds", [1.5, 2.0, 4.0, 9.5])
-def test_dnsmos_of_a_repeated_signal_looks_at_each_window_once(monkeypatch, seconds):
-    """The value is that of all windows one by one, as the authors' program has them."""
-    from speechmos import dnsmos
-
-    x = speechlike(1, round(16000 * seconds))[0].numpy()
-    session, calibrate = metrics._dnsmos_session()
-    seen = []
-
-    class Counting:
-        def run(self, names, inputs):
-            seen.append(inputs["input_1"].tobytes())
-            return session.run(names, inputs)
-
-    monkeypatch.setattr(metrics, "_dnsmos_session", lambda: (Counting(), calibrate))
-    metrics._dnsmos.cache_clear()
-    got = score(None, torch.from_numpy(x), names=["dnsmos_ovr"]).values["dnsmos_ovr"]
-    metrics._dnsmos.cache_clear()
-    assert got == pytest.approx(dnsmos.run(x, 16000)["ovrl_mos"], abs=1e-6)
-    assert len(set(seen)) == len(seen)
 
 
 def test_random_numbers_of_the_process_are_as_before():

@@ -59,33 +59,27 @@ def test_an_utterance_alone_and_in_company():
     assert alone.key == m.key[1:2]
 
 
-@pytest.mark.parametrize(
-    ("clean", "noise", "snr", "message"),
-    [
-        (torch.ones(3), torch.ones(4), 0.0, r"clean has shape \(3,\) but noise has \(4,\)"),
-        (torch.zeros(3), torch.ones(3), 0.0, "clean is silent"),
-        (torch.ones(2, 3), torch.tensor([[1.0, 1, 1], [0, 0, 0]]), 0.0, "noise is silent"),
-        (torch.tensor([1.0, math.nan]), torch.ones(2), 0.0, "clean has NaN"),
-        (torch.ones(2), torch.tensor([1.0, math.inf]), 0.0, "noise has NaN or infinite"),
-        (torch.ones(2), torch.ones(2), math.nan, "expected a signal-to-noise ratio from -300 to 300 dB, got nan"),
-        (torch.ones(2), torch.ones(2), math.inf, "got inf"),
-        (torch.ones(2), torch.ones(2), -1000.0, "got -1000"),
-    ],
-)
+@pytest.mark.parametrize(("clean", "noise", "snr", "message"), [
+    (torch.ones(3), torch.ones(4), 0.0, r"clean has shape \(3,\) but noise has \(4,\)"),
+    (torch.zeros(3), torch.ones(3), 0.0, "clean is silent"),
+    (torch.ones(2, 3), torch.tensor([[1.0, 1, 1], [0, 0, 0]]), 0.0, "noise is silent"),
+    (torch.tensor([1.0, math.nan]), torch.ones(2), 0.0, "clean has NaN"),
+    (torch.ones(2), torch.tensor([1.0, math.inf]), 0.0, "noise has NaN or infinite"),
+    (torch.ones(2), torch.ones(2), math.nan, "expected a signal-to-noise ratio from -300 to 300 dB, got nan"),
+    (torch.ones(2), torch.ones(2), math.inf, "got inf"),
+    (torch.ones(2), torch.ones(2), -1000.0, "got -1000"),
+])  # fmt: skip
 def test_what_cannot_be_mixed(clean, noise, snr, message):
     with pytest.raises(ValueError, match=message):
         mix(clean, noise, snr)
 
 
-@pytest.mark.parametrize(
-    ("level", "snr", "form"),
-    [
-        (0.1, 0.0, (".flac", "PCM_16")),
-        (0.1, 60.0, (".flac", "PCM_24")),
-        (1e-3, 30.0, (".flac", "PCM_24")),
-        (1e-7, 0.0, (".wav", "FLOAT")),
-    ],
-)
+@pytest.mark.parametrize(("level", "snr", "form"), [
+    (0.1, 0.0, (".flac", "PCM_16")),
+    (0.1, 60.0, (".flac", "PCM_24")),
+    (1e-3, 30.0, (".flac", "PCM_24")),
+    (1e-7, 0.0, (".wav", "FLOAT")),
+])  # fmt: skip
 def test_as_many_bits_as_the_ratio_takes(level, snr, form):
     noise = torch.randn(2, 8000, generator=torch.Generator().manual_seed(1))
     quiet = mix(level * speechlike(2, 8000), noise, snr)

@@ -5,19 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import drawn
+from test_train import Watched, seeded
 
 from sepriors import STFT
 from sepriors.lab import recipes
 from sepriors.priors import NPE
 from sepriors.priors.npe import Posterior
 from sepriors.signal import gaussian
-from sepriors.signal.rng import generators
 
 TRANSFORM = STFT(64, 16)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture
@@ -54,29 +50,17 @@ def test_passes_go_on_from_what_was_found(net):
     assert net.posterior(X).mean.equal(first.mean)
 
 
-@pytest.mark.parametrize("x", [torch.zeros(1, 1000), torch.ones(1, 1000), torch.eye(1, 1000), torch.randn(1, 3)])
-def test_silence_and_what_is_hardly_sound(net, x):
-    assert net.enhance(x).isfinite().all()
-    assert net.enhance(x).shape == x.shape
-
-
 @pytest.mark.parametrize("knowledge", ["generic", "fitted", "recorded"])
 def test_it_learns_on_noise_of_each_kind(toy, knowledge, monkeypatch, tmp_path):
     """Its gain on validation mixtures rises; of noise it has read what it is said to know, and no more."""
     monkeypatch.setenv("SEPRIORS_CACHE", str(tmp_path))
-    read = []
-
-    class Watched(type(toy)):
-        def decoded(self, rows, **kw):
-            read.extend(rows["path"])
-            return super().decoded(rows, **kw)
-
+    corpus = Watched(toy.root, toy.table, toy.origin)
     made = replace(recipes.RECIPES["npe"].smoke(), knowledge=knowledge, steps=120, batch=8, hidden=16, width=16)
-    learned = made.learn(Watched(toy.root, toy.table, toy.origin), 0, False)
+    learned = made.learn(corpus, 0, False)
     curve = learned.facts["valid_si_sdr_gain"]
     assert len(curve) == 4
     assert curve[-1] > curve[0] + 0.5
-    assert any(path.startswith("noise/train") for path in read) == (knowledge != "generic")
+    assert any(path.startswith("noise/train") for path in corpus.seen) == (knowledge != "generic")
     assert ("noise_minutes" in learned.facts) == (knowledge != "generic")
 
 
@@ -100,12 +84,3 @@ def test_the_loss_is_least_where_the_posterior_is_true():
 
     best = cost(0.5, 0.5)
     assert all(best < other for other in (cost(0.4, 0.5), cost(0.6, 0.5), cost(0.5, 0.3), cost(0.5, 0.8)))
-
-
-def test_one_seed_one_draw(toy, monkeypatch, tmp_path):
-    monkeypatch.setenv("SEPRIORS_CACHE", str(tmp_path))
-    made = recipes.RECIPES["npe"].smoke()
-    first, second = (made.learn(toy, 0, False).tensors for _ in range(2))
-    assert all(a.equal(b) for a, b in zip(first.values(), second.values(), strict=True))
-    (g,) = generators(0, 1)
-    assert made.simulator(toy, toy.select(kind="speech", split="train"), 0, False).draw(2, g).noisy.shape == (2, 8000)

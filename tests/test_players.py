@@ -59,7 +59,7 @@ def _no_build(monkeypatch):
 # ---- the audio ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("peak", [1.0, 0.5, 0.01, 3e-4])
+@pytest.mark.parametrize("peak", [1.0, 0.5, 3e-4])
 def test_audio_is_the_signal_to_half_a_bit(peak):
     x = noise(peak=peak)
     panel = player({"x": x}, title="t")
@@ -67,24 +67,19 @@ def test_audio_is_the_signal_to_half_a_bit(peak):
     # +1 itself has no 16-bit code, so full scale may be one bit off
     assert error <= (1.0 if peak == 1.0 else 0.5) + 1e-6
     assert panel.attenuation == 0
+    assert "clips" not in panel._repr_html_()
 
 
-def test_one_attenuation_for_all_when_one_would_clip():
-    loud, soft = noise(peak=1.3, seed=1), noise(peak=0.2, seed=2)
-    panel = player({"loud": loud, "soft": soft}, title="t")
+@pytest.mark.parametrize("kind", ["panel", "blind panel"])
+def test_one_attenuation_for_all_when_one_would_clip(kind):
+    given = noise(peak=1.3, seed=1), noise(peak=0.2, seed=2)
+    panel = abx(*given, title="t") if kind == "blind panel" else player(dict(zip("AB", given, strict=True)), title="t")
+    assert [version.name for version in panel.versions] == ["A", "B"]
     assert panel.attenuation == 2.3  # 20 log10 1.3 = 2.28, rounded up to what the panel says
-    for version, x in zip(panel.versions, (loud, soft), strict=True):
+    for version, x in zip(panel.versions, given, strict=True):
         torch.testing.assert_close(decoded(version), x * 10 ** (-2.3 / 20), atol=0.5001 / 32768, rtol=0)
     assert all("All versions −2.3 dB so that none clips." in text for text in (panel._repr_html_(), str(panel)))
     assert panel.versions[0].peak == pytest.approx(20 * math.log10(1.3) - 2.3)
-
-
-def test_peak_of_exactly_full_scale_is_left_alone():
-    x = torch.tensor([1.0, -1.0, 0.5] * 3000)
-    panel = player({"x": x}, title="t")
-    assert panel.attenuation == 0
-    assert "clips" not in panel._repr_html_()
-    assert decoded(panel.versions[0])[:3].tolist() == [32767 / 32768, -1.0, 0.5]
 
 
 def test_file_is_named_by_its_content_and_written_once(build):
@@ -101,14 +96,6 @@ def test_file_is_named_by_its_content_and_written_once(build):
     assert "<script" not in html
     assert "base64" not in html
     assert len(html) < 2000
-
-
-def test_embedded_panel_needs_no_other_file():
-    html = player({"x": noise(0.1)}, title="t")._repr_html_()
-    assert html.count("<script>") == html.count("</script>") == 1
-    assert html.count("<style>") == html.count("</style>") == 1
-    assert not re.search(r"(src|href)=[\"'](?!data:)", html)
-    assert "base64" not in repr(player({"x": noise(0.1)}, title="t"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -157,12 +144,8 @@ def test_level(x, level):
     assert str(player({"x": x}, title="Two")).splitlines() == [f"Two, {len(x) / RATE:.1f} s", f"  x: {level}"]
 
 
-def test_a_blind_panel_plays_what_was_given_and_says_what_gives_it_away():
-    a, b = noise(peak=1.3, seed=1), noise(peak=0.2, seed=2)
-    panel = abx(a, b, title="t")
-    assert [version.name for version in panel.versions] == ["A", "B"]
-    for version, x in zip(panel.versions, (a, b), strict=True):
-        torch.testing.assert_close(decoded(version), x * 10 ** (-2.3 / 20), atol=0.5001 / 32768, rtol=0)
+def test_a_blind_panel_says_what_gives_it_away():
+    panel = abx(noise(peak=1.3, seed=1), noise(peak=0.2, seed=2), title="t")
     louder = panel.versions[0].loudness - panel.versions[1].loudness
     assert f"none clips. A is {louder:.1f} LU louder than B: that alone" in str(panel)
     assert "B is 20.0 LU louder than A" in str(abx(tone(-40), tone(-20), title="t"))
@@ -171,13 +154,11 @@ def test_a_blind_panel_plays_what_was_given_and_says_what_gives_it_away():
 
 
 def test_a_blind_panel_holds_two_versions_its_trials_and_a_word_without_script(build):
-    html = abx(noise(), noise(seed=1), names=("noisy", "<b>"), title="t", trials=16)._repr_html_()
-    page = Text(html)
+    page = Text(abx(noise(), noise(seed=1), names=("noisy", "<b>"), title="t", trials=16)._repr_html_())
     assert page.tags.count("audio") == 2
     assert ("data-trials", "16") in page.attributes
     assert {"A: noisy", "B: <b>"} < set(page.text)
     assert any("Without JavaScript" in text for text in page.text)
-    assert len(html) < 2000
 
 
 def test_a_blind_panel_says_what_is_wrong():
@@ -190,16 +171,13 @@ def test_a_blind_panel_says_what_is_wrong():
 # ---- errors ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("signals", "message"),
-    [
-        ({}, "at least one version to play, got none"),
-        ({"a": noise(1), "b": noise(0.5)}, "b: expected 16000 samples, as many as a, got 8000"),
-        ({"a": torch.tensor([0.0, float("nan"), float("inf")])}, "a: expected finite samples, got 2"),
-        ({"a": torch.zeros(2, 100)}, r"a: expected a mono waveform \(N,\), got shape \(2, 100\)"),
-        ({"a": torch.zeros(0)}, r"a: expected at least one sample, got shape \(0,\)"),
-    ],
-)
+@pytest.mark.parametrize(("signals", "message"), [
+    ({}, "at least one version to play, got none"),
+    ({"a": noise(1), "b": noise(0.5)}, "b: expected 16000 samples, as many as a, got 8000"),
+    ({"a": torch.tensor([0.0, float("nan"), float("inf")])}, "a: expected finite samples, got 2"),
+    ({"a": torch.zeros(2, 100)}, r"a: expected a mono waveform \(N,\), got shape \(2, 100\)"),
+    ({"a": torch.zeros(0)}, r"a: expected at least one sample, got shape \(0,\)"),
+])  # fmt: skip
 def test_bad_signals_name_the_version_and_what_was_expected(signals, message, build):
     with pytest.raises(AudioError, match=message):
         player(signals, title="t")
@@ -213,17 +191,11 @@ SHELF = [1.53512485958697, -2.69169618940638, 1.19839281085285], [1, -1.69065929
 HIGH_PASS = [1, -2, 1], [1, -1.99004745483398, 0.99007225036621]
 
 
-@pytest.mark.parametrize("frequency", [50.0, 200.0, 997.0, 8000.0])
+@pytest.mark.parametrize("frequency", [50.0, 997.0, 8000.0])
 def test_a_tone_is_weighted_by_the_filters_of_the_recommendation(frequency):
     gain = np.prod([abs(freqz(*taps, worN=[frequency], fs=48000)[1][0]) for taps in (SHELF, HIGH_PASS)])
     expected = -0.691 + 10 * math.log10(0.01 * gain**2 / 2)
     assert loudness(tone(-20, 4, frequency, 48000).numpy(), 48000) == pytest.approx(expected, abs=0.02)
-
-
-@pytest.mark.parametrize("rate", [8000, 16000, 44100])
-def test_997_hz_at_full_scale_is_3_lu_down_at_any_rate(rate):
-    """The recommendation's own calibration: a 997-Hz sine with a peak of 0 dBFS reads -3.01 LKFS."""
-    assert loudness(tone(0, rate=rate).numpy(), rate) == pytest.approx(-3.01, abs=0.05)
 
 
 def test_gates_leave_out_silence_quiet_parts_and_blocks_that_are_not_whole():
@@ -255,67 +227,30 @@ def server(tmp_path_factory):
         yield served
 
 
-def ask(port, path, method="GET", **headers):
+def ask(port, path, **headers):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request(method, path, headers=headers)
+    connection.request("GET", path, headers=headers)
     response = connection.getresponse()
     body = response.read()
     connection.close()
     return response, body
 
 
-@pytest.mark.parametrize(
-    ("asked", "first", "last"),
-    [
-        ("bytes=0-0", 0, 0),
-        ("bytes=10-19", 10, 19),
-        ("bytes=10-", 10, 102399),
-        ("bytes=-100", 102300, 102399),
-        ("bytes=102390-999999", 102390, 102399),
-    ],
-)
-def test_server_sends_a_range(server, asked, first, last):
-    response, body = ask(server.server_port, "/x.flac", Range=asked)
-    assert response.status == 206
-    assert body == CONTENT[first : last + 1]
-    assert response.headers["Content-Range"] == f"bytes {first}-{last}/102400"
-    assert response.headers["Content-Type"] == "audio/flac"
-
-
-def test_server_refuses_a_range_outside_the_file(server):
-    response, _ = ask(server.server_port, "/x.flac", Range="bytes=102400-")
-    assert response.status == 416
-    assert response.headers["Content-Range"] == "bytes */102400"
-
-
-def test_server_sends_the_whole_file_when_it_has_changed(server):
+def test_server_ranges_types_and_folders(server):
     response, body = ask(server.server_port, "/x.flac")
-    modified = response.headers["Last-Modified"]
-    assert (response.status, body) == (200, CONTENT)
-    assert ask(server.server_port, "/x.flac", **{"Range": "bytes=0-3", "If-Range": modified})[0].status == 206
-    old = "Mon, 01 Jan 2001 00:00:00 GMT"
-    assert ask(server.server_port, "/x.flac", **{"Range": "bytes=0-3", "If-Range": old})[0].status == 200
-
-
-def test_server_head_types_and_folders(server):
-    response, body = ask(server.server_port, "/x.flac", "HEAD")
-    assert (response.status, body) == (200, b"")
-    assert response.headers["Content-Length"] == "102400"
-    assert response.headers["Accept-Ranges"] == "bytes"
+    assert (response.status, body, response.headers["Content-Type"]) == (200, CONTENT, "audio/flac")
     assert response.headers["Cache-Control"] == "no-cache"  # a rebuilt page is seen at once
+    response, body = ask(server.server_port, "/x.flac", Range="bytes=10-19")
+    assert (response.status, body, response.headers["Content-Range"]) == (206, CONTENT[10:20], "bytes 10-19/102400")
     assert ask(server.server_port, "/player.js")[0].headers["Content-Type"].startswith("text/javascript")
     assert ask(server.server_port, "/sub/")[1] == b"<p>hello"
     assert ask(server.server_port, "/sub")[0].headers["Location"].endswith("/sub/")
 
 
-@pytest.mark.parametrize(
-    "path", ["/../secret.txt", "/%2e%2e/secret.txt", "/..%2fsecret.txt", "/link.txt", "/x%00.flac", "/none.flac"]
-)
-@pytest.mark.parametrize("headers", [{}, {"Range": "bytes=0-3"}])
-def test_server_gives_nothing_outside_the_folder(server, path, headers):
-    response, body = ask(server.server_port, path, **headers)
-    assert response.status == 404
-    assert b"outside" not in body
+def test_server_gives_nothing_outside_the_folder(server):
+    for path in ["/../secret.txt", "/%2e%2e/secret.txt", "/..%2fsecret.txt", "/link.txt", "/x%00.flac", "/none.flac"]:
+        response, body = ask(server.server_port, path, Range="bytes=0-3")
+        assert (response.status, b"outside" in body) == (404, False), path
 
 
 def test_server_command_serves_or_says_what_is_wrong(tmp_path, server):

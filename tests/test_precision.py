@@ -16,15 +16,12 @@ from sepriors.methods import FlowMAP, FlowTweedie
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize(
-    ("native", "kernels", "onednn", "half"),
-    [
-        (True, "AVX512", True, torch.bfloat16),
-        (False, "AVX512", True, None),
-        (True, "AVX2", True, None),  # ATEN_CPU_CAPABILITY=avx2
-        (True, "AVX512", False, None),  # ONEDNN_MAX_CPU_ISA=AVX2
-    ],
-)
+@pytest.mark.parametrize(("native", "kernels", "onednn", "half"), [
+    (True, "AVX512", True, torch.bfloat16),
+    (False, "AVX512", True, None),
+    (True, "AVX2", True, None),  # ATEN_CPU_CAPABILITY=avx2
+    (True, "AVX512", False, None),  # ONEDNN_MAX_CPU_ISA=AVX2
+])  # fmt: skip
 def test_a_processor_has_bfloat16_where_it_and_both_libraries_have_it(monkeypatch, native, kernels, onednn, half):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
@@ -36,15 +33,11 @@ def test_a_processor_has_bfloat16_where_it_and_both_libraries_have_it(monkeypatc
         assert torch.is_autocast_enabled("cpu") == (half is not None)
 
 
-@pytest.mark.parametrize(
-    ("capability", "without_gradients", "with_gradients"),
-    [
-        ((6, 0), None, None),
-        ((7, 5), torch.float16, None),  # Turing: a T4
-        ((8, 0), torch.bfloat16, torch.bfloat16),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize(("capability", "without_gradients", "with_gradients"), [
+    ((6, 0), None, None),
+    ((7, 5), torch.float16, None),  # Turing: a T4
+    ((8, 0), torch.bfloat16, torch.bfloat16),
+], ids=str)  # fmt: skip
 def test_a_gpu_has_what_its_generation_has(monkeypatch, capability, without_gradients, with_gradients):
     """Gradients leave the range of float16, so there it is single precision that they get."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)

@@ -54,16 +54,12 @@ def test_one_integer_seeds_all_alike():
     assert len(generators([-1, 2**64 - 1], 2)) == 2
 
 
-@pytest.mark.parametrize(
-    ("seed", "message"),
-    [
-        *((s, "a seed that is an integer, or one an utterance, got") for s in (None, 1.5, "1", True, [1, 2.5], {1: 2})),
-        ([1, 2, 3], "2 seeds, one an utterance, got 3"),
-        (2**64, "a seed of 64 bits"),
-        (-(2**63) - 1, "a seed of 64 bits"),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize(("seed", "message"), [
+    *((s, "a seed that is an integer, or one an utterance, got") for s in (None, 1.5, "1", True, [1, 2.5], {1: 2})),
+    ([1, 2, 3], "2 seeds, one an utterance, got 3"),
+    (2**64, "a seed of 64 bits"),
+    (-(2**63) - 1, "a seed of 64 bits"),
+], ids=str)  # fmt: skip
 def test_what_is_no_seed(seed, message):
     with pytest.raises(ValueError, match=f"expected {message}"):
         generators(seed, 2)

@@ -8,19 +8,8 @@ import pytest
 import torch
 
 from sepriors import metrics
-from sepriors.lab.corpora import (
-    Corpora,
-    CorpusError,
-    bench_set,
-    class_of,
-    clusters_of,
-    demo,
-    open_corpora,
-    recording_of,
-    sets,
-    speaker_of,
-)
-from sepriors.lab.corpora.sets import DOMAINS, SNRS
+from sepriors.lab.corpora import Corpora, CorpusError, bench_set, clusters_of, demo, open_corpora, sets
+from sepriors.lab.corpora.sets import DOMAINS, SNRS, class_of, recording_of, speaker_of
 
 DATA = os.environ.get("SEPRIORS_DATA")
 pytestmark = pytest.mark.corpora
@@ -83,8 +72,7 @@ def test_speakers_and_noise_classes_take_turns(corpora):
 def test_no_recording_twice_while_there_are_others():
     """Whatever its class: one that runs out leaves its turns to the rest."""
     rows = pd.DataFrame({"cls": list("bbaccc"), "path": ["b2", "b1", "a1", "c3", "c1", "c2"]})
-    turns = [path for _, path in sets._by_turns(rows, "cls")]
-    assert turns == ["a1", "b1", "c1", "b2", "c2", "c3"]
+    assert [path for _, path in sets._by_turns(rows, "cls")] == ["a1", "b1", "c1", "b2", "c2", "c3"]
 
 
 @pytest.mark.parametrize("split", ["train", "valid", "test"])
@@ -112,27 +100,16 @@ def test_short_files_are_joined_and_short_noise_goes_round(toy):
         torch.testing.assert_close(m.noise[i, 16000:], m.noise[i, :-16000])
 
 
-def test_too_little(toy):
-    with pytest.raises(CorpusError, match="expected 24 excerpts of 8 s of speech, got only 0 from 6 files"):
-        bench_set(toy, "white", files=24, seconds=8.0)
-    with pytest.raises(CorpusError, match="expected 7 excerpts of 2 s of speech, got only 6 from 6 files"):
-        bench_set(toy, "white", files=7, seconds=2.0)
-    assert bench_set(toy, "white", files=6, seconds=2.0, snrs=[0.0])[0].noisy.shape == (6, 32000)
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        ("reel", {}, "unknown bench set 'reel'; did you mean 'real'"),
-        ("real", {"domain": "mis-matched"}, "unknown domain 'mis-matched'; did you mean 'mismatched'"),
-        ("real", {"domain": "mismatched"}, "expected mismatched speech of emodb or synthetic-de, got none"),
-        ("real", {"split": "tset"}, "unknown split 'tset'; did you mean 'test'"),
-        ("real", {"files": 0}, "expected at least one file and one sample, got files=0"),
-        ("real", {"files": -3}, "expected at least one file and one sample, got files=-3"),
-        ("white", {"seconds": 0}, "expected at least one file and one sample"),
-        ("white", {"seconds": -1.0}, "expected at least one file and one sample"),
-    ],
-)
+@pytest.mark.parametrize(("name", "options", "message"), [
+    ("reel", {}, "unknown bench set 'reel'; did you mean 'real'"),
+    ("real", {"domain": "mis-matched"}, "unknown domain 'mis-matched'; did you mean 'mismatched'"),
+    ("real", {"domain": "mismatched"}, "expected mismatched speech of emodb or synthetic-de, got none"),
+    ("real", {"split": "tset"}, "unknown split 'tset'; did you mean 'test'"),
+    ("real", {"files": 0}, "expected at least one file and one sample, got files=0"),
+    ("white", {"seconds": -1.0}, "expected at least one file and one sample"),
+    ("white", {"files": 24, "seconds": 8.0}, "expected 24 excerpts of 8 s of speech, got only 0 from 6 files"),
+    ("white", {"files": 7, "seconds": 2.0}, "expected 7 excerpts of 2 s of speech, got only 6 from 6 files"),
+])  # fmt: skip
 def test_what_cannot_be_made(toy, name, options, message):
     with pytest.raises(CorpusError, match=message):
         bench_set(toy, name, **options)
@@ -151,9 +128,8 @@ def test_domains(toy):
     table = toy.table.assign(corpus=toy.table["corpus"].replace("mini-librispeech", "emodb"))
     german = Corpora(toy.root, table, "folder")
     assert bench_set(german, "white", domain="mismatched", files=2, seconds=1.0)[0].noisy.shape == (2, 16000)
-    with pytest.raises(
-        CorpusError, match="expected matched speech of mini-librispeech or librispeech or synthetic, got none"
-    ):
+    none = "expected matched speech of mini-librispeech or librispeech or synthetic, got none"
+    with pytest.raises(CorpusError, match=none):
         bench_set(german, "white", files=2, seconds=1.0)
     both = Corpora(toy.root, pd.concat([table.assign(corpus="synthetic"), toy.table]), "folder")
     keys = bench_set(both, "white", files=2, seconds=1.0)[0].key  # real speech goes before synthetic

@@ -103,14 +103,12 @@ def test_a_pause_is_not_a_reason_for_loud_noise():
 
 
 def test_one_seed_one_batch(toy):
-    made = simulated(toy, Conditions(rooms=0.5, responses=3))
+    made, again = (simulated(toy, Conditions(rooms=0.5, responses=3)) for _ in range(2))
     batch = made.draw(8, seeded())
-    for x, y in zip(batch, made.draw(8, seeded()), strict=True):
-        assert x.shape == (8, 8000)
-        assert x.equal(y)
+    assert batch.noisy.shape == batch.clean.shape == (8, 8000)
+    for other in (made, again):
+        assert all(x.equal(y) for x, y in zip(batch, other.draw(8, seeded()), strict=True))
     assert not batch.noisy.equal(made.draw(8, seeded(1)).noisy)
-    again = simulated(toy, Conditions(rooms=0.5, responses=3)).draw(8, seeded())
-    assert batch.noisy.equal(again.noisy)
 
 
 def test_babble_is_made_of_so_many_talkers(toy, monkeypatch):

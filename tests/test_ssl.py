@@ -8,6 +8,7 @@ import pytest
 import torch
 import torchaudio
 from conftest import drawn, normal
+from test_priors import SMALL_SSL
 
 from sepriors.lab.training import pretraining
 from sepriors.priors import SSL
@@ -15,11 +16,9 @@ from sepriors.priors.ssl import BUNDLES, distance, framed, frames
 from sepriors.signal.rng import generators, seeded_global_rng
 from sepriors.weights import WeightsError
 
-SMALL = {"width": 8, "layers": 2, "heads": 2, "inner": 16, "channels": (4, 4, 4, 4, 4, 4, 8)}
-
 
 def small():
-    return drawn(SSL(**SMALL))
+    return drawn(SSL(**SMALL_SSL))
 
 
 # ------------------------------------------------------------- frames
@@ -46,10 +45,6 @@ def test_a_frame_sees_400_samples_around_its_place():
 
     assert [seen(s) for s in (first - 1, first, last, last + 1)] == [False, True, True, False]
     assert (first + last + 1) / 2 == 320 * i + 80  # halfway between frames 2 i and 2 i + 1 of the spectrum
-
-
-def test_an_embedding_a_layer_and_one_before():
-    assert small()(normal(4, 2000)).shape == (3, 4, frames(2000), 8)
 
 
 @pytest.mark.parametrize("x", [torch.zeros(0, 5), torch.zeros(5), torch.zeros(1, 0), torch.zeros(1, 2, 3)])

@@ -46,7 +46,6 @@ def test_the_samples_of_the_files_once_read(toy, reads):
             assert x.equal(toy.read(path))
     assert again.lengths == [len(x) for x in again]
     assert again.part(3, 100, 200).equal(again[3][100:200])
-    assert [x.tolist() for x in again[1:3]] == [again[1].tolist(), again[2].tolist()]
 
 
 def test_rows_of_a_table(toy):
@@ -61,20 +60,11 @@ def test_beyond_full_scale_is_cut_and_a_faint_sample_rounded(toy):
 
 
 def test_a_file_that_changed_is_read_again(toy, tmp_path):
-    paths = []
-
-    def read(path):
-        paths.append(path)
-        return audio.read(tmp_path / path)[0][0]
-
     for i in range(2):
         audio.write(tmp_path / "a.flac", torch.full((100,), 0.25 * (1 + i)), 16000, overwrite=True)
         os.utime(tmp_path / "a.flac", ns=(i, i))
-        made = store.decode(
-            tmp_path, ["a.flac"], lambda path: (paths.append(path), audio.read(tmp_path / path)[0][0])[1]
-        )
+        made = store.decode(tmp_path, ["a.flac"], lambda path: audio.read(tmp_path / path)[0][0])
         assert made[0][0] == 0.25 * (1 + i)
-    assert len(paths) == 2
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])

@@ -10,9 +10,9 @@ import pytest
 import torch
 from conftest import drawn_descript, drawn_flow
 from test_codec import published
+from test_fitting import Broken
 
 from sepriors import STFT, priors, weights
-from sepriors.inference import nmf
 from sepriors.lab import bench, recipes, train
 from sepriors.lab.corpora import Corpora, CorpusError, bench_set
 from sepriors.lab.recipes.base import OneFit
@@ -22,8 +22,6 @@ from sepriors.lab.training.simulator import Clips
 from sepriors.methods import Separator
 from sepriors.priors import BSSE, RVAE, VAE, Denoiser, Descript, WaveGlow
 from sepriors.protocols import Denoised
-from sepriors.signal.gaussian import is_divergence
-from sepriors.signal.rng import generators
 
 SHIPPED = dict(recipes.RECIPES)  # as they are; the tests below have them in seconds
 ONE_A_FAMILY = [
@@ -31,6 +29,7 @@ ONE_A_FAMILY = [
     "diffusion-supervised", "codec", "use-ddp", "use-ddp-close-talk", "ssl", "npe", "bsse",
 ]  # fmt: skip
 RESUMED = [name for name in ONE_A_FAMILY if isinstance(SHIPPED[name], recipes.LongRecipe)]
+TWICE = [name for name in ONE_A_FAMILY if name in ("rvae", "ssl") or name not in RESUMED]  # the others as they resume
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +99,7 @@ def test_a_recipe(toy, name, tmp_path):
     assert splits <= {"train", "valid", *(["test"] if judged else [])}
     allowed = set(made.training_files(toy)["path"])
     assert {path for path in corpus.seen if "/train/" in path} <= allowed
-    if isinstance(made, recipes.NMFRecipe):
+    if type(made) is recipes.NMFRecipe:  # single precision, and no network
         W = learned.tensors["W"]
         assert W.shape == (made.stft.bins, made.rank)
         torch.testing.assert_close(W.sum(0), torch.ones(made.rank))
@@ -112,17 +111,22 @@ def test_a_recipe(toy, name, tmp_path):
     for field in ("stft", "latent", "hidden", "context", "mu", "inputs", "width"):
         if hasattr(made, field) and hasattr(net, field):
             assert getattr(net, field) == getattr(made, field)
+    if isinstance(made, recipes.VAERecipe) and "valid_elbo" in facts:
+        valid, _ = recipes.spectra(made, toy, 0, False, peak=True, split="valid")
+        assert facts["valid_elbo"][-1] == pytest.approx(recipes.vae.mean_elbo(net, valid), rel=0.01)
     if not isinstance(made, OneFit):
         return
     curve, held_out = made.curve[0], made.data(toy, 0, False).held_out
     model = SimpleNamespace(generator=net) if isinstance(made, recipes.UnpairedRecipe) else net
     with torch.inference_mode():
         value = made.validate(model, held_out)
-    assert len(facts[curve]) == 4
+    assert (len(facts[curve]), {"train", "valid"} <= splits) == (4, True)
     assert facts[curve][-1] == pytest.approx(value, rel=0.01, abs=0.05)  # what half precision takes
     if name.startswith("use-ddp"):
         assert sum(facts["valid_gain_by_file"]) / 24 == pytest.approx(facts[curve][-1], abs=0.02)
-    if isinstance(made, recipes.ScoreRecipe):
+    if isinstance(made, recipes.ScoreRecipe):  # in validation, too, noise is of the training's classes
+        noise = {path for path in corpus.seen if path.startswith("noise")}
+        assert noise == ({"noise/train/street.flac"} if made.conditional else set())
         assert sum(facts["valid_error_by_sigma"]) / 8 == pytest.approx(facts[curve][-1], abs=2e-4)
     if isinstance(made, recipes.FlowRecipe):
         assert net.clean == (math.inf if made.noise else pytest.approx(facts[curve][-1], abs=5e-3))
@@ -133,7 +137,7 @@ def test_a_recipe(toy, name, tmp_path):
         assert made.inputs == "spectrum" or sum(facts["layer_weights"]) == pytest.approx(1, abs=1e-3)
 
 
-@pytest.mark.parametrize("name", ONE_A_FAMILY)
+@pytest.mark.parametrize("name", TWICE)
 def test_the_same_file_twice(toy, tmp_path, name):
     """To the last byte, whatever the global seed; another seed, another file."""
     files = []
@@ -148,10 +152,6 @@ def test_the_same_file_twice(toy, tmp_path, name):
     assert first != other
 
 
-class BrokenOff(Exception):
-    pass
-
-
 @pytest.mark.parametrize("name", RESUMED)
 def test_a_training_goes_on_from_its_checkpoint(toy, tmp_path, monkeypatch, name):
     """To the same bytes, and what was done is not done again: of `ssl` not the first round; samples of `use-ddp`."""
@@ -159,16 +159,17 @@ def test_a_training_goes_on_from_its_checkpoint(toy, tmp_path, monkeypatch, name
     if name == "bsse":
         monkeypatch.setitem(recipes.RECIPES, name, replace(made, bench_files=0))
     uninterrupted = train.write_card(name, toy, folder=tmp_path / "uninterrupted", progress=False)
+    torch.manual_seed(1)  # of which nothing may depend
     exact, calls, breaks_at = type(made).loss, [], 7 if name == "ssl" else 3
 
     def counted(*args):
         calls.append(1)
         if len(calls) == breaks_at:
-            raise BrokenOff
+            raise Broken
         return exact(*args)
 
     monkeypatch.setattr(type(made), "loss", counted)
-    with pytest.raises(BrokenOff):
+    with pytest.raises(Broken):
         train.write_card(name, toy, folder=tmp_path / "broken", progress=False)
     left = {"ssl": ["ssl.checkpoint.1", "ssl.checkpoint.2"]}.get(name, [f"{name}.checkpoint"])
     if name.startswith("use-ddp"):
@@ -185,7 +186,10 @@ def test_a_training_goes_on_from_its_checkpoint(toy, tmp_path, monkeypatch, name
     assert first["command"] == f"sepriors train {name} --force"
 
 
+TINY_VAE = {"stft": STFT(64, 32), "latent": 2, "hidden": 8, "epochs": 25, "batch": 64}
 IMPROVING = {  # changes, and by how much the validation gets better; rates rise slowly, so these are high
+    "nmf-speech-257": ({"iterations": 40}, 0.05),
+    "vae-257": (TINY_VAE, 20.0),
     "rvae": ({"steps": 60, "learning_rate": 0.05, "stft": STFT(64, 32), "latent": 2, "batch": 40, "frames": 30}, 10.0),
     "waveglow": ({"steps": 40, "learning_rate": 0.1}, 0.1),
     "score": ({"steps": 60, "batch": 4, "learning_rate": 0.5}, 0.005),
@@ -199,11 +203,12 @@ IMPROVING = {  # changes, and by how much the validation gets better; rates rise
 def test_training_helps_speakers_that_it_has_not_seen(toy, name):
     changes, better = IMPROVING[name]
     made = replace(recipes.RECIPES[name], **changes)
-    curve = made.learn(toy, 0, False).facts[made.curve[0]]
-    curve = [-value for value in curve] if "error" in made.curve[0] else curve
-    assert len(curve) == 20
+    fact = made.curve[0] if isinstance(made, OneFit) else {"nmf": "valid_divergence", "vae": "valid_elbo"}[name[:3]]
+    curve = made.learn(toy, 0, False).facts[fact]
+    curve = [-value for value in curve] if fact.endswith(("error", "divergence")) else curve
+    assert len(curve) == {"nmf": 10, "vae": 5}.get(name[:3], 20)
     assert curve[-1] > curve[0] + better
-    assert curve[10] > curve[0]
+    assert curve[len(curve) // 2] > curve[0]
 
 
 def test_every_shipped_card_has_a_recipe():
@@ -292,6 +297,8 @@ def test_unknown_names_and_corpora_without_the_data(toy):
             made.learn(corpus, 0, False)
     with pytest.raises(CorpusError, match="unknown cls 'strete'"):
         replace(recipes.RECIPES["diffusion-supervised"], noises=("strete",)).learn(toy, 0, False)
+    with pytest.raises(CorpusError, match="expected a batch of 64 frames at least, got 15 frames"):
+        recipes.vae.fit_vae(VAE(STFT(64, 32), 2, 8), torch.ones(15, 33), None, small(), seeded(), progress=False)
     bare = Corpora(toy.root, toy.table[toy.table["split"] == "train"], "folder")
     assert "valid_elbo" not in train.train("vae-257", bare, progress=False).facts
 
@@ -309,18 +316,14 @@ def test_files_that_are_too_short(toy, name, draws, what):
 # ------------------------------------------------------------- spectra: NMF and VAE
 
 
-def test_only_training_files_and_only_loud_frames_of_speech(toy):
+def test_only_loud_frames_of_speech(toy):
     made, corpus = recipes.RECIPES["nmf-speech"], Watched(toy.root, toy.table, "folder")
     frames, facts = recipes.spectra(made, corpus, 0, False)
-    assert len(corpus.seen) == facts["files"] == 6
-    assert all(path.startswith("speech/train/") for path in corpus.seen)
-    by_hand = []
-    for path in corpus.seen:
-        P = made.stft(toy.read(path)).abs().square()
-        level = 10 * P.sum(0).log10()
-        by_hand.append(P[:, level > level.max() - made.range_db].mT)
-        assert len(by_hand[-1]) < P.shape[-1]
-    assert frames.equal(torch.cat(by_hand))
+    powers = [made.stft(toy.read(path)).abs().square() for path in corpus.seen]
+    loud = [P.sum(0) > P.sum(0).max() / 10 ** (made.range_db / 10) for P in powers]
+    assert frames.equal(torch.cat([P[:, counts].mT for P, counts in zip(powers, loud, strict=True)]))
+    assert len(frames) < sum(len(counts) for counts in loud)
+    assert len(powers) == facts["files"] == 6
 
 
 def test_a_peak_of_one_whatever_the_level_of_a_file(toy):
@@ -350,38 +353,8 @@ def test_white_noise_is_at_several_powers():
     torch.testing.assert_close(level.diff(), torch.full((5,), 8.0), atol=0.2, rtol=0)
 
 
-def test_training_lowers_the_divergence(toy):
-    """Bases that saw more updates explain the files of a speaker that training did not see better."""
-    P = STFT(512, 128)(toy.read("speech/test/20-0.flac")).abs().square()[None]
-    values = []
-    for iterations in (1, 10, 40):
-        made = replace(recipes.RECIPES["nmf-speech-257"], iterations=iterations)
-        model = nmf.init(P, 40, generators(0, 1), made.learn(toy, 0, False).tensors["W"])
-        for _ in range(50):
-            model = nmf.update(model, P[None], bases=False)
-        values.append(float(is_divergence(P, model.variance)))
-    assert values[0] > values[1] > values[2]
-
-
 def small(**changes):
-    return replace(recipes.VAERecipe(STFT(64, 32), latent=2, hidden=8, epochs=5, batch=16), **changes)
-
-
-def test_training_raises_the_bound(toy):
-    """On speakers that it has not seen, epoch after epoch; the curve is that of the VAE it returns."""
-    frames, valid = (recipes.spectra(small(), toy, 0, False, peak=True, split=s)[0] for s in ("train", "valid"))
-    start = VAE(STFT(64, 32), 2, 8)
-    for i, p in enumerate(start.parameters()):
-        torch.nn.init.uniform_(p, -0.3, 0.3, generator=seeded(i))
-    untrained = recipes.vae.mean_elbo(start, valid)
-    with pytest.raises(CorpusError, match="expected a batch of 16 frames at least, got 15 frames"):
-        recipes.vae.fit_vae(start, frames[:15], None, small(), seeded(), progress=False)
-    got, curve = recipes.vae.fit_vae(start, frames, valid, small(epochs=25, batch=64), seeded(), progress=False)
-    assert len(curve) == 5
-    assert curve == sorted(curve)
-    assert curve[0] > untrained + 10
-    assert curve[-1] > curve[0] + 20
-    assert curve[-1] == recipes.vae.mean_elbo(got, valid)
+    return recipes.VAERecipe(**TINY_VAE | changes)
 
 
 def test_an_epoch_takes_each_frame_once_at_a_level_of_its_own():
@@ -424,7 +397,6 @@ def test_what_a_background_learns_from(toy, monkeypatch):
     assert len(speech) == min(len(noise), len(clean))
     origin = (speech[:, None] == clean).double().mean(-1)  # how many of its bins each has from each
     assert (origin.amax(-1) - 2 / 3).abs().max() < 5 * math.sqrt(2 / 9 / made.stft.bins)
-    assert len(origin.argmax(-1).unique()) == len(speech)
 
 
 # ------------------------------------------------------------- sequences
@@ -443,8 +415,6 @@ def test_sequences_are_parts_of_files_at_levels_of_their_own(toy):
     corpus = live(toy, sound)
     P, loud = made.power(sound("", None) / sound("", None).max())
     first, *_, last = loud.nonzero().flatten().tolist()
-    assert 245 <= first <= 255
-    assert 370 <= last <= 380
     drawn = made.sequences(corpus, 0, False)[0](seeded())
     flat = replace(made, level_db=0.0).sequences(corpus, 0, False)[0](seeded())
     parts = torch.cat([P, loud[None]])[:, first : last + 1].unfold(1, 30, 1).movedim(1, 0)
@@ -496,7 +466,10 @@ class Says(torch.nn.Module):
 
 
 def test_the_error_of_a_denoiser_is_over_what_independent_bins_would_leave():
-    """Whoever knows the speech has none; before training it is 1 for white speech of that spread; no last bin."""
+    """Whoever knows the speech has none; before training it is 1 for white speech of that spread; no last bin.
+
+    1, since the noise that is added is complex and of variance σ²; a mixture is given along where there is one.
+    """
     made, net = recipes.ScoreRecipe(), Denoiser(channels=(8, 8))
     net.start(seeded())
     clean = net.sigma_data * torch.randn(40, 1, 257, 50, dtype=torch.cfloat, generator=seeded(1))
@@ -510,21 +483,11 @@ def test_the_error_of_a_denoiser_is_over_what_independent_bins_would_leave():
         loss, error = made.errors(net, clean, sigma, seeded(2))
     torch.testing.assert_close(error, torch.ones(40), atol=5 / (256 * 50) ** 0.5, rtol=0)
     torch.testing.assert_close(loss, error + made.likelihood * (error + net.weight(sigma).log()))
-
-
-def test_a_denoiser_is_asked_about_speech_in_complex_noise_of_variance_sigma_squared():
-    made, sigma = recipes.ScoreRecipe(conditional=True), torch.tensor([0.1, 2.0])
-    batch = torch.randn(2, 2, 257, 200, dtype=torch.cfloat, generator=seeded())
-    model = Says(batch[:, 0], torch.ones(2, 257, 200))
-    made.errors(model, batch, sigma, seeded(1))
-    x, level, noisy = model.asked
-    assert level.equal(sigma[:, None, None])
-    assert noisy.equal(batch[:, 1])
-    z = (x - batch[:, 0]) / level
-    torch.testing.assert_close(z.abs().square().mean((1, 2)), torch.ones(2), atol=4 / (257 * 200) ** 0.5, rtol=0)
-    assert z.mean((1, 2)).abs().max() < 4 / (257 * 200) ** 0.5
-    recipes.ScoreRecipe().errors(model, batch[:, :1], sigma, seeded(1))
-    assert model.asked[2] is None
+    assert known.asked[1].equal(sigma[:, None, None])
+    assert known.asked[2] is None
+    mixture = torch.randn_like(clean)
+    recipes.ScoreRecipe(conditional=True).errors(known, torch.cat([clean, mixture], 1), sigma, seeded(2))
+    assert known.asked[2].equal(mixture[:, 0])
 
 
 def test_the_variance_learns_from_the_mean_and_not_the_mean_from_the_variance():
@@ -572,19 +535,6 @@ def test_mixtures_have_a_greatest_amplitude_of_their_own_and_share_it_with_the_s
     uniform(snr, *made.snrs)
     pieces = toy.read("noise/train/street.flac")[:4000].tile(4).unfold(0, 63 * 128, 1)
     assert ((pieces @ noise[0]) / pieces.norm(dim=-1) / noise[0].norm()).max() > 0.999
-
-
-@pytest.mark.parametrize("split", ["train", "valid"])
-def test_mixtures_have_training_noise_of_the_named_classes_alone(toy, split):
-    """In validation too; nobody who is told no mixture reads any."""
-    for classes, conditional in ((("street",), True), (("home", "street"), True), (("home",), False)):
-        made = replace(recipes.RECIPES["score"], conditional=conditional, noises=classes)
-        corpus = Watched(toy.root, toy.table, "folder")
-        _, facts = made.spectrograms(corpus, 0, False, split)
-        noise = {path for path in corpus.seen if path.startswith("noise")}
-        assert noise == ({f"noise/train/{c}.flac" for c in classes} if conditional else set())
-        assert facts.get("noises") == (len(classes) if conditional else None)
-        assert {path.split("/")[1] for path in corpus.seen if path.startswith("speech")} == {split}
 
 
 # ------------------------------------------------------------- flows

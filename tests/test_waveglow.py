@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import alike, drawn_flow, normal
+from conftest import drawn_flow, normal
 from torch.autograd.functional import jacobian
 from torch.distributions import Normal
 
@@ -130,30 +130,6 @@ def test_the_score_of_a_companded_sample_that_is_zero():
 
 
 # ------------------------------------------------------------- one utterance
-
-
-def test_in_half_precision_an_utterance_is_alike_alone_and_in_company():
-    made, s, levels = drawn_flow(16, dtype=torch.float32, conditional=True), speech(3, 1600).float(), torch.rand(3)
-    with torch.autocast("cpu", torch.bfloat16):
-        together, slopes = made.log_prob(s, levels), gradient(made, s, levels)
-        for b in range(3):
-            assert alike(made.log_prob(s[b : b + 1], levels[b : b + 1])[0], together[b], 1e-3)
-            assert alike(gradient(made, s[b : b + 1], levels[b : b + 1])[0], slopes[b], 1e-3)
-    assert not together.equal(made.log_prob(s, levels))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_windows_know_of_each_other_only_with_context(kind):
-    made, s = drawn_flow(**kind), speech(2, 160)
-    levels = noise(made, 2)
-    apart = sum(made.log_prob(window, levels) for window in s.split(80, dim=-1))
-    assert torch.allclose(made.log_prob(s, levels), apart) != made.context
-
-
-def test_each_utterance_has_its_own_level_of_noise():
-    made, s = drawn_flow(conditional=True), speech(1, 160).expand(3, -1)
-    got = made.log_prob(s, torch.tensor([0.01, 0.02, 0.01], dtype=torch.float64))
-    assert got[0] == got[2] != got[1]
 
 
 @pytest.mark.parametrize("length", [0, 1, 79, 81, 200])

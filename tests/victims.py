@@ -52,13 +52,6 @@ def run(victim: Callable[..., None], *arguments: Any) -> Ended:
     return Ended(process.exitcode, *said)
 
 
-def start(victim: Callable[..., None], *arguments: Any) -> Any:
-    """Start victim(*arguments) in a process of its own, to be killed."""
-    process = FRESH.Process(target=victim, args=arguments)
-    process.start()
-    return process
-
-
 def die_at_line(line: int) -> None:
     """Kill this process by SIGKILL before the so many-th line of `fitting` and `atomic_write` that it comes to."""
     fit = inspect.unwrap(fitting.fit)
@@ -86,10 +79,10 @@ def no_room_after(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-def fit(_: Connection, die: Callable[[int], None], when: int, checkpoint: Path) -> None:
-    """The small run of test_fitting."""
+def fit(_: Connection, when: int, checkpoint: Path) -> None:
+    """The small run of test_fitting, killed in the write of that byte."""
     tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which a killed process would leave
-    die(when)
+    die_at_byte(when)
     test_fitting.run(checkpoint)
 
 
@@ -113,6 +106,7 @@ def command(
     sys.exit(status)
 
 
-def download(archive: dict[str, Any], folder: Path) -> None:
+def download(_: Connection, when: int, archive: dict[str, Any], folder: Path) -> None:
     tqdm.set_lock(threading.RLock())
+    die_at_byte(when)
     FETCH.download(archive, folder)

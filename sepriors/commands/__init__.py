@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -42,19 +43,13 @@ def device_name(name: str, dask: str | None) -> str:
     there = torch.cuda.is_available()
     if name == "auto":
         return "cuda" if there and not dask else "cpu"
-    try:
-        device = torch.device(name)
-        known = device.type in ("cpu", "cuda")
-    except RuntimeError:
-        known = False
-    if not known:
+    found = re.fullmatch(r"(cpu|cuda)(?::(\d+))?", name)
+    if not found:
         raise ValueError(f"unknown device {name!r}; expected cpu, cuda or auto")
-    if dask:
-        return name
-    if device.type == "cuda" and not there:
-        raise ValueError("device cuda: torch sees no CUDA device here; use --device cpu")
-    if (device.index or 0) >= max(1, torch.cuda.device_count()):
-        raise ValueError(f"device {name}: torch sees {torch.cuda.device_count()} CUDA devices here")
+    count = 1 if found[1] == "cpu" else torch.cuda.device_count() if there else 0
+    if not dask and int(found[2] or 0) >= count:
+        seen = f"{count or 'no'} {found[1].upper()} device{'s' * (count > 1)}"
+        raise ValueError(f"device {name}: torch sees {seen} here; use --device cpu")
     return name
 
 
@@ -172,6 +167,5 @@ def _left_out(files: Iterable[Found]) -> str:
             kinds[f"libsndfile reads no {suffix}"].append(str(name))
         else:
             kinds[f"{suffix or 'no suffix'} is not taken for audio"].append(str(name))
-    return ", ".join(
-        f"{first}{f' and {len(more)} more' if more else ''} ({why})" for why, (first, *more) in kinds.items()
-    )
+    some = {why: first + (f" and {len(more)} more" if more else "") for why, (first, *more) in kinds.items()}
+    return ", ".join(f"{which} ({why})" for why, which in some.items())

@@ -1,7 +1,5 @@
 """`sepriors enhance`: every file is looked at before the first is written, and comes out as it came in, enhanced."""
 
-from __future__ import annotations
-
 import argparse
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -76,17 +74,9 @@ def run(a: argparse.Namespace) -> None:
 def enhanced(files: Recordings, method: methods.Method | str, seed: int, device: str) -> list[np.ndarray]:
     """The speech in each file, with its channels, its length and its rate; a method that has a name is made here."""
     made = jobs.cached_method(method) if isinstance(method, str) else method
-    read = [torch.from_numpy(x) for x in files.samples]
-    noisy = [channel.to(device) for x in read for channel in audio.resample(x, files.rate, RATE)]
-    each = iter(running.enhance(noisy, made, seed))
-    return [_as_long(torch.stack([next(each) for _ in x]), x, files.rate) for x in read]
-
-
-def _as_long(speech: torch.Tensor, x: torch.Tensor, rate: int) -> np.ndarray:
-    """Speech at the methods' rate, as many samples at the file's as the file has."""
-    back = audio.resample(speech.cpu(), RATE, rate)
-    back = torch.nn.functional.pad(back, (0, max(0, x.shape[-1] - back.shape[-1])))
-    return np.asarray(back[:, : x.shape[-1]])
+    noisy = [torch.from_numpy(channel).to(device) for x in files.samples for channel in x]
+    each = iter(running.enhance(noisy, made, seed, sample_rate=files.rate))
+    return [torch.stack([next(each) for _ in x]).cpu().numpy() for x in files.samples]
 
 
 def _targets(files: Sequence[Found], out: Path) -> dict[Path, Path]:
@@ -107,9 +97,8 @@ def _done(path: Path, target: Path, x: torch.Tensor, rate: int) -> bool:
     if not target.exists():
         return False
     if commands.same_file(path, target):
-        raise FileExistsError(
-            f"{target} exists already and is the input itself; expected another folder for the results"
-        )
+        expected = "expected another folder for the results"
+        raise FileExistsError(f"{target} exists already and is the input itself; {expected}")
     try:
         made, made_rate = audio.read(target)
     except audio.AudioError as error:

@@ -1,7 +1,5 @@
 """`sepriors methods`: what there is, the weights it needs, and where it departs from its paper."""
 
-from __future__ import annotations
-
 import argparse
 
 from sepriors.methods import METHODS

@@ -5,8 +5,6 @@ Tweedie's formula makes the score of it. Positions are (R, B, F, T), R draws for
 its own generator; real or complex, where $z$ has variance 1 in all.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,19 +25,15 @@ class Schedule(Protocol):
 
     def alpha(self, t: float) -> float:
         """α_t."""
-        ...
 
     def sigma(self, t: float) -> float:
         """σ_t."""
-        ...
 
     def diffusion(self, t: float) -> float:
         """g(t)."""
-        ...
 
     def times(self, steps: int) -> list[float]:
         """Where the reverse process stands before each of its steps, and 0, where it ends."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -245,9 +245,7 @@ class ReverseE(NamedTuple):
     # noise model grows where the mixture is faint and draws are not.
 
     denoise: Denoise
-    guide: Callable[[diffusion.Transition, torch.Tensor, torch.Tensor], diffusion.Transition] = (
-        diffusion.pseudo_likelihood
-    )
+    guide: Callable[..., diffusion.Transition] = diffusion.pseudo_likelihood
     restart: bool = True
     schedule: diffusion.Schedule = diffusion.OUVE()
     steps: int = 30

@@ -4,8 +4,6 @@ Climb to a mode of $p(s \mid x) \propto p(s)\, \mathcal{N}(x - s; 0, \sigma^2 I)
 take its mean in one step; or walk through it. All of it for a batch (B, N), every utterance with a level of its own.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -105,14 +103,6 @@ class AtLevel(NamedTuple):
     prior: NoisyPrior
     tau: torch.Tensor
 
-    @property
-    def window(self) -> int:
-        return self.prior.window
-
-    @property
-    def rms(self) -> float:
-        return self.prior.rms
-
     def log_prob(self, s: torch.Tensor) -> torch.Tensor:
         return self.prior.log_prob(s, self.tau.repeat(len(s) // len(self.tau)))
 
@@ -181,13 +171,10 @@ def climb_latent(
 
 
 def _ascend(
-    closure: Callable[[torch.Tensor], MAPStep],
-    start: torch.Tensor,
-    steps: int,
-    learning_rate: float,
+    closure: Callable[[torch.Tensor], MAPStep], start: torch.Tensor, steps: int, learning_rate: float,
     stop: Callable[[MAPStep], torch.Tensor],
-) -> Iterator[MAPStep]:
-    """Adam on the sum of look(u).logp, from `start` (B, N)."""
+) -> Iterator[MAPStep]:  # fmt: skip
+    """Adam on the sum of closure(u).logp, from `start` (B, N)."""
     with torch.inference_mode(False):
         u = start.clone()
         optimiser = torch.optim.Adam([u], learning_rate, maximize=True)
@@ -198,9 +185,8 @@ def _ascend(
         lost = ~now.logp.isfinite() & ~stopped
         if lost.any():
             which = ", ".join(map(str, lost.nonzero().flatten().tolist()))
-            warnings.warn(
-                f"no finite density after step {i} of utterance {which}: it keeps its best signal", stacklevel=3
-            )
+            about = f"no finite density after step {i} of utterance {which}: it keeps its best signal"
+            warnings.warn(about, stacklevel=3)
             u[lost] = best[lost]
             now, _ = _with_gradient(closure, u)
         better = now.logp > highest
@@ -271,7 +257,7 @@ def anneal(
        \hat s = s + \tau^2 \nabla \log p_\tau(s), \quad \rho = \tau'^2 / \tau^2 $$
 
     (Ho, Jain & Abbeel, 2020, eq. 7, without its scaling), which is how noise would have been left, were ŝ the speech:
-    Langevin dynamics with a drift that also lowers the noise, so that the flow always sees the level it is told. Then
+    Langevin dynamics with a drift that also lowers the noise, so that the flow always sees the level it is given. Then
     `steps` of plain Langevin dynamics at that level. With `descend=False` these are all: the annealing of Jayaram &
     Thickstun (2020, algorithm 1). Their size is `step_scale` times $\tau^2 (1 - \tau^2 / \sigma^2)$, what the
     sharper of the two factors allows.

@@ -140,8 +140,7 @@ class Variational(NamedTuple):
     def final(self, target: mcmc.Target, state: _Encoders, generators: Generators) -> torch.Tensor:
         with torch.no_grad():
             q = state.prior.posterior(state.P, state.parameters)
-            mean = q.mean
-            return q.draw(randn_like(mean.expand(self.final_draws, *mean.shape), generators, dim=1)).z
+            return q.draw(randn_like(q.mean.expand(self.final_draws, *q.mean.shape), generators, dim=1)).z
 
 
 class _Ascent(NamedTuple):

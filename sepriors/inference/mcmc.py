@@ -5,8 +5,6 @@ that batch mates never matter. What moves as one is said by the shape of the log
 (R, B), a chain an utterance; `Joint` makes the second of the first.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,11 +20,9 @@ class Target(Protocol):
 
     def logp(self, z: torch.Tensor) -> torch.Tensor:
         """log p(z) + constant of each chain, nats."""
-        ...
 
     def score(self, z: torch.Tensor) -> torch.Tensor:
         """The gradient of log p, like z."""
-        ...
 
 
 class Density(NamedTuple):
@@ -76,11 +72,24 @@ class Chain(NamedTuple):
 
 
 class Kernel(Protocol):
-    """One transition of a Markov chain that leaves the target as it is, exactly or nearly."""
+    """One transition of a Markov chain that leaves the target as it is, exactly or nearly: a NamedTuple of settings.
 
-    def start(self, target: Target, chain: Chain) -> Chain: ...
+    `latent.MCMC` starts it anew each round, since the target has changed: of a chain, only position and memory last.
+    """
 
-    def step(self, target: Target, chain: Chain, generators: Generators) -> Chain: ...
+    def start(self, target: Target, chain: Chain) -> Chain:
+        """The chain with what `step` reads of it, asked of this target: log p, the score, both, or neither.
+
+        Ask for both at one and the same tensor, whose variance the target decodes once.
+        """
+        ...
+
+    def step(self, target: Target, chain: Chain, generators: Generators) -> Chain:
+        """The chain after a transition, in new tensors; draws are `randn_like(z, generators, dim=1)`: 1 is B.
+
+        What moves as one is accepted as one, see `_to_frames`, and never where log p is NaN. `accepted` is the share.
+        """
+        ...
 
 
 def _to_frames(per_chain: torch.Tensor, z: torch.Tensor) -> torch.Tensor:

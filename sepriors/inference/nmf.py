@@ -1,7 +1,5 @@
 """Non-negative matrix factorisation under the Itakura-Saito divergence: the one M-step of the book."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch
@@ -34,8 +32,7 @@ def init(P: torch.Tensor, rank: int, generators: Generators, W: torch.Tensor | N
     B, F, T = P.shape
     if W is None:
         W = rand((F, rank), generators, P) + 0.1  # away from zero, where a multiplicative update would stay
-    if W.shape[-2] != F:
-        raise ValueError(f"power has F={F} but W has F={W.shape[-2]}; were they made with the same STFT?")
+    _check(W, P)
     W = (W / W.sum(-2, keepdim=True)).expand(B, -1, -1)
     K = W.shape[-1]
     level = P.mean((-2, -1), keepdim=True).clamp_min(FLOOR) * (F / K)
@@ -64,8 +61,8 @@ def update(
     >>> bool(is_divergence(P, new.variance) <= is_divergence(P, old.variance))
     True
     """
-    _check(model, power)
     W, H = model
+    _check(W, power)
     P, O = power, torch.zeros_like(power) if offset is None else offset
     if bases:
         V = (O + W @ H).clamp_min(floor)
@@ -89,8 +86,8 @@ def fast_update(
 
     `variance` is W H, if it is at hand.
     """
-    _check(model, power)
     W, H = model
+    _check(W, power)
     if bases:
         A, B = _ratios(power, W @ H if variance is None else variance, offset, floor)
         # not A @ H.mT: there the last bit depends on how memory is aligned, hence on an utterance's place in the batch
@@ -100,9 +97,9 @@ def fast_update(
     return NMF(W, (H * ((W.mT @ A) / (W.mT @ B)).sqrt()).clamp_min(floor))
 
 
-def _check(model: NMF, power: torch.Tensor) -> None:
-    if power.shape[-2] != model.W.shape[-2]:
-        F, F_W = power.shape[-2], model.W.shape[-2]
+def _check(W: torch.Tensor, P: torch.Tensor) -> None:
+    F, F_W = P.shape[-2], W.shape[-2]
+    if F != F_W:
         raise ValueError(f"power has F={F} but W has F={F_W}; were they made with the same STFT?")
 
 

@@ -1,7 +1,5 @@
 """Models of the noise as choices: what EM starts from, and what of it the M-step learns."""
 
-from __future__ import annotations
-
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -12,14 +10,6 @@ from sepriors.inference import nmf
 from sepriors.inference.nmf import NMF
 from sepriors.signal.front_ends import CompressedDomain, Domain
 from sepriors.signal.rng import Generators, clone
-from sepriors.signal.stft import STFT
-
-
-class HasVariance(Protocol):
-    """What a noise model has learned so far: its variance (..., F, T)."""
-
-    @property
-    def variance(self) -> torch.Tensor: ...
 
 
 class NoiseModel(Protocol):
@@ -73,15 +63,6 @@ class Linearised(NamedTuple):
         return self.gain * self.model.variance
 
 
-class FirstMethod(Protocol):
-    """A method whose steps carry an NMF of the noise."""
-
-    @property
-    def stft(self) -> STFT: ...
-
-    def __call__(self, x: torch.Tensor, *, generators: Generators) -> Any: ...
-
-
 @dataclass(frozen=True, eq=False)
 class Begun:
     """The NMF that another method ends with, for a compressed domain; then only its activations are learned on.
@@ -89,7 +70,7 @@ class Begun:
     That method has the domain's transform, or one whose windows and hops are a whole number of times as long.
     """
 
-    first: FirstMethod
+    first: Any  # a `NoiseEM` whose noise is an NMF
 
     def start(self, x: torch.Tensor, X: torch.Tensor, domain: CompressedDomain, generators: Generators) -> Linearised:
         here, there = domain.stft, self.first.stft

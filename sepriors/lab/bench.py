@@ -1,7 +1,5 @@
 """Methods × mixtures → one table: mean, 95 % bootstrap interval, difference to the noisy input, cost."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -32,7 +30,7 @@ from sepriors.lab.corpora.sets import clusters_of
 from sepriors.lab.jobs import BATCH, WorkerPool, as_completed, cached_method
 from sepriors.metrics import METRICS, check_names, score_many
 from sepriors.protocols import Method
-from sepriors.running import enhance
+from sepriors.running import RATE, enhance
 from sepriors.signal.mixing import Mixture
 
 NOISY = "noisy"  # the row that every other is compared with
@@ -72,12 +70,9 @@ def run(
     methods: Mapping[str, Method | Callable[[Mixture], Method]],
     mixtures: Iterable[Mixture],
     *,
-    metrics: Sequence[str] = tuple(METRICS),
-    seed: int = 0,
-    sample_rate: int = 16000,
-    executor: Executor | None = None,
+    metrics: Sequence[str] = tuple(METRICS), seed: int = 0, executor: Executor | None = None,
     device: torch.device | str = "cpu",
-) -> Iterator[pd.DataFrame]:
+) -> Iterator[pd.DataFrame]:  # fmt: skip
     """Enhance and score batched mixtures; yields the records of a (method, SNR) at a time, 'noisy' first, a row a file.
 
     A value of `methods` that makes a method from the mixture (`OracleWiener.from_mixture`) is given it. Each file has a
@@ -89,8 +84,7 @@ def run(
         _check_many(mixture)
         seeds = [seed + i for i in range(len(mixture.noisy))]
         for name, method in {NOISY: None, **methods}.items():
-            job = Job(name, method, mixture, seeds, metrics, sample_rate, str(device))
-            yield pd.DataFrame(measure(job, executor))
+            yield pd.DataFrame(measure(Job(name, method, mixture, seeds, metrics, str(device)), executor))
 
 
 class Place(NamedTuple):
@@ -102,14 +96,13 @@ class Place(NamedTuple):
 
 
 class Job(NamedTuple):
-    """A method (None: the noisy input itself) on files of one mixture, with all that a worker must be told."""
+    """A method (None: the noisy input itself) on files of one mixture, with all that a worker must know."""
 
     name: str
     method: Any
     mixture: Mixture
     seeds: Sequence[int]
     metrics: Sequence[str]
-    sample_rate: int
     device: str
     places: Sequence[Place] = ()
 
@@ -123,13 +116,12 @@ def measure(job: Job, executor: Executor | None = None) -> list[dict[str, Any]]:
         method = cached_method(job.method) if isinstance(job.method, str) else job.method
         estimate, cost = _enhance(mixture, method, job.seeds, job.device)
     files = list(mixture.key) or [str(i) for i in range(len(job.seeds))]
-    scored = score_many(zip(mixture.clean, estimate, strict=True), job.sample_rate, job.metrics, executor)
+    scored = score_many(zip(mixture.clean, estimate, strict=True), RATE, job.metrics, executor)
+    rtf = cost.seconds / (mixture.noisy.numel() / RATE)
     return [
         {
-            "method": job.name, "snr_db": mixture.snr_db, "file": file, "seed": seed,
-            **{m: s.values[m] for m in job.metrics},
-            "rtf": cost.seconds / (mixture.noisy.numel() / job.sample_rate), "peak_mb": cost.peak_mb,
-            "why": "; ".join(f"{m}: {reason}" for m, reason in s.reasons.items()),
+            "method": job.name, "snr_db": mixture.snr_db, "file": file, "seed": seed, **s.values,
+            "rtf": rtf, "peak_mb": cost.peak_mb, "why": s.why,
         }
         for file, seed, s in zip(files, job.seeds, scored, strict=True)
     ]  # fmt: skip
@@ -140,13 +132,9 @@ def run_parallel(
     methods: Mapping[str, str | Method | Callable[[Mixture], Method]],
     mixtures: Sequence[Mixture],
     *,
-    metrics: Sequence[str] = tuple(METRICS),
-    seed: int = 0,
-    sample_rate: int = 16000,
-    device: str = "cpu",
-    folder: Path | None = None,
+    metrics: Sequence[str] = tuple(METRICS), seed: int = 0, device: str = "cpu", folder: Path | None = None,
     executor: Executor | None = None,
-) -> Iterator[tuple[Place, dict[str, Any]]]:
+) -> Iterator[tuple[Place, dict[str, Any]]]:  # fmt: skip
     """The records of `run` by a worker pool, each with its place, as they come; `ordered` makes the table of them.
 
     A job is a method on a file; this process alone takes files together, as `run` does, and measures over
@@ -159,25 +147,26 @@ def run_parallel(
     for mixture in mixtures:
         _check_many(mixture)
     chosen = list({NOISY: None, **methods}.items())
-    paths = _paths(folder, [name for name, _ in chosen], mixtures, (seed, tuple(metrics), sample_rate, device))
-    kept = {place: record for place, path in paths.items() if path and (record := _kept(path))}
+    places = [Place(i, j, k) for i, m in enumerate(mixtures) for j in range(len(chosen)) for k in range(len(m.noisy))]
+    paths = _paths(folder, list(dict(chosen)), mixtures, (seed, tuple(metrics), device)) if folder else {}
+    kept = {place: record for place, path in paths.items() if (record := _kept(path))}
     yield from kept.items()
 
-    def job(places: Sequence[Place]) -> Job:
-        i, j, _ = places[0]
-        files = [place.file for place in places]
+    def job(group: Sequence[Place]) -> Job:
+        i, j, _ = group[0]
+        files = [place.file for place in group]
         key = tuple(mixtures[i].key[k] if mixtures[i].key else str(k) for k in files)
         noisy, clean, noise = (x[files].cpu().numpy() for x in mixtures[i][:3])  # what travels well between processes
         part: Any = Mixture(noisy, clean, noise, mixtures[i].snr_db, key)  # type: ignore[arg-type]
-        return Job(*chosen[j], part, [seed + k for k in files], metrics, sample_rate, device, places)
+        return Job(*chosen[j], part, [seed + k for k in files], metrics, device, group)
 
-    missing = [place for place in paths if place not in kept]
+    missing = [place for place in places if place not in kept]
     jobs = map(job, _groups(missing, BATCH if worker_pool.executor is None else 1))
     for done, records in as_completed(worker_pool, partial(_measure_here, executor=executor), jobs):
         for place, record in zip(done.places, records, strict=True):
             record |= {"workers": worker_pool.size()}
-            if path := paths[place]:
-                _keep(path, record)
+            if folder:
+                _keep(paths[place], record)
             yield place, record
 
 
@@ -207,16 +196,14 @@ def _groups(places: Iterable[Place], most: int) -> Iterator[list[Place]]:
 
 
 def _paths(
-    folder: Path | None, names: Sequence[str], mixtures: Sequence[Mixture], settings: tuple[Any, ...]
-) -> dict[Place, Path | None]:
+    folder: Path, names: Sequence[str], mixtures: Sequence[Mixture], settings: tuple[Any, ...]
+) -> dict[Place, Path]:
     """Where the record of each place is kept, named by a digest of all that it depends on."""
-    known = _digest(code(), *settings) if folder else ""
-    paths: dict[Place, Path | None] = {}
+    known, paths = _digest(code(), *settings), dict[Place, Path]()
     for i, mixture in enumerate(mixtures):
         for k in range(len(mixture.noisy)):
-            content = folder and _digest(known, mixture.snr_db, mixture.key[k : k + 1], k, *(x[k] for x in mixture[:3]))
-            for j, name in enumerate(names):
-                paths[Place(i, j, k)] = folder and folder / f"{_digest(content, name)}.json"
+            content = _digest(known, mixture.snr_db, mixture.key[k : k + 1], k, *(x[k] for x in mixture[:3]))
+            paths |= {Place(i, j, k): folder / f"{_digest(content, name)}.json" for j, name in enumerate(names)}
     return paths
 
 
@@ -247,10 +234,9 @@ def _kept(path: Path) -> dict[str, Any] | None:
 
 def _keep(path: Path, record: Mapping[str, Any]) -> None:
     """Write a record whole or not at all; NaN is no JSON."""
+    known = {name: None if value != value else value for name, value in record.items()}
     with atomic_write(path) as part:
-        part.write_text(
-            json.dumps({name: None if value != value else value for name, value in record.items()}), "utf-8"
-        )
+        part.write_text(json.dumps(known), "utf-8")
 
 
 def _enhance(
@@ -262,14 +248,11 @@ def _enhance(
         for i in range(0, len(seeds), BATCH):
             part = slice(i, i + BATCH)
             noisy, clean, noise = (x[part].to(device) for x in mixture[:3])
-            made = _made(method, Mixture(noisy, clean, noise, mixture.snr_db, mixture.key[part]))
+            made: Any = method
+            if not hasattr(method, "iterations"):  # it must be told the truth
+                made = made(Mixture(noisy, clean, noise, mixture.snr_db, mixture.key[part]))
             parts.append(enhance(noisy, made, seeds[part]).cpu())
     return torch.cat(parts), cost()
-
-
-def _made(method: Any, mixture: Mixture) -> Method:
-    """The method itself, or, of one that must be told the truth, the method for this mixture."""
-    return method if hasattr(method, "iterations") else method(mixture)
 
 
 def records(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
@@ -285,25 +268,19 @@ def complete(table: pd.DataFrame, metric: str, method: str, against: str | None 
     asked for. Raises ValueError for a method that the records do not have.
     """
     asked = table[table["snr_db"].isin(table.loc[table[metric].notna(), "snr_db"])]
-    sides = {}
-    for name in (method, against) if against is not None else (method,):
-        if name not in set(table["method"]):
-            raise ValueError(f"unknown method {name!r} in these records; there are {', '.join(_methods(table))}")
-        rows = asked[asked["method"] == name]
-        sides[name] = rows.pivot(index="file", columns="snr_db", values=metric).astype(float)
-    wide = sides[method] if against is None else _minus(sides[method], sides[against])
+    known = table["method"].unique()
+
+    def of(name: str) -> pd.DataFrame:
+        if name not in known:
+            raise ValueError(f"unknown method {name!r} in these records; there are {', '.join(known)}")
+        return asked[asked["method"] == name].pivot(index="file", columns="snr_db", values=metric).astype(float)
+
+    wide = of(method)
+    if against is not None:
+        wide, other = wide.align(of(against), join="inner", axis="columns")  # the SNRs that both have
+        wide = wide - other
     wide[~np.isfinite(wide).all(axis=1)] = math.nan
     return pd.Series(wide.stack(future_stack=True))
-
-
-def _methods(table: pd.DataFrame) -> list[str]:
-    return [str(name) for name in table["method"].unique()]
-
-
-def _minus(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
-    """Differences at the SNRs that both have, of all files of either."""
-    shared = a.columns.intersection(b.columns)
-    return a[shared].sub(b[shared])
 
 
 def paired(table: pd.DataFrame, metric: str, method: str, against: str = NOISY) -> pd.Series:
@@ -319,13 +296,7 @@ def estimate(by_file: pd.Series, label: str = "") -> Interval:
 
 
 def difference(
-    table: pd.DataFrame,
-    metric: str,
-    method: str,
-    against: str = NOISY,
-    label: str = "",
-    *,
-    snr_db: float | None = None,
+    table: pd.DataFrame, metric: str, method: str, against: str = NOISY, label: str = "", *, snr_db: float | None = None
 ) -> Interval:
     """Mean paired difference with its bootstrap interval over speakers and noise recordings, see `estimate`.
 
@@ -345,7 +316,7 @@ def summary(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     see `complete`; NaN stands where none has the values.
     """
     beside = NOISY in set(table["method"])
-    means = {(name, m): complete(table, m, name) for name in _methods(table) for m in metrics}
+    means = {(name, m): complete(table, m, name) for name in table["method"].unique() for m in metrics}
     gains = {key: paired(table, key[1], key[0]) if beside else values * math.nan for key, values in means.items()}
     rows: list[dict[str, Any]] = []
     for (snr, method), group in table.groupby(["snr_db", "method"], sort=False):
@@ -430,9 +401,8 @@ def commit() -> str:
 def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
+    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor())
 
 
 def save(path: str | os.PathLike[str], table: pd.DataFrame, facts: Mapping[str, Any]) -> None:

@@ -1,7 +1,5 @@
 """Work over any Executor: this process, a process for each core, or a Dask cluster; results come as they are done."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from contextlib import contextmanager

@@ -1,21 +1,18 @@
 r"""Can a likelihood tell speech from what is not? Scores of clips, each higher the more a clip looks like speech to it.
 
 They start from what a prior says of a clip's frames, $\log p$ or its lower bound, (clips, T), in nats, and give one
-number a clip. `auroc` judges a score: the chance that a clip of clean speech scores higher than an impostor does.
+number a clip. `auroc` judges a score: the chance that a clip of clean speech scores higher than a sound that is out of
+distribution.
 """
 
-from __future__ import annotations
-
-import io
 import math
 from collections.abc import Sequence
 
 import numpy as np
-import soundfile
 import torch
 
 from sepriors.lab.claims import ClaimError, Interval
-from sepriors.signal.audio import check
+from sepriors.signal.audio import check, flac16
 
 
 def level_normalised(P: torch.Tensor, level: float = 1.0) -> torch.Tensor:
@@ -72,16 +69,9 @@ def flac_bits(x: torch.Tensor, sample_rate: int = 16000) -> torch.Tensor:
     >>> bool(flac_bits(torch.zeros(1, 16000)) < 0.1 < 10 < loud < 16)
     True
     """
-    clips = [_flac(clip, sample_rate) for clip in np.atleast_2d(check(x, "clips").detach().cpu().double().numpy())]
-    return torch.tensor([8 * (size - _flac(np.zeros(0), sample_rate)) / x.shape[-1] for size in clips])
-
-
-def _flac(x: np.ndarray, sample_rate: int) -> int:
-    """Bytes of a FLAC file."""
-    buffer = io.BytesIO()
-    pcm = np.round(32768 * x).clip(-32768, 32767).astype(np.int16)
-    soundfile.write(buffer, pcm, sample_rate, format="FLAC", subtype="PCM_16")
-    return len(buffer.getvalue())
+    clips = np.atleast_2d(check(x, "clips").detach().cpu().double().numpy())
+    header = len(flac16(np.zeros(0), sample_rate))
+    return torch.tensor([8 * (len(flac16(clip, sample_rate)) - header) / x.shape[-1] for clip in clips])
 
 
 def waic(logp: torch.Tensor) -> torch.Tensor:
@@ -99,23 +89,23 @@ def waic(logp: torch.Tensor) -> torch.Tensor:
 
 def auroc(
     speech: torch.Tensor,
-    impostor: torch.Tensor,
+    other: torch.Tensor,
     label: str = "",
     *,
     groups: tuple[Sequence[str], Sequence[str]],
     resamples: int = 1000,
     seed: int = 0,
 ) -> Interval:
-    """Area under the ROC curve: how often speech (n,) scores above an impostor (m,), a tie counted half, 95 % interval.
+    """Area under the ROC curve: how often speech (n,) scores above another sound (m,), with its 95 % interval.
 
-    Groups of clips are resampled on both sides, one name a clip: clips of one speaker, or of one recording, share their
-    luck. .5 is chance; below it the score prefers the impostor. A side of one group gives no interval: low and high are
-    NaN. Raises ClaimError for NaN, or names that do not match the clips.
+    A tie counts half; .5 is chance, and below it the score prefers the other. Groups of clips are resampled on both
+    sides, one name a clip: clips of one speaker, or of one recording, share their luck. A side of one group gives no
+    interval: low and high are NaN. Raises ClaimError for NaN, or names that do not match the clips.
 
     >>> auroc(torch.tensor([2.0, 3.0]), torch.tensor([1.0, 2.0]), groups=("ab", "cd")).value
     0.875
     """
-    sides = [x.detach().cpu().double().numpy() for x in (speech, impostor)]
+    sides = [x.detach().cpu().double().numpy() for x in (speech, other)]
     for x, names in zip(sides, groups, strict=True):
         if x.ndim != 1 or not len(x) or np.isnan(x).any():
             raise ClaimError(f"{label or 'auroc'}: expected scores (n,) without NaN, got shape {x.shape}")
@@ -129,8 +119,6 @@ def auroc(
         return Interval(float(wins.mean()), math.nan, math.nan, wins.shape[0] + wins.shape[1], label, why="one group")
     drawn = np.random.default_rng(seed)
     weights = [drawn.multinomial(g, np.full(g, 1 / g), size=resamples) for g in won.shape]
-    areas = np.einsum("ri,ij,rj->r", weights[0], won, weights[1]) / np.einsum(
-        "ri,ij,rj->r", weights[0], pairs, weights[1]
-    )
-    low, high = np.quantile(areas, [0.025, 0.975])
+    won, pairs = (np.einsum("ri,ij,rj->r", weights[0], counts, weights[1]) for counts in (won, pairs))
+    low, high = np.quantile(won / pairs, [0.025, 0.975])
     return Interval(float(wins.mean()), float(low), float(high), len(sides[0]) + len(sides[1]), label)

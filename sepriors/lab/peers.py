@@ -5,8 +5,6 @@ themselves (`pip install --no-deps`), without the agents and older libraries tha
 supervised, on hours that nobody here has. Each is aligned: what it answers late is taken back.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -127,9 +125,8 @@ class NSNet2(Peer):
     def denoised(self, row: np.ndarray) -> np.ndarray:
         net = _session(_file(self.package, "nsnet2-20ms-baseline.onnx"))
         window = torch.hann_window(self.size, periodic=False).sqrt()
-        X = torch.stft(
-            torch.from_numpy(row), self.size, self.hop, window=window, pad_mode="constant", return_complex=True
-        )
+        x = torch.from_numpy(row)
+        X = torch.stft(x, self.size, self.hop, window=window, pad_mode="constant", return_complex=True)
         features = X.abs().square().clamp_min(1e-12).log10().T[None].numpy()
         (gain,) = net.run(None, {net.get_inputs()[0].name: features})
         G = torch.from_numpy(gain)[0].T.clamp(self.least, 1.0)

@@ -4,12 +4,9 @@ Nothing here makes a version louder or softer than it is. `IPython.display.Audio
 50 dB down sounds like the speech itself; a comparison by ear is only worth its level.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import html
-import io
 import math
 import os
 from collections.abc import Mapping
@@ -19,13 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import pyloudnorm
-import soundfile
 import torch
 
 from sepriors.files import atomic_write
-from sepriors.signal.audio import AudioError, check
-
-FULL_SCALE = 32768  # one over the least significant bit of 16-bit audio
+from sepriors.signal.audio import AudioError, check, flac16
 
 
 @dataclass(frozen=True)
@@ -55,6 +49,7 @@ class Player:
     seconds: float
     attenuation: float  # dB, common to all versions; 0 unless one of them would clip
     versions: tuple[Version, ...]
+    trials: int = 0  # of a blind comparison: is X, drawn anew for each, A or B?
 
     def __repr__(self) -> str:
         # Not the generated one: the text beside the HTML in a notebook would carry the audio a second time.
@@ -63,25 +58,26 @@ class Player:
 
     @property
     def _note(self) -> str:
-        return f"All versions {_decibels(-self.attenuation)} dB so that none clips." if self.attenuation else ""
-
-    @property
-    def _attributes(self) -> str:
-        return f'class="sp-player" data-seconds="{self.seconds:.3f}"'
-
-    @property
-    def _without_script(self) -> str:
-        return ""
+        notes = [f"All versions {_decibels(-self.attenuation)} dB so that none clips."] if self.attenuation else []
+        if self.trials:
+            a, b = (version.loudness for version in self.versions)
+            louder = round(a - b, 1) if math.isfinite(a - b) else 0.0
+            which = "A is {} LU louder than B" if louder > 0 else "B is {} LU louder than A"
+            notes += [f"{which.format(_decibels(abs(louder)))}: that alone may tell them apart."] if louder else []
+        return " ".join(notes)
 
     def _repr_html_(self) -> str:
         title = html.escape(self.title)
+        kind, trials = (" sp-abx", f' data-trials="{self.trials}"') if self.trials else ("", "")
+        attributes = f'class="sp-player{kind}" data-seconds="{self.seconds:.3f}"{trials}'
+        told = "Without JavaScript the two can be heard side by side; the blind trials need it."
         parts = [
-            f'<div {self._attributes} role="group" aria-label="{title}">',
+            f'<div {attributes} role="group" aria-label="{title}">',
             f'<p class="sp-title">{title}</p>',
             '<ol class="sp-versions">',
             *(_version_html(v) for v in self.versions),
             "</ol>",
-            f'<p class="sp-noscript">{self._without_script}</p>' if self._without_script else "",
+            f'<p class="sp-noscript">{told}</p>' if self.trials else "",
             f'<p class="sp-note">{self._note}</p>' if self._note else "",
             f'<p class="sp-caption">{html.escape(self.caption)}</p>' if self.caption else "",
             "</div>",
@@ -90,29 +86,6 @@ class Player:
         if not self.versions[0].src.startswith("data:"):
             return panel
         return f"<style>{_static('player.css')}</style>\n{panel}\n<script>{_static('player.js')}</script>"
-
-
-@dataclass(frozen=True, repr=False)
-class ABX(Player):
-    """A blind comparison of two versions: is X, drawn anew for each of the trials, A or B?"""
-
-    trials: int
-
-    @property
-    def _note(self) -> str:
-        a, b = (version.loudness for version in self.versions)
-        louder = round(a - b, 1) if math.isfinite(a - b) else 0.0
-        which = ("A", "B") if louder > 0 else ("B", "A")
-        told = f"{which[0]} is {_decibels(abs(louder))} LU louder than {which[1]}: that alone may tell them apart."
-        return " ".join(note for note in (super()._note, told if louder else "") if note)
-
-    @property
-    def _attributes(self) -> str:
-        return f'class="sp-player sp-abx" data-seconds="{self.seconds:.3f}" data-trials="{self.trials}"'
-
-    @property
-    def _without_script(self) -> str:
-        return "Without JavaScript the two can be heard side by side; the blind trials need it."
 
 
 def player(signals: Mapping[str, torch.Tensor], sample_rate: int = 16000, *, title: str, caption: str = "") -> Player:
@@ -135,15 +108,9 @@ def player(signals: Mapping[str, torch.Tensor], sample_rate: int = 16000, *, tit
 
 
 def abx(
-    a: torch.Tensor,
-    b: torch.Tensor,
-    sample_rate: int = 16000,
-    *,
-    title: str,
-    caption: str = "",
-    names: tuple[str, str] = ("", ""),
-    trials: int = 10,
-) -> ABX:
+    a: torch.Tensor, b: torch.Tensor, sample_rate: int = 16000, *, title: str, caption: str = "",
+    names: tuple[str, str] = ("", ""), trials: int = 10,
+) -> Player:  # fmt: skip
     """A blind ABX test of two versions (N,) of one recording: can they be told apart by ear?
 
     In each trial X is A or B, drawn by the browser; one listens to all three, as often as one likes, and says which it
@@ -168,13 +135,15 @@ def abx(
     if not 1 <= trials <= 100:
         raise ValueError(f"expected 1 to 100 trials, got {trials}")
     signals = {f"{letter}: {name}" if name else letter: x for letter, name, x in zip("AB", names, (a, b), strict=True)}
-    return ABX(title, caption, *_prepare(signals, sample_rate), trials)
+    return Player(title, caption, *_prepare(signals, sample_rate), trials)
 
 
 def _prepare(signals: Mapping[str, torch.Tensor], sample_rate: int) -> tuple[float, float, tuple[Version, ...]]:
     """Length in seconds, common attenuation in dB, and the versions as they will be played."""
     waveforms = _check(signals, sample_rate)
-    attenuation = _attenuation(max(float(np.abs(x).max()) for x in waveforms.values()))
+    peak = max(float(np.abs(x).max()) for x in waveforms.values())
+    # the least multiple of .1 dB that takes the peak to full scale or below: the figure shown is the one applied
+    attenuation = math.ceil(200 * math.log10(peak)) / 10 if peak > 1 else 0.0
     gain = 10 ** (-attenuation / 20)
     versions = tuple(_version(name, gain * x, sample_rate) for name, x in waveforms.items())
     return len(next(iter(waveforms.values()))) / sample_rate, attenuation, versions
@@ -219,25 +188,12 @@ def _check(signals: Mapping[str, torch.Tensor], sample_rate: int) -> dict[str, n
     return {name: x.detach().cpu().double().numpy() for name, x in signals.items()}
 
 
-def _attenuation(peak: float) -> float:
-    """The least multiple of .1 dB that takes `peak` to full scale or below: the figure shown is the one applied."""
-    return math.ceil(200 * math.log10(peak)) / 10 if peak > 1 else 0.0
-
-
 def _version(name: str, x: np.ndarray, sample_rate: int) -> Version:
     peak = np.abs(x).max()
-    flac = _encode(x, sample_rate)
+    flac = flac16(x, sample_rate)
     build = os.environ.get("SEPRIORS_BUILD")
     src = _store(flac, Path(build)) if build else f"data:audio/flac;base64,{base64.b64encode(flac).decode()}"
     return Version(name, loudness(x, sample_rate), 20 * math.log10(peak) if peak else -math.inf, src)
-
-
-def _encode(x: np.ndarray, sample_rate: int) -> bytes:
-    """16-bit FLAC, rounded here: soundfile's own conversion scales by 32767, off by more than a bit near full scale."""
-    pcm = np.round(x * FULL_SCALE).clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
-    buffer = io.BytesIO()
-    soundfile.write(buffer, pcm, sample_rate, format="FLAC", subtype="PCM_16")
-    return buffer.getvalue()
 
 
 def _store(flac: bytes, build: Path) -> str:

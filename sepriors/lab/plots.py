@@ -1,8 +1,7 @@
 """Figures of the book: each function draws one and returns it closed, so a notebook shows it once."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import cycle
 from typing import Any
 
@@ -44,6 +43,17 @@ NAMES = {
 }
 
 
+@contextmanager
+def _panels(
+    rows: int, columns: int, size: tuple[float, float], *, dpi: int = STYLE["figure.dpi"], **shared: Any
+) -> Iterator[tuple[Figure, Any]]:
+    """A figure in our style and its axes (rows, columns), to draw within the block; closed at its end."""
+    with plt.rc_context(STYLE | {"figure.dpi": dpi, "savefig.dpi": dpi}):
+        figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **shared)
+        yield figure, axes
+    plt.close(figure)
+
+
 def spectrograms(
     signals: Mapping[str, torch.Tensor], stft: STFT | None = None, *, range_db: float = 70.0, columns: int = 2
 ) -> Figure:
@@ -57,16 +67,8 @@ def spectrograms(
     top = max(float(level.max()) for level in levels.values())
     columns = min(columns, len(levels))
     rows = -(-len(levels) // columns)
-    with plt.rc_context(STYLE | {"figure.dpi": 72, "savefig.dpi": 72}):  # noise compresses badly: few pixels,
-        figure, axes = plt.subplots(
-            rows,
-            columns,
-            figsize=(4.2 * columns, 1.9 * rows + 0.3),
-            sharex=True,
-            sharey=True,
-            squeeze=False,
-            layout="constrained",
-        )
+    size = (4.2 * columns, 1.9 * rows + 0.3)
+    with _panels(rows, columns, size, dpi=72, sharex=True, sharey=True) as (figure, axes):  # noise needs few pixels,
         for ax in axes.flat[len(levels) :]:
             ax.set_visible(False)
         for ax, (name, level) in zip(axes.flat, levels.items(), strict=False):
@@ -82,7 +84,6 @@ def spectrograms(
         for ax in axes[:, 0]:
             ax.set_ylabel("kHz")
         figure.colorbar(image, ax=axes, label="dB", shrink=0.9)
-    plt.close(figure)
     return figure
 
 
@@ -97,10 +98,7 @@ def metric_curves(
     `published[metric][method]`, values at the same SNRs, are drawn dashed in the method's colour: other data, for the
     shape only.
     """
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            1, len(metrics), figsize=(3.1 * len(metrics), 2.9), squeeze=False, layout="constrained"
-        )
+    with _panels(1, len(metrics), (3.1 * len(metrics), 2.9)) as (figure, axes):
         for ax, metric in zip(axes[0], metrics, strict=True):
             rows = summary[summary["metric"] == metric]
             for colour, (method, group) in zip(cycle(COLOURS), rows.groupby("method", sort=False), strict=False):
@@ -113,16 +111,12 @@ def metric_curves(
             ax.set_xlabel("SNR (dB)")
         handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-    plt.close(figure)
     return figure
 
 
 def dots(differences: Mapping[str, Sequence[tuple[str, float, float, float]]], *, label: str) -> Figure:
     """A panel a title: (name, value, low, high) as dots with their intervals about zero."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            1, len(differences), figsize=(3.4 * len(differences), 2.6), squeeze=False, sharey=True, layout="constrained"
-        )
+    with _panels(1, len(differences), (3.4 * len(differences), 2.6), sharey=True) as (figure, axes):
         for ax, (title, rows) in zip(axes[0], differences.items(), strict=True):
             y = np.arange(len(rows))[::-1]
             for place, (_, value, low, high) in zip(y, rows, strict=True):
@@ -132,7 +126,6 @@ def dots(differences: Mapping[str, Sequence[tuple[str, float, float, float]]], *
             ax.set_yticks(y, [name for name, *_ in rows])
             ax.set_title(title)
             ax.set_xlabel(label)
-    plt.close(figure)
     return figure
 
 
@@ -153,9 +146,9 @@ def cell(row: pd.Series, digits: int | None = None) -> str:
 def table(summary: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     """The summary as people print it: a row a method, a column a measure and SNR, see `cell`."""
     rows = summary[summary["metric"].isin(metrics)]
-    shown = rows.assign(shown=rows.apply(cell, axis=1), measure=rows["metric"].map(NAMES))
+    shown = rows.assign(shown=rows.apply(cell, axis=1), measure=rows["metric"].map(lambda m: NAMES.get(m, m)))
     wide = shown.pivot(index="method", columns=["measure", "snr_db"], values="shown")
-    order = [(NAMES[m], snr) for m in metrics for snr in sorted(rows["snr_db"].unique())]
+    order = [(NAMES.get(m, m), snr) for m in metrics for snr in sorted(rows["snr_db"].unique())]
     wide = wide.reindex(columns=pd.MultiIndex.from_tuples(order), index=list(dict.fromkeys(rows["method"])))
     wide.columns = pd.MultiIndex.from_tuples([(m, f"{snr:g}") for m, snr in order], names=["", "SNR (dB)"])
     return wide.rename_axis(index=None)

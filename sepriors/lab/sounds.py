@@ -1,7 +1,5 @@
 """Sounds that are not clean speech, or not quite, to try a prior on: (clips, N) at 16 kHz, from a generator."""
 
-from __future__ import annotations
-
 import math
 
 import torch

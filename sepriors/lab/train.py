@@ -1,7 +1,5 @@
 """Training: `sepriors train NAME` follows the recipe of a card, and writes its weights and the card itself."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import time

@@ -3,8 +3,6 @@
 `load(name)` gives the prior of a card, ready to use.
 """
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Networks describe themselves: one function makes any of them from its file."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any, Self, get_args, get_type_hints

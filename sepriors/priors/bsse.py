@@ -4,8 +4,6 @@ No prior by itself. What is a prior in it is what its embeddings were pretrained
 the spectrum is what chapter 8 asks.
 """
 
-from __future__ import annotations
-
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -67,13 +65,12 @@ class BSSE(Configured):
     def spectrum(self, x: torch.Tensor) -> torch.Tensor:
         """Waveforms (B, N) -> complex spectra (B, F, T), T = 1 + ceil(N / 160), by a Hamming window of 400 samples."""
         x = nn.functional.pad(x, (0, -x.shape[-1] % self.hop))
-        return torch.stft(
-            x, self.n_fft, self.hop, window=self._window(x), center=True, pad_mode="constant", return_complex=True
-        )
+        window = self._window(x)
+        return torch.stft(x, self.n_fft, self.hop, window=window, pad_mode="constant", return_complex=True)
 
     def waveform(self, X: torch.Tensor, length: int) -> torch.Tensor:
         """The inverse of `spectrum`."""
-        return torch.istft(X, self.n_fft, self.hop, window=self._window(X.real), center=True, length=length)
+        return torch.istft(X, self.n_fft, self.hop, window=self._window(X.real), length=length)
 
     def _window(self, like: torch.Tensor) -> torch.Tensor:
         return torch.hamming_window(self.n_fft, dtype=like.dtype, device=like.device)

@@ -4,8 +4,6 @@ USE-DDP (Klement et al., 2025): nothing in the network says which branch is spee
 its discriminators take for real (`sepriors.lab.training.adversarial`). The mixture is rebuilt as $\alpha s + \beta n$.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 
@@ -139,10 +137,8 @@ class Up(nn.Sequential):
     """The transpose of `Down`."""
 
     def __init__(self, a: int, b: int, stride: int) -> None:
-        padding = math.ceil(stride / 2)
-        super().__init__(
-            nn.ELU(), nn.ConvTranspose1d(a, b, 2 * stride, stride, padding=padding, output_padding=stride % 2)
-        )
+        padding, more = math.ceil(stride / 2), stride % 2
+        super().__init__(nn.ELU(), nn.ConvTranspose1d(a, b, 2 * stride, stride, padding=padding, output_padding=more))
 
 
 class Residual(nn.Module):

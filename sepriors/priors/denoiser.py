@@ -5,8 +5,6 @@ score for one schedule, this one is a denoiser (Karras et al., 2022, § 5): it i
 schedule, and the score of $s_t = \delta_t s_0 + \sigma_t z$ follows by Tweedie's formula.
 """
 
-from __future__ import annotations
-
 import math
 from itertools import pairwise
 

@@ -71,9 +71,8 @@ class Descript(Codec):
             state, sizes = found["state_dict"], found["metadata"]["kwargs"]
             rates = tuple(sizes["encoder_rates"])
             if (sizes["sample_rate"], math.prod(rates)) != (RATE, 320):
-                raise WeightsError(
-                    f"{expected}, got one for {sizes['sample_rate']} Hz, {math.prod(rates)} samples each"
-                )
+                got = f"one for {sizes['sample_rate']} Hz, {math.prod(rates)} samples each"
+                raise WeightsError(f"{expected}, got {got}")
             made = cls(sizes["encoder_dim"], rates, sizes["decoder_dim"], **branches)
             for part, prefix in ((made.encoder, "encoder.block."), (made.decoder, "decoder.model.")):
                 own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}

@@ -4,8 +4,6 @@ Papamakarios, Pavlakou & Murray (2017, § 3), by nflows. Points are windows of a
 Shi et al. (2021, § 5.5), and a longer window makes a prior of speech in which no window knows of the next.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Sequence
@@ -96,9 +94,8 @@ class MAF(Configured):
         Raises ValueError for a length that the window does not divide.
         """
         if s.shape[-1] % self.window or not s.shape[-1]:
-            raise ValueError(
-                f"expected a multiple of {self.window} samples, got N={s.shape[-1]}; `flows.whole_windows` fills up"
-            )
+            expected = f"expected a multiple of {self.window} samples"
+            raise ValueError(f"{expected}, got N={s.shape[-1]}; `flows.whole_windows` fills up")
         z, log_det = self(s)
         return self.log_base(z.unflatten(-1, (-1, self.window))).sum(-1) + log_det
 

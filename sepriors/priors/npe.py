@@ -4,8 +4,6 @@ Neural posterior estimation (Cranmer, Brehmer & Louppe, 2020) in the book's own 
 Gaussians in both: trained on draws of the model, it gives $p(s_{ft} \mid x)$, a complex Gaussian for each bin.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -5,8 +5,6 @@ the sequence of 16 latent variables a frame, another one reads the speech when i
 frame looks back at the latent variables that came before it. Power (..., F, T), latent variables (..., L, T).
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext

@@ -4,8 +4,6 @@ Leglaive, Girin & Horaud (2018, § 2): one hidden layer of 128 tanh units on eit
 speech. Frames are columns, as everywhere in the package: power (..., F, T), latent variables (..., L, T).
 """
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from collections.abc import Mapping

@@ -5,8 +5,6 @@ Shi et al. (2021, § 4.1), after Prenger, Valle & Catanzaro (2019): windows of 8
 the samples of a window and columns are windows: (..., C, T), as spectra are (..., F, T).
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

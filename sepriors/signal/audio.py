@@ -1,7 +1,5 @@
 """Audio files in and out; every rule for bad audio stands here, once."""
 
-from __future__ import annotations
-
 import io
 import math
 import os
@@ -80,9 +78,7 @@ def read(path: str | os.PathLike[str]) -> tuple[torch.Tensor, int]:
     """
     path = Path(path)
     if not path.is_file():
-        raise AudioError(
-            f"{path}: no such file" if not path.exists() else f"{path}: expected an audio file, got a folder"
-        )
+        raise AudioError(f"{path}: {'expected an audio file, got a folder' if path.exists() else 'no such file'}")
     try:
         streams = [_decoded(source) for source in _sources(path)]
     except AudioError as error:
@@ -90,9 +86,8 @@ def read(path: str | os.PathLike[str]) -> tuple[torch.Tensor, int]:
     # TypeError: .raw has no header; ValueError: a name or a size that soundfile does not take
     except (soundfile.LibsndfileError, RuntimeError, OSError, TypeError, ValueError) as error:
         why = getattr(error, "error_string", "") or error  # without the name of what was read, which may be a copy
-        raise AudioError(
-            f"{path}: expected an audio file that libsndfile reads (WAV, FLAC, OGG, MP3, ...), got {why}"
-        ) from error
+        expected = "expected an audio file that libsndfile reads (WAV, FLAC, OGG, MP3, ...)"
+        raise AudioError(f"{path}: {expected}, got {why}") from error
     kinds = sorted({(len(x), rate) for x, rate in streams})
     if len(kinds) > 1:
         found = " and ".join(f"{channels} at {rate} Hz" for channels, rate in kinds)
@@ -221,9 +216,7 @@ def _ogg(data: bytes) -> list[int]:
         table = data[at + 27 : at + 27 + head[26]] if len(head) == 27 else b""
         size = len(head) + len(table) + sum(table)
         if len(head) < 27 or len(table) < head[26] or at + size > len(data):
-            raise AudioError(
-                f"truncated, the Ogg page at byte {at} promises more than the {len(data) - at} that follow"
-            )
+            raise AudioError(f"truncated, the Ogg page at byte {at} promises more than the {len(data) - at} left")
         if head[5] & 2 and not heads:  # streams whose first pages come together run side by side, as one
             starts.append(at)
         heads = bool(head[5] & 2)
@@ -498,13 +491,9 @@ def _nist(file: BinaryIO) -> _Claim | None:
 
 
 def write(
-    path: str | os.PathLike[str],
-    x: torch.Tensor,
-    sample_rate: int,
-    *,
-    subtype: str | None = None,
+    path: str | os.PathLike[str], x: torch.Tensor, sample_rate: int, *, subtype: str | None = None,
     overwrite: bool = False,
-) -> None:
+) -> None:  # fmt: skip
     """Write samples (N,) or (channels, N) as WAV, FLAC or another format that the suffix names; whole, or not at all.
 
     Raises AudioError for samples beyond full scale in an integer format (they would clip), FileExistsError unless
@@ -516,10 +505,8 @@ def write(
         raise AudioError(f"{path}: expected samples (N,) or (channels, N), got shape {tuple(x.shape)}")
     format = format_of(path)
     subtype = subtype or soundfile.default_subtype(format)
-    if subtype not in ("FLOAT", "DOUBLE") and x.abs().max() > 1:
-        raise AudioError(
-            f"{path}: peak {x.abs().max():.3f} is beyond full scale 1 and would clip in {subtype}; lower it first"
-        )
+    if subtype not in ("FLOAT", "DOUBLE") and (peak := x.abs().max()) > 1:
+        raise AudioError(f"{path}: peak {peak:.3f} is beyond full scale 1 and would clip in {subtype}; lower it first")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists already")
     with atomic_write(path) as part:
@@ -531,6 +518,14 @@ def write(
             raise OSError(f"{path}: could not be written ({reason}); is the disk full?") from error
         if frames != x.shape[-1]:
             raise OSError(f"{path}: {frames} of {x.shape[-1]} samples were written; is the disk full?")
+
+
+def flac16(x: np.ndarray, sample_rate: int) -> bytes:
+    """A 16-bit FLAC of samples (N,), rounded here: soundfile's own conversion scales by 32767, off near full scale."""
+    buffer = io.BytesIO()
+    pcm = np.round(x * 2**15).clip(-(2**15), 2**15 - 1).astype(np.int16)
+    soundfile.write(buffer, pcm, sample_rate, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
 
 
 def format_of(path: str | os.PathLike[str]) -> str:

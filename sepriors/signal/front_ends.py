@@ -18,15 +18,12 @@ class Domain(Protocol):
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Waveforms (B, N) -> complex spectra (B, F, T)."""
-        ...
 
     def inverse(self, X: torch.Tensor, length: int) -> torch.Tensor:
         """Complex spectra (B, F, T) -> waveforms (B, length)."""
-        ...
 
     def normalised(self, x: torch.Tensor) -> torch.Tensor:
         """Waveforms (B, N) at the level at which the transform sees them."""
-        ...
 
 
 class FrontEnd(Protocol):

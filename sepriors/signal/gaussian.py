@@ -3,8 +3,6 @@ r"""The local complex Gaussian model: $s_{ft} \sim \mathcal{N}_c(0, V_{ft})$, in
 What the variance priors of the book need from it: the likelihood, the divergence it amounts to, the posterior mean.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,17 +1,12 @@
 """Mixtures at an exact signal-to-noise ratio."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 
-FORMS = (
-    (".flac", "PCM_16", 15),
-    (".flac", "PCM_24", 23),
-    (".wav", "FLOAT", None),
-)  # suffix, format, bits after the point
+# suffix, format, bits after the point
+FORMS = ((".flac", "PCM_16", 15), (".flac", "PCM_24", 23), (".wav", "FLOAT", None))
 TOLERANCE = 0.01  # dB between the ratio that was asked for and that of the files
 
 
@@ -41,9 +36,8 @@ def mix(
     >>> torch.testing.assert_close(snr, torch.full((2,), 5.0))
     """
     if clean.shape != noise.shape:
-        raise ValueError(
-            f"clean has shape {tuple(clean.shape)} but noise has {tuple(noise.shape)}; cut them to one length"
-        )
+        shapes = tuple(clean.shape), tuple(noise.shape)
+        raise ValueError("clean has shape {} but noise has {}; cut them to one length".format(*shapes))
     for name, signal in (("clean", clean), ("noise", noise)):
         if not signal.isfinite().all():
             raise ValueError(f"{name} has NaN or infinite samples")

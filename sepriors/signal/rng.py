@@ -1,7 +1,5 @@
 """Randomness is an argument: one generator an utterance, so that batch mates never matter."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 

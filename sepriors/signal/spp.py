@@ -1,7 +1,5 @@
 """Noise power by speech presence probability: the floor of the book, which knows of speech only that it pauses."""
 
-from __future__ import annotations
-
 import torch
 
 from sepriors.signal.gaussian import FLOOR

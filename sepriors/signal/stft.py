@@ -1,7 +1,5 @@
 """The short-time Fourier transform as a frozen, callable choice."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -47,26 +45,15 @@ class STFT:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Waveforms (..., N) -> complex spectra (..., F, T), with T = 1 + ceil(N / hop)."""
         filled = torch.nn.functional.pad(x.reshape(-1, x.shape[-1]), (0, -x.shape[-1] % self.hop))
-        X = torch.stft(
-            filled,
-            self.n_fft,
-            self.hop,
-            window=self.window(x),
-            center=True,
-            pad_mode="constant",
-            return_complex=True,
-        )
+        window = self.window(x)
+        X = torch.stft(filled, self.n_fft, self.hop, window=window, pad_mode="constant", return_complex=True)
         return X.reshape(*x.shape[:-1], *X.shape[-2:])
 
     def inverse(self, X: torch.Tensor, length: int) -> torch.Tensor:
         """Complex spectra (..., F, T) -> waveforms (..., length); raises ValueError if F is not this transform's."""
         if X.shape[-2] != self.bins:
-            raise ValueError(
-                f"X has F={X.shape[-2]} but the transform has F={self.bins}; were they made with the same STFT?"
-            )
-        x = torch.istft(
-            X.reshape(-1, *X.shape[-2:]), self.n_fft, self.hop, window=self.window(X), center=True, length=length
-        )
+            raise ValueError(f"X has F={X.shape[-2]} but the transform has F={self.bins}; made with the same STFT?")
+        x = torch.istft(X.reshape(-1, *X.shape[-2:]), self.n_fft, self.hop, window=self.window(X), length=length)
         return x.reshape(*X.shape[:-2], length)
 
 

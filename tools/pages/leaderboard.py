@@ -43,7 +43,7 @@ FEWEST = 4  # files that an interval or a rank asks for
 RANKED = "si_sdr"  # what the ranks go by
 FALSE = 0.05  # the share of verdicts between pairs of methods that may be false
 FIGURE = "leaderboard.svg"
-# Methods that were told by pairs of noisy and clean speech; of the packages of others, all but one
+# Methods that were trained on pairs of noisy and clean speech; of the packages of others, all but one
 TOLD = {name for name, entry in METHODS.items() if "supervised:" in entry.about} | PEERS.keys() - {"noisereduce"}
 # Cards that a method's own began from: their training counts, their parameters are in its own
 BEFORE = {"bsse": ("ssl",), "use-ddp": ("codec",)}

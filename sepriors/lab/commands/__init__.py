@@ -1,7 +1,5 @@
 """The commands that need the lab, a module each; `sepriors.commands` says what a command is."""
 
-from __future__ import annotations
-
 import argparse
 
 from sepriors.lab.corpora import Corpora

@@ -1,7 +1,5 @@
 """`sepriors bench`: methods over a bench set, as records and as a table."""
 
-from __future__ import annotations
-
 import argparse
 import shutil
 from contextlib import nullcontext

@@ -1,7 +1,5 @@
 """`sepriors corpora`: the speech and noise at hand."""
 
-from __future__ import annotations
-
 import argparse
 
 from sepriors.lab.commands import corpus_option as options

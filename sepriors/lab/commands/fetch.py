@@ -1,7 +1,5 @@
 """`sepriors fetch`: a corpus onto the disk, or a folder of the user into the list."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

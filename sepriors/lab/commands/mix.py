@@ -1,7 +1,5 @@
 """`sepriors mix`: speech and noise at an exact ratio, from two files or as a bench set."""
 
-from __future__ import annotations
-
 import argparse
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`sepriors records`: measure what is missing or stale of the records, show what there is, or check some again."""
 
-from __future__ import annotations
-
 import argparse
 
 from tqdm import tqdm
@@ -10,6 +8,7 @@ from sepriors import metrics
 from sepriors.commands import device_name, names, say, worker_options, worker_pool
 from sepriors.lab import peers, records
 from sepriors.lab.bench import commit
+from sepriors.lab.commands import corpus_option
 from sepriors.lab.corpora import open_corpora
 
 
@@ -18,7 +17,7 @@ def options(c: argparse.ArgumentParser) -> None:
     c.add_argument("--methods", help="comma-separated (default: all that take part)")
     c.add_argument("--list", action="store_true", help="show what there is and what is wrong with it; measure nothing")
     c.add_argument("--check", type=int, metavar="N", help="measure N files of each record again, and compare")
-    c.add_argument("--corpus", default="auto")
+    corpus_option(c)
     worker_options(c, "all cores, one thread each; on a GPU 1")
 
 

@@ -1,7 +1,5 @@
 """`sepriors score`: every pair is looked at before the first is measured, at the files' own rates."""
 
-from __future__ import annotations
-
 import argparse
 import os
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """`sepriors train`: the weights of a card, again."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 

@@ -17,25 +17,7 @@ from sepriors.lab.corpora.readers import READERS, ReaderError
 from sepriors.lab.corpora.sets import bench_set, class_of, clusters_of, demo, recording_of, speaker_of, speech_of
 
 __all__ = [
-    "FIELDS",
-    "READERS",
-    "Corpora",
-    "CorpusError",
-    "FetchError",
-    "ManifestError",
-    "ReaderError",
-    "bench_set",
-    "check_disjoint",
-    "class_of",
-    "clusters_of",
-    "demo",
-    "fetch",
-    "import_folder",
-    "open_corpora",
-    "read_manifest",
-    "recording_of",
-    "registry",
-    "speaker_of",
-    "speech_of",
-    "write_manifest",
-]
+    "FIELDS", "READERS", "Corpora", "CorpusError", "FetchError", "ManifestError", "ReaderError", "bench_set",
+    "check_disjoint", "class_of", "clusters_of", "demo", "fetch", "import_folder", "open_corpora", "read_manifest",
+    "recording_of", "registry", "speaker_of", "speech_of", "write_manifest",
+]  # fmt: skip

@@ -4,8 +4,6 @@ Under the cache ($SEPRIORS_CACHE, else the system's cache folder) each corpus ha
 corpora/NAME/manifest.csv. It appears there whole, by a rename, so a corpus is either complete or absent.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import logging
@@ -17,7 +15,6 @@ import stat
 import struct
 import sys
 import tarfile
-import tempfile
 import threading
 import time
 import tomllib
@@ -27,7 +24,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import requests
@@ -35,6 +32,7 @@ import soundfile
 from filelock import FileLock
 from tqdm import tqdm
 
+from sepriors.files import scratch_folder
 from sepriors.lab.corpora import synthetic
 from sepriors.lab.corpora.manifest import (
     NAME,
@@ -64,6 +62,7 @@ DAMAGE = (
     ValueError, RuntimeError, OSError,
 )  # fmt: skip
 UNREADABLE = (None, errno.EINVAL, errno.ENAMETOOLONG)
+ROOM = "Free some space, or set SEPRIORS_CACHE, and run again."
 NOTICES = ("LICENSE*", "LICENCE*", "README*", "SPEAKERS*")  # kept beside the audio, since licences ask for attribution
 
 
@@ -113,15 +112,16 @@ def open_corpora(
             )
         return _folder(named)
     root = cache_dir() / "corpora"
-    reasons = [] if _enough(gather(root)) else _download_auto(registry(registry_path), root, registry_path)
+    reasons = [] if _enough(gather(root)) else _download_auto(registry_path)
     found = gather(root)
     if _enough(found):
         return Corpora(root, found, "fetched", f"Incomplete: {'; '.join(reasons)}." if reasons else "")
     return _synthetic("; ".join([*reasons, f"the cache ({root}) has no corpora with speech and noise"]))
 
 
-def _download_auto(known: dict[str, Any], root: Path, registry_path: str | os.PathLike[str] | None) -> list[str]:
+def _download_auto(registry_path: str | os.PathLike[str] | None) -> list[str]:
     """Download what is marked `auto` as far as it goes; the reasons why it did not."""
+    known = registry(registry_path)
     names = [name for name, entry in known.items() if entry.get("auto")]
     url = known[names[0]]["archives"][0]["urls"][0]
     if not _answers(url, seconds=5.0):
@@ -129,7 +129,7 @@ def _download_auto(known: dict[str, Any], root: Path, registry_path: str | os.Pa
     reasons = []
     for name in names:
         try:
-            fetch(name, root=root, registry_path=registry_path)
+            fetch(name, registry_path=registry_path)
         except CorpusError as error:
             reasons.append(str(error))
     return reasons
@@ -179,20 +179,12 @@ def _synthetic(why: str) -> Corpora:
 # ------------------------------------------------------------------------ fetching
 
 
-def fetch(
-    name: str,
-    *,
-    root: str | os.PathLike[str] | None = None,
-    base_url: str | None = None,
-    registry_path: str | os.PathLike[str] | None = None,
-    progress: bool | None = None,
-) -> Corpora:
+def fetch(name: str, *, registry_path: str | os.PathLike[str] | None = None) -> Corpora:
     """Download a corpus, unless it is there, and return it.
 
-    It goes to root/NAME (root: the cache's `corpora`), as 16-kHz mono audio with a manifest; the archives are deleted
-    once it is complete. base_url is another folder to take the archives from (a mirror), registry_path another
-    registry.toml; progress shows a bar, by default on a terminal. An interrupted download goes on where it stopped,
-    also in a later run.
+    It goes to corpora/NAME of the cache, as 16-kHz mono audio with a manifest; the archives are deleted once it is
+    complete. registry_path is another registry.toml. An interrupted download goes on where it stopped, also in a later
+    run.
 
     Raises FetchError, which names the address or file and says what to do.
     """
@@ -201,33 +193,30 @@ def fetch(
         raise FetchError(f"{name} cannot be downloaded, its licence forbids it: `sepriors fetch {name} --from FOLDER`")
     if name not in known:
         raise FetchError(unknown("corpus", name, known))
-    root = _root(root)
-    home = root / name
+    root = _made(cache_dir() / "corpora")
     with _lock(root, name):
-        if not (home / NAME).is_file():
-            _absent(home)
-            show = sys.stderr.isatty() if progress is None else progress
-            _install(name, known[name]["archives"], root, base_url, show)
+        if not (root / name / NAME).is_file():
+            _absent(root / name)
+            _install(name, known[name]["archives"], root)
     return Corpora(root, gather(root, [name]), "fetched")
 
 
-def import_folder(name: str, folder: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> Corpora:
+def import_folder(name: str, folder: str | os.PathLike[str]) -> Corpora:
     """Take a corpus that the user owns (TIMIT, WSJ0, CHiME-3, or any of READERS, as published) where it lies.
 
-    Nothing is copied: root/NAME gets a manifest, and beside it the one-line file audio-folder.txt with the folder that
-    the paths start from. An earlier import is replaced. Raises CorpusError when the folder does not have the layout of
-    that corpus.
+    Nothing is copied: corpora/NAME of the cache gets a manifest, and beside it the one-line file audio-folder.txt with
+    the folder that the paths start from. An earlier import is replaced. Raises CorpusError when the folder does not
+    have the layout of that corpus.
     """
     if name not in READERS:
         raise CorpusError(unknown("corpus", name, READERS))
     folder = Path(folder).expanduser().absolute()
     if not folder.is_dir():
-        raise CorpusError(
-            f"{folder}: expected the folder that holds {name}, got {'a file' if folder.exists() else 'nothing'}"
-        )
+        got = "a file" if folder.exists() else "nothing"
+        raise CorpusError(f"{folder}: expected the folder that holds {name}, got {got}")
     table = read_layout(name, folder)
     check_disjoint(table)
-    root = _root(root)
+    root = _made(cache_dir() / "corpora")
     home = root / name
     with _lock(root, name):
         if not (home / OWNER).is_file():
@@ -239,10 +228,6 @@ def import_folder(name: str, folder: str | os.PathLike[str], root: str | os.Path
             for file in (OWNER, NAME):
                 os.replace(stage / file, home / file)
     return Corpora(root, gather(root, [name]), "folder")
-
-
-def _root(root: str | os.PathLike[str] | None) -> Path:
-    return _made(Path(root).expanduser().absolute() if root else cache_dir() / "corpora")
 
 
 def _made(folder: Path) -> Path:
@@ -272,21 +257,17 @@ def _absent(home: Path) -> None:
 
 @contextmanager
 def _staging(root: Path, name: str) -> Iterator[Path]:
-    """A folder beside the final one, gone at the end whatever happens; those that a killed run left behind go too."""
-    for left in root.glob(f".staging-{name}~*"):
-        shutil.rmtree(left)
-    stage = Path(tempfile.mkdtemp(dir=root, prefix=f".staging-{name}~"))
+    """A folder beside the final one; a disk that is full is told of."""
     try:
-        yield stage
+        with scratch_folder(root, f".staging-{name}") as stage:
+            yield stage
     except OSError as error:
         raise _disk_full(error, root) from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
 
 
-def _install(name: str, archives: list[dict[str, Any]], root: Path, base_url: str | None, progress: bool) -> None:
-    downloads = root / ".downloads" / name
-    files = [download(archive, downloads, base_url=base_url, progress=progress) for archive in archives]
+def _install(name: str, archives: list[dict[str, Any]], root: Path) -> None:
+    downloads, progress = root / ".downloads" / name, sys.stderr.isatty()
+    files = [download(archive, downloads, progress=progress) for archive in archives]
     with _staging(root, name) as stage:
         raw, done = stage / "raw", stage / "done"
         for file in files:
@@ -328,21 +309,17 @@ def _settle(table: pd.DataFrame, raw: Path, done: Path, progress: bool) -> pd.Da
 
 
 def _keep_notices(raw: Path, done: Path) -> None:
-    for pattern in NOTICES:
-        for depth in ("", "*/"):
-            for notice in raw.glob(depth + pattern):
-                if notice.is_file():
-                    target = done / notice.relative_to(raw)
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(notice, target)
+    for notice in (file for pattern in NOTICES for depth in ("", "*/") for file in raw.glob(depth + pattern)):
+        if notice.is_file():
+            target = done / notice.relative_to(raw)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(notice, target)
 
 
 # ----------------------------------------------------------------------- downloads
 
 
-def download(
-    archive: dict[str, Any], folder: str | os.PathLike[str], *, base_url: str | None = None, progress: bool = False
-) -> Path:
+def download(archive: dict[str, Any], folder: str | os.PathLike[str], *, progress: bool = False) -> Path:
     """The archive in `folder`: the one there if its hash is right, else downloaded from the first address with it.
 
     archive: name, urls and, where known, bytes and sha256 or md5, as in registry.toml. A file of the right name that
@@ -354,11 +331,11 @@ def download(
     if path.exists() and not _fault(path, archive):
         return path
     failures = []
-    for url in [f"{base_url.rstrip('/')}/{name}"] if base_url else archive["urls"]:
+    for url in archive["urls"]:
         try:
             _resumed(url, part, progress)
             if fault := _fault(part, archive):
-                _put_aside(part, f"{name}.wrong")
+                part.replace(folder / f"{name}.wrong")
                 raise FetchError(f"{url}: {fault}; it is set aside as {name}.wrong.")
             return part.replace(path)
         except FetchError as error:
@@ -380,10 +357,6 @@ def _fault(path: Path, archive: dict[str, Any]) -> str:
     return "" if known in (None, size) else f"expected {known} bytes, got {size}"
 
 
-def _put_aside(path: Path, name: str) -> None:
-    path.replace(path.with_name(name))
-
-
 def _resumed(url: str, part: Path, progress: bool) -> None:
     """Bring `part` to the whole file at `url`, from what there is of it; FetchError when it cannot be had."""
     for wait in (*WAITS, None):
@@ -391,10 +364,9 @@ def _resumed(url: str, part: Path, progress: bool) -> None:
             return _go_on(url, part, progress)
         except (requests.RequestException, ConnectionError) as error:
             if wait is None:
-                raise FetchError(
-                    f"{url}: could not be reached, or broke off, {len(WAITS) + 1} times ({_reason(error)}). "
-                    f"Check the network and run this again: what has come is kept ({_size(part)} bytes)."
-                ) from error
+                what = f"{url}: could not be reached, or broke off, {len(WAITS) + 1} times ({_reason(error)})"
+                kept = f"what has come is kept ({_size(part)} bytes)"
+                raise FetchError(f"{what}. Check the network and run this again: {kept}.") from error
             time.sleep(wait)
 
 
@@ -443,32 +415,31 @@ def _size(path: Path) -> int:
 
 def _reason(error: Exception) -> str:
     """The innermost cause: requests wraps it three times."""
-    cause: Any = error
-    while getattr(cause, "args", None) and isinstance(cause.args[0], Exception):
-        cause = cause.args[0]
-    reason = getattr(cause, "reason", None) or cause
-    first = reason.args[0] if getattr(reason, "args", None) else reason
-    return first if isinstance(first, str) else str(reason)
+    cause: BaseException = error
+    while cause.__context__ is not None:
+        cause = cause.__context__
+    return str(cause) or type(cause).__name__
 
 
 def _disk_full(error: OSError, folder: Path) -> Exception:
     """A clear error for a full disk, a used-up quota or a limit on a file's size, the same error for anything else."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return error
-    return FetchError(
-        f"the disk with {folder} is full; what has come is kept. Free some space, or set SEPRIORS_CACHE, and run again."
-    )
+    return FetchError(f"the disk with {folder} is full; what has come is kept. {ROOM}")
 
 
 # ----------------------------------------------------------------------- unpacking
 
 
 class Member(NamedTuple):
-    """What an archive says of one of its members: its name, its size unpacked in bytes, and what it is."""
+    """What an archive says of one of its members: its name, its size unpacked in bytes, and whether it is a file or a
+    folder; what is neither is a link or a device.
+    """
 
     name: str
     size: int
-    kind: Literal["file", "folder", "other"]
+    is_file: bool
+    is_folder: bool
 
     @property
     def path(self) -> PurePosixPath:
@@ -498,42 +469,38 @@ def unpack(archive: str | os.PathLike[str], target: str | os.PathLike[str]) -> N
         if isinstance(error, FetchError) or (isinstance(error, OSError) and error.errno not in UNREADABLE):
             raise
         why = (str(error).splitlines() or ["no data"])[0].rstrip(":")  # tarfile goes on with a line a compression
-        _put_aside(archive, f"{archive.name}.wrong")
+        archive.replace(archive.with_name(f"{archive.name}.wrong"))
         aside = f"It is set aside as {archive.name}.wrong; run this again."
         raise FetchError(f"{archive}: damaged or cut off ({why}). {aside}") from error
 
 
 def _of_zip(member: zipfile.ZipInfo) -> Member:
     plain = stat.S_IFMT(member.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)
-    return Member(member.filename, member.file_size, ("folder" if member.is_dir() else "file") if plain else "other")
+    return Member(member.filename, member.file_size, plain and not member.is_dir(), plain and member.is_dir())
 
 
 def _of_tar(member: tarfile.TarInfo) -> Member:
-    return Member(member.name, member.size, "file" if member.isreg() else "folder" if member.isdir() else "other")
+    return Member(member.name, member.size, member.isreg(), member.isdir())
 
 
 def _check_members(archive: Path, target: Path, members: Sequence[Member]) -> None:
     """Raise FetchError unless all may be unpacked."""
-    files = Counter(member.path for member in members if member.kind == "file")
+    files = Counter(member.path for member in members if member.is_file)
     for member in members:
         path = member.path
         wrong = {
             "would land outside the target folder":
                 path.is_absolute() or ".." in path.parts or bool(PureWindowsPath(member.name).drive),
-            "is a link or a device": member.kind == "other",
-            "is there twice": files[path] > (member.kind == "file"),
+            "is a link or a device": not (member.is_file or member.is_folder),
+            "is there twice": files[path] > member.is_file,
             "lies in another one that is a file": any(parent in files for parent in path.parents),
         }  # fmt: skip
         for why in (why for why, is_so in wrong.items() if is_so):
             raise FetchError(f"{archive}: refused, its member {member.name!r} {why}; nothing was unpacked")
     size, grown, room = archive.stat().st_size, sum(m.size for m in members), shutil.disk_usage(target).free
     if grown > EXPANSION * size:
-        raise FetchError(
-            f"{archive}: refused, its {size} bytes would grow to {grown}, more than {EXPANSION} times as many; "
-            "nothing was unpacked"
-        )
+        much = f"its {size} bytes would grow to {grown}, more than {EXPANSION} times as many"
+        raise FetchError(f"{archive}: refused, {much}; nothing was unpacked")
     if grown > room:
-        raise FetchError(
-            f"the disk with {target} has room for {room} bytes, {archive} unpacked has {grown}; nothing was unpacked. "
-            "Free some space, or set SEPRIORS_CACHE, and run again."
-        )
+        sizes = f"has room for {room} bytes, {archive} unpacked has {grown}"
+        raise FetchError(f"the disk with {target} {sizes}; nothing was unpacked. {ROOM}")

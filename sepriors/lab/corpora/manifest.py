@@ -1,17 +1,15 @@
 """The manifest: one row a file, the one interface between corpora on the disk and everything that uses them."""
 
-from __future__ import annotations
-
 import csv
 import difflib
 import io
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 import torch
@@ -115,16 +113,11 @@ class Corpora:
             rows = rows[rows[field].isin(values)]
         return rows.reset_index(drop=True)
 
-    def read(self, row: Any) -> torch.Tensor:
-        """The samples (N,) of one file, float32, at 16 kHz, the mean of its channels.
+    def read(self, path: str) -> torch.Tensor:
+        """The samples (N,) of one file of the table, float32, at 16 kHz, the mean of its channels.
 
-        row is a path of the table, or a row of it (a Series, a dict, a tuple of itertuples). Raises ValueError for a
-        path that the table does not have, and AudioError for a file that is missing or damaged.
+        Raises ValueError for a path that the table does not have, and AudioError for a file that is missing or damaged.
         """
-        if isinstance(row, (str, os.PathLike)):
-            path = os.fspath(row)
-        else:
-            path = row["path"] if isinstance(row, (Mapping, pd.Series)) else row.path
         if not (self.table["path"] == path).any():
             raise CorpusError(unknown("path", path, self.table["path"]))
         x, rate = audio.read(self.root / path)
@@ -165,9 +158,8 @@ def read_manifest(root: str | os.PathLike[str], *, check_files: bool = False) ->
         named = [name for name in table[field] if name]
         absent = [name for name in named if not os.path.isfile(base(root) / name)]
         if absent:
-            raise ManifestError(
-                f"{where}: {len(absent)} of its {len(named)} {what} are not there, the first is {absent[0]}"
-            )
+            several = f"{len(absent)} of its {len(named)} {what}"
+            raise ManifestError(f"{where}: {several} are not there, the first is {absent[0]}")
     return table
 
 
@@ -216,9 +208,8 @@ def base(root: str | os.PathLike[str]) -> Path:
         return Path(root)
     folder = Path(owner.read_text(encoding="utf-8", errors="replace").strip())
     if not (folder.is_absolute() and os.path.isdir(folder)):
-        raise ManifestError(
-            f"{owner}: expected the full path of the folder with the audio, got {str(folder)!r}, which is none"
-        )
+        expected = "expected the full path of the folder with the audio"
+        raise ManifestError(f"{owner}: {expected}, got {str(folder)!r}, which is none")
     return folder
 
 
@@ -233,7 +224,8 @@ def gather(root: str | os.PathLike[str], names: Iterable[str] | None = None) -> 
     homes = [root] if names is None and (root / NAME).is_file() else []
     below = sorted(p.parent for p in root.glob(f"*/{NAME}") if not p.parent.name.startswith("."))
     homes += [home for home in below if names is None or home.name in names]
-    table = pd.concat([_empty(), *(_from(root, home) for home in homes)], ignore_index=True)
+    empty = pd.DataFrame({field: pd.Series(dtype=float if field == "seconds" else str) for field in FIELDS})
+    table = pd.concat([empty, *(_from(root, home) for home in homes)], ignore_index=True)
     _refuse_torn("file", table["path"], table["split"])
     return table.drop_duplicates("path", keep="last", ignore_index=True)
 
@@ -303,10 +295,6 @@ def _refuse_torn(what: str, names: pd.Series, splits: pd.Series) -> None:
         name = torn["name"].iloc[0]
         found = ", ".join(torn["split"][torn["name"] == name])
         raise ManifestError(f"{what} {name!r} is in the splits {found}; expected one only")
-
-
-def _empty() -> pd.DataFrame:
-    return pd.DataFrame({field: pd.Series(dtype=float if field == "seconds" else str) for field in FIELDS})
 
 
 def _valid(table: pd.DataFrame, where: str) -> pd.DataFrame:

@@ -6,8 +6,6 @@ a corpus: write its function, name it in READERS, and give registry.toml its arc
 Splits never share a speaker (speech) or a recording (noise). Each function's docstring states its rule.
 """
 
-from __future__ import annotations
-
 import csv
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -140,16 +138,10 @@ def grid(folder: Path) -> Clips:
         if not 1 <= number <= 34:
             raise ReaderError(f"{file.parent}: expected the folder of a talker, s1 to s34")
         video = home / talker / f"{file.stem}.mpg"
-        yield (
-            file,
-            {
-                "speaker": f"GRID_{talker}",
-                "gender": "F" if number in _GRID_WOMEN else "M",
-                "split": _grid_split(number, file.stem),
-                "video": video.relative_to(folder).as_posix() if video.is_file() else "",
-                "source": "GRID (Zenodo 3625687)",
-            },
-        )
+        who = {"speaker": f"GRID_{talker}", "gender": "F" if number in _GRID_WOMEN else "M"}
+        seen = video.relative_to(folder).as_posix() if video.is_file() else ""
+        split = _grid_split(number, file.stem)
+        yield file, {**who, "split": split, "video": seen, "source": "GRID (Zenodo 3625687)"}
 
 
 def _grid_split(number: int, clip: str) -> str:
@@ -181,9 +173,8 @@ def voicebank_demand(folder: Path) -> Clips:
     for part in ("trainset_28spk_wav", "testset_wav"):
         sides = {side: sorted((home / f"{side}_{part}").glob("*.wav")) for side in ("clean", "noisy")}
         if alone := {f.name for f in sides["clean"]} ^ {f.name for f in sides["noisy"]}:
-            raise ReaderError(
-                f"{home}: expected a clean and a noisy file of each name in {part}, got one only of {min(alone)}"
-            )
+            expected = f"expected a clean and a noisy file of each name in {part}"
+            raise ReaderError(f"{home}: {expected}, got one only of {min(alone)}")
         for side, file in ((side, file) for side, files in sides.items() for file in files):
             speaker = file.stem.split("_")[0]
             split = "test" if part == "testset_wav" else "valid" if speaker in ("p226", "p287") else "train"
@@ -304,9 +295,7 @@ READERS: Mapping[str, Reader] = {
     "voicebank-demand": Reader(voicebank_demand, "CC BY 4.0", "clean_testset_wav/p232_001.wav"),
     "timit": Reader(timit, "LDC User Agreement", "TRAIN/DR1/FCJF0/SI1027.WAV"),
     "wsj0": Reader(wsj0, "LDC User Agreement", "si_tr_s/011/011c0201.wv1"),
-    "chime3": Reader(
-        chime3, "LDC User Agreement (LDC2017S24)", "data/audio/16kHz/backgrounds/BGD_150203_010_CAF.CH5.wav"
-    ),
+    "chime3": Reader(chime3, "LDC User Agreement (LDC2017S24)", "data/audio/16kHz/backgrounds/BGD_1_CAF.CH5.wav"),
     "librispeech": Reader(librispeech, "CC BY 4.0", "LibriSpeech/train-clean-100/19/198/19-198-0000.flac"),
     "speechocean762": Reader(speechocean762, "CC BY 4.0", "WAVE/SPEAKER0036/000360034.WAV"),
     "grid": Reader(grid, "CC BY 4.0", "audio_25k/s1/bbaf2n.wav"),

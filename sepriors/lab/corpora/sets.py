@@ -1,7 +1,5 @@
 """Named, seeded bench sets: the same mixtures, wherever and whenever they are made from the same corpora."""
 
-from __future__ import annotations
-
 import random
 import re
 import zlib

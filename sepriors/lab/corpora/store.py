@@ -3,23 +3,21 @@
 Opus takes a minute an hour of audio to decode, and a training draws from hours of it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
-import shutil
-import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 import platformdirs
 import torch
 from filelock import FileLock
 from tqdm import tqdm
+
+from sepriors.files import scratch_folder
 
 FULL_SCALE = 2**15
 
@@ -29,7 +27,8 @@ def cache_dir() -> Path:
     return Path(os.environ.get("SEPRIORS_CACHE") or platformdirs.user_cache_dir("sepriors")).expanduser().absolute()
 
 
-class Decoded(Sequence[torch.Tensor]):
+@dataclass(frozen=True)
+class Decoded:
     """Recordings as 16-bit samples; the i-th is a float32 tensor (N,), full scale 1, made when it is asked for.
 
     >>> recordings = Decoded([np.array([0, 16384, -32768], dtype=np.int16)])
@@ -37,24 +36,20 @@ class Decoded(Sequence[torch.Tensor]):
     (tensor([ 0.0000,  0.5000, -1.0000]), [3])
     """
 
-    def __init__(self, samples: Sequence[np.ndarray]) -> None:
-        self.samples = samples
+    samples: Sequence[np.ndarray]
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    @overload
-    def __getitem__(self, i: int) -> torch.Tensor: ...
-    @overload
-    def __getitem__(self, i: slice) -> Decoded: ...
-    def __getitem__(self, i: int | slice) -> torch.Tensor | Decoded:
-        if isinstance(i, slice):
-            return Decoded(self.samples[i])
-        return _floats(self.samples[i])
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return map(self.part, range(len(self)))
 
-    def part(self, i: int, start: int, stop: int) -> torch.Tensor:
+    def __getitem__(self, i: int) -> torch.Tensor:
+        return self.part(i)
+
+    def part(self, i: int, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """Samples start to stop of the i-th recording; what is not asked for is not read."""
-        return _floats(self.samples[i][start:stop])
+        return torch.from_numpy(self.samples[i][start:stop].astype(np.float32) / FULL_SCALE)
 
     @property
     def lengths(self) -> list[int]:
@@ -97,15 +92,10 @@ def _digest(root: Path, paths: Iterable[str]) -> str:
 
 def _keep(home: Path, recordings: list[np.ndarray]) -> None:
     """Write the samples end to end, and where each recording ends; the folder appears whole or not at all."""
-    for left in home.parent.glob(f"{home.name}~*"):  # of a run that was killed
-        shutil.rmtree(left)
-    stage = Path(tempfile.mkdtemp(dir=home.parent, prefix=f"{home.name}~"))
-    try:
+    with scratch_folder(home.parent, home.name) as stage:
         np.save(stage / "samples.npy", np.concatenate([np.zeros(0, np.int16), *recordings]))
         np.save(stage / "ends.npy", np.cumsum([len(x) for x in recordings], dtype=np.int64))
-        os.rename(stage, home)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
+        stage.rename(home)
 
 
 def _kept(home: Path) -> list[np.ndarray]:
@@ -116,7 +106,3 @@ def _kept(home: Path) -> list[np.ndarray]:
 
 def _integers(x: torch.Tensor) -> np.ndarray:
     return (x * FULL_SCALE).round().clamp(-FULL_SCALE, FULL_SCALE - 1).to(torch.int16).numpy()
-
-
-def _floats(samples: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(samples.astype(np.float32) / FULL_SCALE)

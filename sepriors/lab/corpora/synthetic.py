@@ -4,12 +4,9 @@ Two corpora, `synthetic` (English, and noise) and `synthetic-de` (German, the mi
 They are good for trying the code, not for claims.
 """
 
-from __future__ import annotations
-
 import ctypes
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,6 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from sepriors.files import scratch_folder
 from sepriors.lab.corpora.manifest import FIELDS, NAME, SAMPLE_RATE, CorpusError, check_disjoint, write_manifest
 from sepriors.lab.corpora.readers import add_babble
 from sepriors.signal import audio
@@ -54,17 +52,14 @@ def build(cache: Path) -> Path:
     if (home / NAME).is_file():
         return home
     home.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=home.parent, prefix=f".{home.name}-"))
-    try:
+    with scratch_folder(home.parent, f".{home.name}", clear=False) as part:
         make(part)
-        os.chmod(part, 0o755)
+        part.chmod(0o755)
         try:
             part.rename(home)
         except OSError:
             if not (home / NAME).is_file():
                 raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return home
 
 

@@ -1,7 +1,5 @@
 """Recipes: what the weights of each card of `cards.toml` are learned by, a family a file; `train` follows them."""
 
-from __future__ import annotations
-
 import difflib
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """What all recipes share: their face, the recordings that they choose, and how the long ones are trained."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -88,7 +86,9 @@ class OfOneCorpus(Recipe):
         """A split's files in random order, of `train` until there are enough minutes, and what they are."""
         rows = corpora.select(kind=self.kind, split=split, **self.select).sample(frac=1, random_state=seed)
         if rows.empty:
-            raise CorpusError(f"expected {split} files of {dict(self.select) or self.kind}, got none; {corpora}")
+            raise CorpusError(
+                f"expected {split} files of {dict(self.select) or self.kind}, got none, see sepriors fetch; {corpora}"
+            )
         if split == "train":
             rows = at_most(rows, self.minutes)
         return rows, about(rows)
@@ -130,12 +130,6 @@ class LongRecipe(Recipe):
     validations = 20
     best_if_diverged = False
     fast: bool | None = None
-
-    @abstractmethod
-    def learn(
-        self, corpora: Corpora, seed: int, progress: bool, checkpoint: Path | None = None, fabric: Any = None
-    ) -> Learned:
-        """The weights, from the training split."""
 
     @abstractmethod
     def loss(self, model: Any, batch: torch.Tensor, g: torch.Generator, done: float) -> torch.Tensor:

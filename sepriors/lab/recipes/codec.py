@@ -1,7 +1,5 @@
 """The codec, and the separators whose priors are corpora."""
 
-from __future__ import annotations
-
 import math
 import sys
 from dataclasses import dataclass, field

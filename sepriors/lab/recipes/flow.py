@@ -1,7 +1,5 @@
 """Flows of waveforms: WaveGlow and MAF."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any, Self

@@ -1,7 +1,5 @@
 """Bases of power spectra: NMF."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 

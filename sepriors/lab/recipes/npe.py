@@ -1,7 +1,5 @@
 """Amortised posteriors."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 

@@ -1,7 +1,5 @@
 """The recurrent VAE."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from typing import Any, Self

@@ -1,7 +1,5 @@
 """The denoiser of the diffusion chapter, and its supervised rival."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -45,7 +43,8 @@ class ScoreRecipe(OfOneCorpus, OneFit):
 
     @property
     def about(self) -> str:
-        of = f"speech, told its mixture with noise ({', '.join(self.noises)})" if self.conditional else "speech"
+        noises = ", ".join(self.noises)
+        of = f"speech, conditional on its mixture with noise ({noises})" if self.conditional else "speech"
         return f"denoiser of compressed spectra of {of}, a U-Net of {' '.join(map(str, self.channels))} channels"
 
     def make(self, g: torch.Generator) -> Denoiser:

@@ -1,7 +1,5 @@
 """Frame-wise VAEs, of speech and of a background."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

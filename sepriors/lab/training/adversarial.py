@@ -4,8 +4,6 @@ USE-DDP (Klement et al., 2025). An `AdversarialLoss` holds a generator and its a
 by one optimiser, since what the generator pays does not move the adversaries, nor theirs the generator.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -272,7 +270,7 @@ class AdversarialLoss(nn.Module):
 
     def leakage(self, x: torch.Tensor, branch: int) -> torch.Tensor:
         """The fraction of the latent energy of clips (B, N) of one source that goes to the other; 0 speech, 1 noise."""
-        # Deviation: ours. What the corpora are is told to the network itself, too; nothing of it is paired. With
+        # Deviation: ours. The network itself is given what the corpora are, too; nothing of it is paired. With
         # adversaries alone speech was in both branches after 600 steps, and SI-SDR below the mixture's.
         z = self.generator.encode(self.generator.rms * x)
         mask = self.generator.mask(z)

@@ -4,8 +4,6 @@ On several devices, by `lightning.fabric`, each process has the whole model and 
 averaged, so all take the same step.
 """
 
-from __future__ import annotations
-
 import copy
 import io
 import math

@@ -4,8 +4,6 @@ HuBERT (Hsu et al., 2021, § II-B): clusters are found by k-means, without a tra
 from what the first has learned.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache

@@ -1,7 +1,5 @@
 """Rooms: impulse responses from a talker to a microphone some way off, simulated by the image method."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

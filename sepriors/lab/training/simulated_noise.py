@@ -3,8 +3,6 @@
 What an amortised posterior learns from in place of recorded mixtures: the book's own noise model, simulated.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

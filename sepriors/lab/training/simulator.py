@@ -1,7 +1,5 @@
 """What speech in noise is like: recordings, filters, rooms and levels, drawn anew for each step of a training."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,7 +39,6 @@ class NoiseSource(Protocol):
 
     def draw(self, count: int, g: torch.Generator) -> torch.Tensor:
         """Clips (count, N), of power about 1."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,6 @@
 The three clean corpora of chapter 7 are choices of `Clean`: what a prior that is a corpus is made of.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
