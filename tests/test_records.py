@@ -153,6 +153,15 @@ def test_a_set_of_other_mixtures(made, toy):
         RecordSet(**{**vars(made), "sha256": 64 * "0"}).excerpts(toy)
 
 
+def test_a_set_of_the_first_seconds_of_another(made, toy, monkeypatch):
+    monkeypatch.setattr(records, "sets", lambda where=None: {made.name: made})
+    whole = made.excerpts(toy)
+    (part,) = RecordSet("short", "real", of=made.name, files=1, seconds=0.5, snrs=(5.0,)).excerpts(toy)
+    assert (part.key, part.snrs) == (whole[0].key, (5.0,))
+    assert part.noisy.equal(whole[0].noisy[1:, :8000])
+    assert part.clean.equal(whole[0].clean[:8000])
+
+
 def test_sets_that_cannot_be_read(tmp_path):
     (tmp_path / "sets.toml").write_text("[matched]\nkind = 'real'\nnonsense = 1\n", "utf-8")
     with pytest.raises(RecordError, match="expected sets in TOML"):

@@ -54,6 +54,7 @@ class RecordSet:
     name: str
     kind: str  # 'real' and 'white', see `corpora.bench_set`; 'pairs' as they were recorded; 'far-field' without speech
     title: str = ""
+    of: str = ""  # another set, whose first files it takes, at some of its SNRs, cut to its own length
     domain: str = "matched"
     files: int = 44
     seconds: float = 6.0
@@ -90,7 +91,11 @@ class RecordSet:
             who = [speaker or corpus for speaker, corpus in zip(rows["speaker"], rows["corpus"], strict=True)]
             return list(zip(who, rows["path"], strict=True))
 
-        if self.kind == "far-field":
+        if self.of:
+            for key, snrs, noisy, clean in sets()[self.of].excerpts(corpora)[: self.files]:
+                at, length = [snrs.index(snr) for snr in self.snrs], round(self.seconds * 16000)
+                yield Excerpt(key, self.snrs, noisy[at, :length], None if clean is None else clean[:length])
+        elif self.kind == "far-field":
             for speaker, path in paths("real"):
                 yield Excerpt(f"{speaker}/{path}", (0.0,), corpora.read(path)[None], None)
         elif self.kind == "pairs":

@@ -69,7 +69,9 @@ class Bench(NamedTuple):
 
 def read_benches(where: Path | None = None) -> dict[str, Bench]:
     """The sets of which there are valid records beside that of the noisy mixture, by name."""
-    found = {name: Bench(made, *records.valid(name, where)) for name, made in records.sets(where).items()}
+    found = {
+        name: Bench(made, *records.valid(name, where)) for name, made in records.sets(where).items() if not made.of
+    }
     return {name: bench for name, bench in found.items() if len(bench.table) and methods_in(bench.table)}
 
 
