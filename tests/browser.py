@@ -59,8 +59,8 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
     wrong: list[str] = []
 
     def go(place: Path | str, width: int = 1280, theme: str = "light", lacks: bool = False, **options: Any) -> Page:
-        options = {"viewport": {"width": width, "height": 900}, "offline": isinstance(place, Path)} | options
-        context = browser.new_context(**options)
+        usual: dict[str, Any] = {"viewport": {"width": width, "height": 900}, "offline": isinstance(place, Path)}
+        context = browser.new_context(**usual | options)
         contexts.append(context)
         if options.get("java_script_enabled", True):
             context.add_init_script(f"localStorage.mode = localStorage.theme = '{theme}'")
