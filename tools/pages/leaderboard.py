@@ -14,6 +14,7 @@ import pandas as pd
 from sepriors.lab import plots
 from sepriors.lab.bench import NOISY, difference, mean_of, paired
 from sepriors.lab.claims import Interval
+from sepriors.lab.peers import PEERS
 from sepriors.methods import METHODS
 from sepriors.weights import cards, load
 from tools import ROOT
@@ -35,8 +36,8 @@ MEASURES = {
 FEWEST = 4  # files that an interval or a rank asks for
 RANKED = "si_sdr"  # what the ranks go by
 FIGURE = "leaderboard.svg"
-# Methods that were trained on pairs of noisy and clean speech; of the packages of others, RNNoise
-TOLD = {name for name, entry in METHODS.items() if "supervised:" in entry.about} | {"rnnoise"}
+# Methods that were trained on pairs of noisy and clean speech; of the packages of others, all but one
+TOLD = {name for name, entry in METHODS.items() if "supervised:" in entry.about} | PEERS.keys() - {"noisereduce"}
 # Cards that a method's own began from: their training counts, their parameters are in its own
 BEFORE = {"bsse": ("ssl",), "use-ddp": ("codec",)}
 
