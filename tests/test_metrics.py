@@ -316,12 +316,26 @@ def test_nothing_is_written_under_the_home_folder(tmp_path):
 @pytest.mark.corpora
 @pytest.mark.skipif(not DATA, reason="needs VoiceBank-DEMAND pairs; CI has them")
 def test_scores_that_others_published():
-    """PESQ and STOI of a noisy file, and its SNR, from the scores of VCTK's noisy test set that come with VQScore."""
+    """Means of noisy files near those of the whole test set, 824 files: 1.97 (standard deviation .75), .92, 8.4 dB.
+
+    And PESQ, STOI and SNR of one file, where it is at hand, from VCTK's scores that come with VQScore.
+    """
     corpora = open_corpora(DATA)
-    paths = (corpora.select(kind=f"pair-{side}", split="test")["path"] for side in ("clean", "noisy"))
-    pair = [corpora.read(next(path for path in side if Path(path).stem == "p232_001")) for side in paths]
-    got = score(*pair, names=["pesq_wb", "stoi", "si_sdr"]).values
-    assert list(got.values()) == pytest.approx([2.9238, 0.8967, 15.47], abs=0.05)
+    clean, noisy = (
+        {Path(path).stem: path for path in corpora.select(kind=f"pair-{side}", split="test")["path"]}
+        for side in ("clean", "noisy")
+    )
+    chosen = {"p232_001", *sorted(noisy)[::3]} & noisy.keys()
+    rows = {
+        name: score(corpora.read(clean[name]), corpora.read(noisy[name]), names=["pesq_wb", "stoi", "si_sdr"]).values
+        for name in chosen
+    }
+    means = {name: np.mean([row[name] for row in rows.values()]) for name in ("pesq_wb", "stoi", "si_sdr")}
+    assert 1.5 < means["pesq_wb"] < 3
+    assert 0.85 < means["stoi"] < 0.97
+    assert 4 < means["si_sdr"] < 16
+    if "p232_001" in rows:
+        assert list(rows["p232_001"].values()) == pytest.approx([2.9238, 0.8967, 15.47], abs=0.05)
 
 
 @pytest.mark.parametrize("names", [*([m] for m in METRICS if m not in metrics.CLEAN_FREE), metrics.CLEAN_FREE], ids=str)
