@@ -1,7 +1,5 @@
 """The leaderboard: every method of the book on one bench, from the records of the last chapter and nothing else."""
 
-from __future__ import annotations
-
 import json
 import tomllib
 from collections.abc import Iterator, Mapping
