@@ -49,6 +49,7 @@ def test_every_figure_is_that_of_the_records(page):
         assert f'data-value="{e.value:.6g}"' in line
         assert f'<td data-value="12">12</td><td data-value="{GAINS[name] / 100:.6g}">' in line
     assert page.count('<th scope="row">') == len(GAINS)
+    assert '<td class="departures">speech starts 15 dB below the mixture</td>' in page
 
 
 def test_a_measure_that_some_lack_is_a_dash_for_them(tmp_path):

@@ -124,7 +124,8 @@ def html(table: pd.DataFrame) -> str:
     places = ranks(table)
     order = sorted(places, key=lambda name: -difference(table, RANKED, name).value)
     rows = {name: list(_cells(table, name, places[name])) for name in order}
-    return render("bench.html.jinja", measures=MEASURES.values(), rows=rows, told=TOLD)
+    departures = {name: entry.departures or "none" for name, entry in METHODS.items()}
+    return render("bench.html.jinja", measures=MEASURES.values(), rows=rows, told=TOLD, departures=departures)
 
 
 def _cells(table: pd.DataFrame, name: str, rank: tuple[int, int]) -> Iterator[tuple[str, float] | None]:
