@@ -70,6 +70,7 @@ def test_every_figure_is_that_of_the_records(page):
         home = difference(rows[rows["file"].str.contains("/home/")], "si_sdr", name)
         assert f'<td data-value="{home.value:.6g}"' in by_kind
     assert page.count('<th scope="row">') == 2 * len(GAINS)
+    assert '<td class="departures">speech starts 15 dB below the mixture</td>' in page
     assert "12 files, 6 speakers, 12 recordings of noise, at 0 dB" in page
 
 

@@ -1,5 +1,6 @@
 """A record is measured once, resumed where it stopped, and refused once it is not what it was."""
 
+import re
 import shutil
 
 import pytest
@@ -89,8 +90,12 @@ def test_two_that_measure_the_same_record(made, toy, tmp_path):
     going.close()
 
 
+def with_another_last_digit(text):
+    return re.sub(r"\d(?=\D*\Z)", lambda last: str(9 - int(last[0])), text)
+
+
 @pytest.mark.parametrize(("spoil", "problem"), [
-    (lambda text: text[:-8] + "9" + text[-7:], "its rows are not as they were written"),
+    (with_another_last_digit, "its rows are not as they were written"),
     (lambda text: text[: text.rindex("\n", 0, -1) + 1], "its rows are not as they were written"),
     (lambda text: text.replace("set_sha256 = \"", "set_sha256 = \"0"), "its set few was another"),
     (lambda text: text.replace("\"nmf-speech\" = \"", "\"nmf-speech\" = \"0"), "the card nmf-speech is another"),

@@ -4,8 +4,6 @@ Facts that several of them need stand here: where the repository is, what the ta
 environment that every timed process runs in.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import tomllib

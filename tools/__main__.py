@@ -1,7 +1,5 @@
 """Run a command of the project's environment, with the variables its timings assume: `python -m tools pytest -x`."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Put the badge row under a chapter's title: open it in Colab, download it, and what its run cost, as measured."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from tools.pages.text import render

@@ -5,8 +5,6 @@
 The tree goes to OUT/_build/tree, the pages to OUT/_build/html.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

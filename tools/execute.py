@@ -5,8 +5,6 @@ The tree receives the book's sources without the notebooks, the executed noteboo
 the facts of each run (`runs/NAME.json`); the chapters add audio (`book/_static/audio`) and records (`records/NAME`).
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.metadata
 import json

@@ -3,8 +3,6 @@
 Jupyter Book renders unexecuted and failed notebooks without a word, so this looks.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

@@ -6,8 +6,6 @@ A room is a folder of the package, or a module of its top folder; `sepriors` its
 It is read from the sources, imports inside functions included.
 """
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterator, Mapping
 from pathlib import Path

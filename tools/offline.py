@@ -5,8 +5,6 @@
 The same pages give the same bytes: names in order, one date and one mode for all.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import zipfile

@@ -6,8 +6,6 @@ What is folded on a page is unfolded on paper; a player is replaced by what it p
 other pages lead to the published book.
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import sys

@@ -1,7 +1,5 @@
 """Make what is published from what was made: no trace of the machine in a notebook, no need of a server in a page."""
 
-from __future__ import annotations
-
 import base64
 import os
 import re

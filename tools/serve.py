@@ -3,8 +3,6 @@
 python tools/serve.py [DIR] [--port 8000] [--host 127.0.0.1]
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import mimetypes

@@ -4,8 +4,6 @@ The chapters leave `records/NAME/*.json` and `runs/NAME.json`. Python collects w
 a Jinja template of `templates/`.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ It reads the sources rather than the objects: a declaration stands as it is writ
 with the comments beside them. Docstrings are Markdown with formulas, which MyST shows as they are.
 """
 
-from __future__ import annotations
-
 import ast
 from argparse import _SubParsersAction
 from collections import defaultdict

@@ -4,8 +4,6 @@ The map is `book/equations.toml`. It cannot rot unseen: `complaints` holds it ag
 tests, and a test of the project asks it.
 """
 
-from __future__ import annotations
-
 import ast
 import inspect
 import json

@@ -3,8 +3,6 @@
 A test says it by `@pytest.mark.fault("what is done", "what comes out")`: a fault on the page is a fault in the tests.
 """
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterator
 from pathlib import Path

@@ -164,7 +164,8 @@ def html(table: pd.DataFrame) -> str:
     ranked = ranks(table) if RANKED in shown else {}
     order = sorted(methods_in(table), key=lambda name: -mean_of(paired(table, next(iter(shown)), name)).value)
     rows = {name: list(_cells(table, name, shown, ranked.get(name))) for name in order}
-    return render("bench.html.jinja", measures=shown.values(), first=SHOWN, rows=rows, told=TOLD)
+    departures = {name: entry.departures or "none" for name, entry in METHODS.items()}
+    return render("bench.html.jinja", measures=shown.values(), first=SHOWN, rows=rows, told=TOLD, departures=departures)
 
 
 def by_kind(table: pd.DataFrame) -> str:

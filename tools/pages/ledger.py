@@ -1,7 +1,5 @@
 """The claims ledger: what the papers say, what the chapters measured, and the verdicts."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

@@ -1,7 +1,5 @@
 """All that the chapters measured, to download: `records.json`, whole, and `records.csv`, a row a figure."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path

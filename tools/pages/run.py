@@ -1,7 +1,5 @@
 """How this book was run: machine, durations, corpora, versions, bench records."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import platform

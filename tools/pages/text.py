@@ -1,7 +1,5 @@
 """How the generated pages are rendered, and how they write numbers and links to the sources."""
 
-from __future__ import annotations
-
 import html
 import math
 import re

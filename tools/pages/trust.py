@@ -1,7 +1,5 @@
 """The trust cards, one a prior, and the guide that cites them: from the records of the chapters."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path

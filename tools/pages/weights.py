@@ -1,7 +1,5 @@
 """The weights page: every card, what it is, what it was trained on, what that took, and how to train it again."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from functools import cache
