@@ -44,7 +44,8 @@ RANKED = "si_sdr"  # what the ranks go by
 FALSE = 0.05  # the share of verdicts between pairs of methods that may be false
 FIGURE = "leaderboard.svg"
 # Methods that were trained on pairs of noisy and clean speech; of the packages of others, all but one
-TOLD = {name for name, entry in METHODS.items() if "supervised:" in entry.about} | PEERS.keys() - {"noisereduce"}
+SUPERVISED = {name for name, entry in METHODS.items() if "supervised:" in entry.about}
+SUPERVISED |= PEERS.keys() - {"noisereduce"}
 # Cards that a method's own began from: their training counts, their parameters are in its own
 BEFORE = {"bsse": ("ssl",), "use-ddp": ("codec",)}
 
@@ -145,9 +146,9 @@ def draw_front(table: pd.DataFrame, path: Path) -> list[str]:
     with plots.plt.rc_context({**plots.STYLE, "svg.fonttype": "none", "svg.hashsalt": CHAPTER}):
         figure, ax = plots.plt.subplots(figsize=(8, 3.6), layout="constrained")
         for name, value in gain.items():
-            told = name in TOLD
-            colour, alpha = plots.COLOURS[int(told)], 1.0 if name in front else 0.4
-            ax.plot(rtf[name], value, "s" if told else "o", color=colour, alpha=alpha)
+            supervised = name in SUPERVISED
+            colour, alpha = plots.COLOURS[int(supervised)], 1.0 if name in front else 0.4
+            ax.plot(rtf[name], value, "s" if supervised else "o", color=colour, alpha=alpha)
             ax.annotate(name, (rtf[name], value), xytext=(4, 3), textcoords="offset points", fontsize=7, alpha=alpha)
         ax.step([rtf[name] for name in front], [gain[name] for name in front], where="post", color="0.6", zorder=0)
         ax.set(xscale="log", xlabel="real-time factor", ylabel="gain in SI-SDR (dB)")
@@ -165,7 +166,14 @@ def html(table: pd.DataFrame) -> str:
     order = sorted(methods_in(table), key=lambda name: -mean_of(paired(table, next(iter(shown)), name)).value)
     rows = {name: list(_cells(table, name, shown, ranked.get(name))) for name in order}
     departures = {name: entry.departures or "none" for name, entry in METHODS.items()}
-    return render("bench.html.jinja", measures=shown.values(), first=SHOWN, rows=rows, told=TOLD, departures=departures)
+    return render(
+        "bench.html.jinja",
+        measures=shown.values(),
+        first=SHOWN,
+        rows=rows,
+        supervised=SUPERVISED,
+        departures=departures,
+    )
 
 
 def by_kind(table: pd.DataFrame) -> str:

@@ -67,7 +67,7 @@ def guide(tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     matched = tables["matched"]
     rtf = matched.groupby("method")["rtf"].mean()
     names = board.methods_in(matched)
-    blind = [name for name in names if name not in board.TOLD]
+    blind = [name for name in names if name not in board.SUPERVISED]
     yield _advice("It should just work, now", matched, _best(matched, [n for n in names if rtf[n] <= QUICK]))
     yield _advice("There are no pairs to learn from", matched, _best(matched, [n for n in blind if rtf[n] <= 1]))
     needs = {"mismatched": "The speech is unlike what the weights were trained on", "white": "The noise is white"}

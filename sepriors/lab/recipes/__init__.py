@@ -31,7 +31,7 @@ RECIPES: dict[str, Recipe] = {
     "nmf-white-257": NMFRecipe(40, STFT(512, 128), kind="white", minutes=12.0),
     "vae": VAERecipe(STFT(1024, 256), select=LIBRISPEECH),
     "vae-257": VAERecipe(STFT(512, 128), select=LIBRISPEECH, epochs=20),
-    "rvae": RVAERecipe(STFT(1024, 256), select=LIBRISPEECH, steps=60_000),
+    "rvae": RVAERecipe(STFT(1024, 256), select=LIBRISPEECH, steps=20_000),
     "vae-background": VAERecipe(STFT(1024, 256), select=LIBRISPEECH, background=True),
     "waveglow": FlowRecipe(select=LIBRISPEECH, steps=20_000),
     "waveglow-noisy": FlowRecipe(select=LIBRISPEECH, noise=(3e-4, 0.1), steps=20_000),
