@@ -369,8 +369,8 @@ METHODS: dict[str, MethodSpec] = {
         "speech starts 15 dB below the mixture",
     ),
     "nmf": MethodSpec(
-        "IS-NMF, 64 trained bases of speech, 8 of noise learned from the mixture",
-        ("nmf-speech",), nmf_em, "speech starts 15 dB below the mixture",
+        "IS-NMF, 64 trained bases of speech, 16 of noise learned from the mixture",
+        ("nmf-speech",), partial(nmf_em, rank=16), "speech starts 15 dB below the mixture",
     ),
     "vae-mcem": MethodSpec(
         "VAE, posterior of its latent variables by Metropolis-Hastings, a gain a frame", ("vae",), mcem,
