@@ -1,6 +1,6 @@
 """Figures of the book: each function draws one and returns it closed, so a notebook shows it once."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from typing import Any
@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
 
 from sepriors.signal.stft import STFT
@@ -126,6 +127,75 @@ def dots(differences: Mapping[str, Sequence[tuple[str, float, float, float]]], *
             ax.set_yticks(y, [name for name, *_ in rows])
             ax.set_title(title)
             ax.set_xlabel(label)
+    return figure
+
+
+def fronts(
+    rtf: Any,
+    gains: Mapping[str, Mapping[str, float]],
+    best: Mapping[str, Sequence[str]],
+    squares: Collection[str] = (),
+) -> Figure:
+    """A panel a measure: gain against the real-time factor, and a stair of the best of each, see `standings.front`.
+
+    The others are pale, and have a name only where there is one panel.
+    """
+    with _panels(1, len(gains), (max(8.0, 3.0 * len(gains)), 3.6), dpi=80) as (figure, axes):
+        for ax, (title, gain) in zip(axes[0], gains.items(), strict=True):
+            for name, value in gain.items():
+                colour, alpha = COLOURS[int(name in squares)], 1.0 if name in best[title] else 0.35
+                ax.plot(rtf[name], value, "s" if name in squares else "o", ms=5, color=colour, alpha=alpha)
+                if name in best[title] or len(gains) == 1:
+                    place = {"xytext": (4, 3), "textcoords": "offset points"}
+                    ax.annotate(name, (rtf[name], value), fontsize=7, alpha=max(alpha, 0.6), **place)
+            stair = [(rtf[name], gain[name]) for name in best[title]]
+            ax.step(*zip(*stair, strict=True), where="post", color="0.6", lw=0.8, zorder=0)
+            ax.axhline(0, color="0.8", lw=0.8, zorder=0)
+            ax.set(xscale="log", xlabel="real-time factor", ylabel=title)
+            ax.margins(0.18, 0.1)  # a name stands to the right of its point
+    return figure
+
+
+def pairs(signs: Mapping[str, pd.DataFrame]) -> Figure:
+    """A square chart a measure of `standings.verdicts`: blue where the row is better, orange where it is worse."""
+    with _panels(1, len(signs), (4.7 * len(signs), 4.8), dpi=80) as (figure, axes):
+        for ax, (title, chart) in zip(axes[0], signs.items(), strict=True):
+            ax.imshow(chart.to_numpy(), cmap=ListedColormap([COLOURS[1], "#EEEEEE", COLOURS[0]]), vmin=-1, vmax=1)
+            ax.set_xticks(range(len(chart)), chart.columns, rotation=90, fontsize=7)
+            ax.set_yticks(range(len(chart)), chart.index, fontsize=7)
+            ax.set_title(f"{title}: row against column")
+            ax.grid(False)
+    return figure
+
+
+def heat(values: pd.DataFrame, label: str) -> Figure:
+    """A table as a chart, each cell with its number; from orange below zero to blue above."""
+    rows, columns = values.shape
+    most = float(values.abs().max().max())
+    with _panels(1, 1, (0.75 * columns + 2.2, 0.23 * rows + 1.0), dpi=80) as (figure, axes):
+        ax, blues = axes[0, 0], LinearSegmentedColormap.from_list("", [COLOURS[1], "#FFFFFF", COLOURS[0]])
+        ax.imshow(values.to_numpy(), cmap=blues, vmin=-most, vmax=most, aspect="auto")
+        for (y, x), value in np.ndenumerate(values.to_numpy()):
+            ink = "white" if abs(value) > 0.7 * most else "black"
+            ax.text(x, y, f"{value:.1f}".replace("-", "−"), ha="center", va="center", fontsize=7, color=ink)
+        ax.set_xticks(range(columns), values.columns)
+        ax.set_yticks(range(rows), values.index, fontsize=7)
+        ax.set_title(label)
+        ax.grid(False)
+    return figure
+
+
+def shifts(here: pd.Series, there: pd.Series, label: str, names: tuple[str, str]) -> Figure:
+    """A dot a method for one set and a diamond for another, joined: sorted by the first."""
+    order = [name for name in here.sort_values().index if name in there.index]
+    with _panels(1, 1, (6.4, 0.2 * len(order) + 1.2), dpi=80) as (figure, axes):
+        ax, y = axes[0, 0], range(len(order))
+        ax.hlines(y, here[order], there[order], color="0.7", lw=1.2, zorder=0)
+        ax.plot(here[order], y, "o", color=COLOURS[0], ms=5, label=names[0])
+        ax.plot(there[order], y, "D", color=COLOURS[1], ms=4, label=names[1])
+        ax.set_yticks(y, order, fontsize=7)
+        ax.set_xlabel(label)
+        ax.legend(fontsize=7, loc="lower right")
     return figure
 
 

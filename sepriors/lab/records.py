@@ -99,9 +99,9 @@ class RecordSet:
             for speaker, path in paths("real"):
                 yield Excerpt(f"{speaker}/{path}", (0.0,), corpora.read(path)[None], None)
         elif self.kind == "pairs":
-            clean = {Path(path).name: path for _, path in paths("pair-clean")}
+            clean_path = {Path(path).name: path for _, path in paths("pair-clean")}
             for speaker, path in paths("pair-noisy"):
-                speech = corpora.read(clean[Path(path).name])
+                speech = corpora.read(clean_path[Path(path).name])
                 yield Excerpt(f"{speaker}/{path}", (0.0,), corpora.read(path)[None], speech)
         else:
             sets_at = bench_set(

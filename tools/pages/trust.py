@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from sepriors.lab.bench import difference, mean_of, paired
+from sepriors.lab import standings
+from sepriors.lab.bench import NOISY, mean_of, paired
 from tools import ROOT
 from tools.pages import leaderboard as board
 from tools.pages.text import measurement, number, render
@@ -30,7 +31,7 @@ def page(tree: Path, source: Path = ROOT) -> str:
         ),
         falls={card["prior"]: float(fall) for card in cards if _is_number(fall := card["fall after the peak (dB)"])},
         cards=cards,
-        minutes={card["method"]: board.made_of(card["method"])[1] for card in cards},
+        minutes={card["method"]: standings.made_of(card["method"])[1] for card in cards},
         falls_of_flows=falls(tree),
         toys=glued(tree, "05-samplers") | glued(tree, "06-udiffse"),
     )
@@ -66,31 +67,29 @@ def guide(tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
         return
     matched = tables["matched"]
     rtf = matched.groupby("method")["rtf"].mean()
-    names = board.methods_in(matched)
-    blind = [name for name in names if name not in board.SUPERVISED]
-    yield _advice("It should just work, now", matched, _best(matched, [n for n in names if rtf[n] <= QUICK]))
-    yield _advice("There are no pairs to learn from", matched, _best(matched, [n for n in blind if rtf[n] <= 1]))
+    names = standings.methods_in(matched)
+    blind = [name for name in names if name not in standings.SUPERVISED]
+    yield _advice("It should just work, now", matched, [name for name in names if rtf[name] <= QUICK])
+    yield _advice("There are no pairs to learn from", matched, [name for name in blind if rtf[name] <= 1])
     needs = {"mismatched": "The speech is unlike what the weights were trained on", "white": "The noise is white"}
     for bench, need in needs.items():
         if bench in tables:
-            yield _advice(need, tables[bench], _best(tables[bench], board.methods_in(tables[bench])))
+            yield _advice(need, tables[bench], standings.methods_in(tables[bench]))
 
 
-def _best(table: pd.DataFrame, names: list[str]) -> str:
-    return max(names, key=lambda name: difference(table, "si_sdr", name).value)
-
-
-def _advice(need: str, table: pd.DataFrame, name: str) -> str:
-    gains = [mean_of(paired(table, metric, name)) for metric in ("si_sdr", "pesq_wb")]
+def _advice(need: str, table: pd.DataFrame, names: list[str]) -> str:
+    """The quickest of those that are not told apart from the best of some methods."""
+    part = table[table["method"].isin([*names, NOISY])]
+    rtf = part.groupby("method")["rtf"].mean()
+    best, *others = standings.by_gain(part)
+    signs = standings.verdicts(part)
+    tied = [name for name in others if not signs.loc[best, name]]
+    name = min([best, *tied], key=lambda name: rtf[name])
+    gains = [mean_of(paired(part, metric, name)) for metric in ("si_sdr", "pesq_wb")]
     figures = [f"{number(e.value)}{board.interval(e)}" if e.n else "not measured" for e in gains]
-    rtf = table[table["method"] == name]["rtf"].mean()
-    known = gains[0].n >= board.FEWEST
-    rank = (
-        f"rank {board.rank_of(board.ranks(table)[name])} of {len(board.methods_in(table))}"
-        if known
-        else "too few to rank,"
-    )
+    alike = ", ".join(f"`{other}`" for other in [best, *tied] if other != name)
+    others = f"Not told apart from it, and slower: {alike}." if alike else "The others are worse."
     return (
-        f"**{need}**: `{name}`. SI-SDR {figures[0]} dB, PESQ {figures[1]}, at {rtf:.3f} of real time; "
-        f"{rank} on {gains[0].n} files."
+        f"**{need}**: `{name}`. SI-SDR {figures[0]} dB, PESQ {figures[1]}, at {rtf[name]:.3f} of real time, on "
+        f"{gains[0].n} files. {others}"
     )
