@@ -45,7 +45,7 @@ check-corpora: env  ## the tests that look at the corpora of SEPRIORS_DATA, alon
 
 lint: env  ## ruff, mypy, yamllint; notebooks without outputs
 	@$(RUN) ruff check .
-	@$(RUN) sh -c 'ruff format --check --quiet --line-length 88 book/*.ipynb || { echo "code of a notebook: ruff format --line-length 88 book/*.ipynb"; exit 1; }'
+	@$(RUN) sh -c 'ruff format --check --quiet book/*.ipynb book/studies || { echo "code that readers see: ruff format book/*.ipynb book/studies"; exit 1; }'
 	@$(RUN) mypy
 	@$(RUN) mypy tools
 	@$(RUN) yamllint --strict _config.yml _toc.yml .yamllint .pre-commit-config.yaml .github

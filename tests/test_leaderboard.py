@@ -3,7 +3,6 @@
 import json
 import math
 import re
-import shutil
 from itertools import combinations
 
 import numpy as np
@@ -53,8 +52,6 @@ def source_of(tmp_path, rows, name="matched"):
             facts["settings"] = records.settings(records.make(method))
         part = part.drop(columns="method").rename(columns={"file": "key"}).set_index(["key", "snr_db"])
         records.write(records.path_of(name, method, where), facts, part)
-    (where.parent / "book").mkdir()
-    shutil.copy(ROOT / "book" / "published.toml", where.parent / "book")
     return where.parent
 
 

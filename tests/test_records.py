@@ -144,12 +144,15 @@ def test_a_spot_check_measures_again(measured, made, tmp_path):
 
 def test_a_build_checks_what_it_has_time_for(measured, made, toy, tmp_path, monkeypatch):
     monkeypatch.setattr(records, "sets", lambda where=None: {made.name: made})
-    spots = records.spot_checks(toy, "commit", 60.0, tmp_path)
+    spots = records.spot_checks(records.spots(toy, "commit", tmp_path), "commit", 60.0)
     assert {(c.set, c.method) for c in spots.checks} == {(made.name, NAME)}
     assert all(c.agrees for c in spots.checks)
-    assert records.spot_checks(toy, "commit", 0.0, tmp_path) == ([], {f"few/{NAME}": "no time"})
+    assert records.spot_checks(records.spots(toy, "commit", tmp_path), "commit", 0.0) == (
+        [],
+        {f"few/{NAME}": "no time"},
+    )
     monkeypatch.setattr(records, "sets", lambda where=None: {made.name: RecordSet(**{**vars(made), "files": 99})})
-    (why,) = records.spot_checks(toy, "commit", 60.0, tmp_path).left_out.values()
+    (why,) = records.spot_checks(records.spots(toy, "commit", tmp_path), "commit", 60.0).left_out.values()
     assert "expected" in why
 
 

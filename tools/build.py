@@ -17,8 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 
-from sepriors.lab import records
+from sepriors.lab import records, studies
 from sepriors.lab.bench import commit
 from sepriors.lab.corpora import open_corpora
 from tools import ROOT, badges, chapters, gate, pages, repository
@@ -79,10 +80,13 @@ def spot_checks(source: Path, tree: Path, args: argparse.Namespace) -> list[str]
     A smoke run, and one without the corpora of the records, checks none, and the page says so.
     """
     where = source / "records"
-    spots = records.Spots([], {})
-    if args.profile != "smoke" and where.is_dir():
-        spots = records.spot_checks(open_corpora(args.corpus), commit(), CHECKING, where)
-    known = records.overview(where).to_dict("records") if where.is_dir() else []
+    spots, known = records.Spots([], {}), []
+    if where.is_dir():
+        known = pd.concat([records.overview(where), studies.overview(where)]).to_dict("records")
+        if args.profile != "smoke":
+            corpora, seed = open_corpora(args.corpus), commit()
+            found = [*records.spots(corpora, seed, where), *studies.spots(corpora, seed, where)]
+            spots = records.spot_checks(found, seed, CHECKING)
     stale = {f"{row['set']}/{row['method']}": row["problem"] for row in known if row["problem"] not in ("", "missing")}
     checks = [{**check._asdict(), "agrees": check.agrees} for check in spots.checks]
     (tree / "records").mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ import random
 import re
 import time
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from importlib.metadata import version
@@ -209,7 +209,7 @@ class Record(NamedTuple):
                 found.append(f"the card {card} is another")
         if name in methods.METHODS and self.facts.get("settings") != settings(make(name)):
             found.append("the method's settings were others")
-        if self.facts.get("rows_sha256") != _hash_of(self.rows):
+        if self.facts.get("rows_sha256") != MIXTURES.sha256(self.rows):
             found.append("its rows are not as they were written")
         return found
 
@@ -219,7 +219,25 @@ def path_of(set_name: str, method: str, where: Path | None = None) -> Path:
     return (where or folder()) / set_name / f"{method}.csv"
 
 
-def read(path: Path) -> Record:
+class Form(NamedTuple):
+    """How rows lie in a file: what names them, and how their numbers are written."""
+
+    names: tuple[str, str]
+    number: str
+
+    def text(self, rows: pd.DataFrame) -> str:
+        """The rows as CSV; of what was read from one, the same again."""
+        return rows.sort_index().to_csv(float_format=self.number, lineterminator="\n")
+
+    def sha256(self, rows: pd.DataFrame) -> str:
+        """Their hash."""
+        return hashlib.sha256(self.text(rows).encode()).hexdigest()
+
+
+MIXTURES = Form(("key", "snr_db"), "%.4f")
+
+
+def read(path: Path, form: Form = MIXTURES) -> Record:
     """A record, or the part of one that is being measured; raises RecordError for a file that is none."""
     try:
         text = path.read_text("utf-8")
@@ -230,19 +248,13 @@ def read(path: Path) -> Record:
     head = [line for line in text.splitlines() if line.startswith("# ")]
     try:
         facts = tomllib.loads("\n".join(line[2:] for line in head))
-        rows = pd.read_csv(io.StringIO(text), comment="#", dtype={"key": str, "why": str}, keep_default_na=True)
-        rows["why"] = rows["why"].fillna("")
-        return Record(facts, rows.set_index(["key", "snr_db"]).sort_index())
+        body = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("# "))
+        rows = pd.read_csv(io.StringIO(body), dtype={form.names[0]: str, "why": str})
+        if "why" in rows:
+            rows["why"] = rows["why"].fillna("")
+        return Record(facts, rows.set_index(list(form.names)).sort_index())
     except (ValueError, KeyError) as error:
         raise RecordError(f"{path}: expected a header and rows, got {error}") from error
-
-
-def _text(rows: pd.DataFrame) -> str:
-    return rows.sort_index().to_csv(float_format="%.4f", lineterminator="\n")
-
-
-def _hash_of(rows: pd.DataFrame) -> str:
-    return hashlib.sha256(_text(rows).encode()).hexdigest()
 
 
 def _header(facts: dict[str, Any]) -> str:
@@ -254,11 +266,10 @@ def _header(facts: dict[str, Any]) -> str:
     return "".join(f"# {key} = {toml(value)}\n" for key, value in facts.items())
 
 
-def write(path: Path, facts: dict[str, Any], rows: pd.DataFrame) -> None:
+def write(path: Path, facts: dict[str, Any], rows: pd.DataFrame, form: Form = MIXTURES) -> None:
     """Write a record whole or not at all."""
-    rows = rows.sort_index().round(4)
     with atomic_write(path) as part:
-        part.write_text(_header({**facts, "rows_sha256": _hash_of(rows)}) + _text(rows), "utf-8")
+        part.write_text(_header({**facts, "rows_sha256": form.sha256(rows)}) + form.text(rows), "utf-8")
 
 
 def state(made: RecordSet, name: str, where: Path | None = None) -> tuple[Record | None, str]:
@@ -290,6 +301,17 @@ def table(set_name: str, names: Iterable[str], where: Path | None = None) -> pd.
             raise RecordError(f"{path_of(set_name, name, where)}: stale, {problem}; measure it: make records")
         frames.append(_rows_of(name, record))
     return pd.concat(frames, ignore_index=True)
+
+
+def known(set_name: str, names: Iterable[str], where: Path | None = None) -> pd.DataFrame | None:
+    """The table of some methods beside the noisy mixture, or None where one is missing or stale, or none are kept here.
+
+    For a page, which then measures a few files itself.
+    """
+    try:
+        return table(set_name, [NOISY, *names], where)
+    except (RecordError, KeyError):
+        return None
 
 
 def valid(set_name: str, where: Path | None = None) -> tuple[pd.DataFrame, dict[str, str]]:
@@ -329,14 +351,18 @@ def _cached(name: str) -> Any:
     return make(name)
 
 
-def measure(unit: Unit) -> list[dict[str, Any]]:
-    """The rows of a unit: every measure, and the real-time factor.
+MADE = object()  # the method of a unit's name
+
+
+def measure(unit: Unit, method: Any = MADE) -> list[dict[str, Any]]:
+    """The rows of a unit: every measure, and the real-time factor; by the method of its name, or a variant.
 
     On a CPU that counts the seconds that this process computed, so that a busy machine has the cost of an idle one.
     """
     noisy = torch.from_numpy(unit.noisy).to(unit.device)
     clock = time.process_time if unit.device == "cpu" else time.perf_counter
-    method, begun = _cached(unit.method), clock()
+    method = _cached(unit.method) if method is MADE else method
+    begun = clock()
     estimate = noisy if method is None else enhance(noisy, method, unit.seed)
     rtf = (clock() - begun) / (noisy.numel() / 16000) if method is not None else 0.0
     pairs = ((unit.clean, x) for x in estimate.cpu().numpy())
@@ -372,7 +398,7 @@ def record(
     try:
         with FileLock(f"{part}.lock", timeout=0):
             facts = _facts(made, method, pool, device)
-            rows = _begun(part, facts)
+            rows = begun(part, facts, SAME)
             missing = (u for u in units(made, excerpts, method, device) if (u.key, u.snrs[0]) not in rows)
             for unit, found in as_completed(pool, measure, missing):
                 rows |= {(row["key"], row["snr_db"]): row for row in found}
@@ -389,12 +415,18 @@ def _frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _facts(made: RecordSet, method: str, pool: WorkerPool, device: str) -> dict[str, Any]:
-    here = provenance()
     ours = method in methods.METHODS
     return {
         "set": made.name, "set_sha256": made.sha256, "method": method, "cards": cards_of(method),
-        "settings": settings(make(method)) if ours else "",
-        "sepriors": f"{version('sepriors')}, commit {commit()}", "cpu": here["hardware"]["cpu"], "device": device,
+        "settings": settings(make(method)) if ours else "", "device": device, **circumstances(pool),
+    }  # fmt: skip
+
+
+def circumstances(pool: WorkerPool) -> dict[str, Any]:
+    """What the numbers of a record should not depend on, and may: code, processor, threads, packages, date."""
+    here = provenance()
+    return {
+        "sepriors": f"{version('sepriors')}, commit {commit()}", "cpu": here["hardware"]["cpu"],
         "processes": pool.size(), "threads": torch.get_num_threads(),
         "versions": {p: here["versions"][p] for p in PACKAGES}, "finished": here["finished"],
     }  # fmt: skip
@@ -403,15 +435,18 @@ def _facts(made: RecordSet, method: str, pool: WorkerPool, device: str) -> dict[
 SAME = ("set_sha256", "cards", "settings")  # what makes rows of two calls those of one record
 
 
-def _begun(part: Path, facts: dict[str, Any]) -> dict[tuple[str, float], dict[str, Any]]:
+def begun(
+    part: Path, facts: dict[str, Any], same: Sequence[str], form: Form = MIXTURES
+) -> dict[tuple[Any, Any], dict[str, Any]]:
     """The rows that an earlier call has left, if they are of the same record."""
     if not part.is_file():
         return {}
-    found = read(part)
-    if any(found.facts.get(name) != facts[name] for name in SAME):
+    found = read(part, form)
+    if any(found.facts.get(name) != facts[name] for name in same):
         return {}
     rows: list[dict[str, Any]] = found.rows.reset_index().to_dict("records")  # type: ignore[assignment]
-    return {(row["key"], row["snr_db"]): row for row in rows}
+    first, second = form.names
+    return {(row[first], row[second]): row for row in rows}
 
 
 # ---------------------------------------------------------------------------- checking
@@ -465,13 +500,16 @@ class Spots(NamedTuple):
     left_out: dict[str, str]
 
 
-def spot_checks(corpora: Corpora, seed: str, seconds: float, where: Path | None = None) -> Spots:
-    """Measure a file of each valid record again, drawn by `seed`, as long as there is time.
+class Spot(NamedTuple):
+    """What could be measured again: its place, 'SET/METHOD', about how many seconds it takes, and how."""
 
-    The next begins only if it will fit: by its recorded real-time factor, and a second for its measures. Who comes
-    first is drawn, too, so that over time all are checked.
-    """
-    begun, spots, ready = time.monotonic(), Spots([], {}), []
+    place: str
+    seconds: float
+    check: Callable[[], Iterable[Check]]
+
+
+def spots(corpora: Corpora, seed: str, where: Path | None = None) -> Iterator[Spot | tuple[str, str]]:
+    """A file of each valid record, drawn by `seed`; or its place, and why it cannot be measured here."""
     for made in sets(where).values():
         states = ((name, *state(made, name, where)) for name in made.takes)
         valid_here = [(name, record) for name, record, problem in states if record and not problem]
@@ -480,21 +518,30 @@ def spot_checks(corpora: Corpora, seed: str, seconds: float, where: Path | None 
         try:
             excerpts = made.excerpts(corpora)
         except (CorpusError, RecordError) as error:
-            spots.left_out.update({f"{made.name}/{name}": str(error) for name, _ in valid_here})
+            yield from ((f"{made.name}/{name}", str(error)) for name, _ in valid_here)
             continue
-        ready += [(made, excerpts, name, record) for name, record in valid_here]
+        for name, record in valid_here:
+            place = f"{made.name}/{name}"
+            keys = drawn((e.key for e in excerpts[: made.fewer.get(name)]), 1, f"{seed} {place}")
+            if name in peers.PEERS and name not in peers.available():
+                yield place, "its package is not installed"
+            else:
+                cost = 2 + made.seconds * float(record.rows["rtf"].mean())  # two seconds for its measures
+                yield Spot(place, cost, partial(check, made, excerpts, name, keys, where))
+
+
+def spot_checks(found: Iterable[Spot | tuple[str, str]], seed: str, seconds: float) -> Spots:
+    """Measure again what there is time for; the order is drawn, so that over time all are checked."""
+    begun_at, done, ready = time.monotonic(), Spots([], {}), list(found)
     random.Random(seed).shuffle(ready)
-    for made, excerpts, name, record in ready:
-        place = f"{made.name}/{name}"
-        keys = drawn((e.key for e in excerpts[: made.fewer.get(name)]), 1, f"{seed} {place}")
-        cost = 1 + made.seconds * float(record.rows["rtf"].mean())
-        if name in peers.PEERS and name not in peers.available():
-            spots.left_out[place] = "its package is not installed"
-        elif time.monotonic() - begun + cost > seconds:
-            spots.left_out[place] = "no time"
+    for spot in ready:
+        if not isinstance(spot, Spot):
+            done.left_out[spot[0]] = spot[1]
+        elif time.monotonic() - begun_at + spot.seconds > seconds:
+            done.left_out[spot.place] = "no time"
         else:
-            spots.checks.extend(check(made, excerpts, name, keys, where))
-    return spots
+            done.checks.extend(spot.check())
+    return done
 
 
 def overview(where: Path | None = None) -> pd.DataFrame:

@@ -56,6 +56,8 @@ class Bench(NamedTuple):
 
 def read_benches(where: Path | None = None) -> dict[str, Bench]:
     """The sets of which there are valid records beside that of the noisy mixture, by name."""
+    if where is not None and not where.is_dir():
+        return {}
     found = {
         name: Bench(made, *records.valid(name, where)) for name, made in records.sets(where).items() if not made.of
     }
@@ -80,7 +82,7 @@ def page(tree: Path, source: Path = ROOT) -> str:
         figure=FIGURE,
         front=draw_front(benches["matched"].table, static) if "matched" in benches else [],
         benches=[(bench, html(bench.table), by_kind(bench.table)) for bench in benches.values()],
-        published=tomllib.loads((source / "book" / "published.toml").read_text("utf-8"))["row"],
+        published=tomllib.loads((ROOT / "book" / "published.toml").read_text("utf-8"))["row"],
     )
 
 

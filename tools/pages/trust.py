@@ -88,8 +88,8 @@ def _advice(need: str, table: pd.DataFrame, names: list[str]) -> str:
     gains = [mean_of(paired(part, metric, name)) for metric in ("si_sdr", "pesq_wb")]
     figures = [f"{number(e.value)}{board.interval(e)}" if e.n else "not measured" for e in gains]
     alike = ", ".join(f"`{other}`" for other in [best, *tied] if other != name)
-    others = f"Not told apart from it, and slower: {alike}." if alike else "The others are worse."
+    rest = f"Not told apart from it, and slower: {alike}." if alike else "The others are worse."
     return (
         f"**{need}**: `{name}`. SI-SDR {figures[0]} dB, PESQ {figures[1]}, at {rtf[name]:.3f} of real time, on "
-        f"{gains[0].n} files. {others}"
+        f"{gains[0].n} files. {rest}"
     )

@@ -1,0 +1,29 @@
+"""Wiener filters in recorded noise: noise bases that are learned, and the truth."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import sepriors as sp
+from sepriors.lab.studies import OnSet
+from sepriors.methods import OracleWiener, nmf_em
+
+CARDS = ("nmf-speech-257",)
+SETS = ("matched",)
+
+
+def variants() -> Mapping[str, Any]:
+    """`nmf` with the speech bases of `nmf-supervised`, and the true periodograms."""
+    (W,) = (sp.weights.load(card).tensors["W"] for card in CARDS)
+    return {
+        "nmf, 257 bins": nmf_em(W, stft=sp.STFT(512, 128)),
+        "oracle": OracleWiener.from_mixture,
+    }
+
+
+study = OnSet(
+    "matched",
+    variants,
+    (-5.0, 0.0, 5.0),
+    ("pesq_wb", "stoi", "estoi", "si_sdr", "fwsnrseg"),
+)
+parts, measure = study.parts, study.measure
