@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import sepriors as sp
 import torch
@@ -10,7 +11,6 @@ from sepriors.lab.corpora import open_corpora
 from sepriors.lab.recipes import RECIPES, spectra
 from sepriors.lab.studies import OnSet
 from sepriors.methods import nmf_em
-from sepriors.protocols import Method
 from sepriors.signal.rng import generators
 
 CARDS = ("nmf-speech-257", "nmf-white-257")
@@ -18,8 +18,8 @@ SETS = ("white",)
 THIN = sp.STFT(512, 128)
 
 
-def choices() -> Mapping[str, Method]:
-    """Readings of the paper, and two that learn the noise, as it says it did not."""
+def choices() -> Mapping[str, Any]:
+    """Readings of the paper; two that learn the noise, as it says it did not; the truth."""
     W_s, W_n = (sp.weights.load(card).tensors["W"] for card in CARDS)
     supervised = nmf_em(W_s, W_n, THIN)
     return {
@@ -31,6 +31,7 @@ def choices() -> Mapping[str, Method]:
         "speech bases of all frames": nmf_em(bases_of_all_frames(), W_n, THIN),
         "not the paper's: 8 noise bases learned": nmf_em(W_s, stft=THIN),
         "not the paper's: 40 noise bases learned": nmf_em(W_s, stft=THIN, rank=40),
+        "oracle": sp.OracleWiener.from_mixture,
     }
 
 
