@@ -19,7 +19,7 @@ THIN = sp.STFT(512, 128)
 
 
 def choices() -> Mapping[str, Any]:
-    """Readings of the paper; two that learn the noise, as it says it did not; the truth."""
+    """Readings of the paper; two that learn the noise, as it did not; and the truth."""
     W_s, W_n = (sp.weights.load(card).tensors["W"] for card in CARDS)
     supervised = nmf_em(W_s, W_n, THIN)
     return {
