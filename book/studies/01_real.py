@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import sepriors as sp
+from sepriors.lab.corpora import Corpora
+from sepriors.lab.sounds import restlessness
 from sepriors.lab.studies import OnSet
 from sepriors.methods import OracleWiener, nmf_em
 
@@ -26,4 +28,12 @@ study = OnSet(
     (-5.0, 0.0, 5.0),
     ("pesq_wb", "stoi", "estoi", "si_sdr", "fwsnrseg"),
 )
-parts, measure = study.parts, study.measure
+parts = study.parts
+
+
+def measure(part: str, corpora: Corpora) -> list[dict[str, Any]]:
+    """The measures of a file, and how restless its noise is."""
+    _, (_, _, noisy, clean) = study.excerpt(part, corpora)
+    assert clean is not None
+    restless = {"restlessness": float(restlessness(noisy[0] - clean))}
+    return [row | restless for row in study.measure(part, corpora)]

@@ -63,3 +63,17 @@ def at_level(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """x (..., N) with the mean power of `like`; silence stays silence."""
     power = x.square().mean(-1, keepdim=True)
     return x * (like.square().mean(-1, keepdim=True) / torch.where(power > 0, power, 1)).sqrt()
+
+
+def restlessness(x: torch.Tensor) -> torch.Tensor:
+    """By how much the level of a noise's bands moves, whatever its level: (..., N) -> (...), dB.
+
+    The standard deviation over time of each bin's power in steps of 100 ms, averaged over bins.
+
+    >>> g = torch.Generator().manual_seed(0)
+    >>> steady = white(1, 32000, g)
+    >>> bool(restlessness(steady * torch.arange(32000).div(4000).cos()) > 1.5 * restlessness(steady))
+    True
+    """
+    power = torch.nn.functional.avg_pool1d(STFT(512, 256)(x).abs().square(), 6)
+    return (10 * power.clamp_min(1e-12).log10()).std(-1).mean(-1)

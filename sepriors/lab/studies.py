@@ -196,13 +196,17 @@ class OnSet:
         keys = [excerpt.key for excerpt in _excerpts(self.set_name, corpora)[: self.files]]
         return [f"{method} | {key}" for method in (NOISY, *_made(self.methods)) for key in keys]
 
+    def excerpt(self, part: str, corpora: Corpora) -> tuple[int, Excerpt]:
+        """The file of a part, and its place in the set."""
+        excerpts = _excerpts(self.set_name, corpora)
+        place = [excerpt.key for excerpt in excerpts].index(part.split(" | ")[1])
+        return place, excerpts[place]
+
     def measure(self, part: str, corpora: Corpora) -> list[dict[str, Any]]:
         """A row an SNR."""
         name, key = part.split(" | ")
-        excerpts = _excerpts(self.set_name, corpora)
-        place = [excerpt.key for excerpt in excerpts].index(key)
-        at = [excerpts[place].snrs.index(snr) for snr in self.snrs]
-        noisy, clean = excerpts[place].noisy[at], excerpts[place].clean
+        place, excerpt = self.excerpt(part, corpora)
+        noisy, clean = excerpt.noisy[[excerpt.snrs.index(snr) for snr in self.snrs]], excerpt.clean
         method = None if name == NOISY else _made(self.methods)[name]
         if method is not None and not hasattr(method, "iterations"):  # it must be told the truth
             assert clean is not None
