@@ -269,6 +269,17 @@ def test_a_run_depends_on_its_parameters_and_its_corpora(source, tmp_path, monke
     assert len(keys | {key(job)}) == 4
 
 
+def test_a_run_of_the_book_depends_on_the_records(source, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEPRIORS_RECORDS", str(tmp_path / "records"))
+    (tmp_path / "records" / "matched").mkdir(parents=True)
+    jobs = [Job(source / "book" / "01-small.ipynb", tmp_path, name, {}, threads=1) for name in ("book", "smoke")]
+    before = [key(job) for job in jobs]
+    (tmp_path / "records" / "matched" / "nmf.csv").write_text("key,snr_db")
+    book, smoke = (key(job) for job in jobs)
+    assert book != before[0]
+    assert smoke == before[1]
+
+
 def test_commands_run_in_the_environment_that_timings_assume():
     program = "import os, sys; print(os.environ['OPENBLAS_NUM_THREADS'], sys.prefix)"
     done = process("-m", "tools", "python", "-c", program)

@@ -26,6 +26,7 @@ from typing import Any
 import papermill
 import psutil
 
+from sepriors.lab import records, studies
 from sepriors.lab.bench import provenance
 from sepriors.lab.corpora.store import cache_dir
 from tools import ROOT, chapters, commit, cores, timed
@@ -264,10 +265,11 @@ def _is_done(job: Job) -> bool:
 
 
 def key(job: Job) -> str:
-    """A hash of all that a run depends on: notebook, package with its weights, parameters, corpora, versions."""
+    """A hash of all that a run depends on: notebook, package, weights, records, parameters, corpora, versions."""
     digest = hashlib.sha256(job.notebook.read_bytes())
-    for path in sorted((ROOT / "sepriors").rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
+    read = [ROOT / "sepriors"] + ([] if job.profile == "smoke" else [records.folder(), studies.folder()])
+    for path in sorted(path for folder in read for path in folder.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts and ".part." not in path.name:
             digest.update(path.name.encode() + path.read_bytes())
     versions = sorted(f"{d.metadata['Name']}=={d.version}" for d in importlib.metadata.distributions())
     digest.update(json.dumps([job.parameters, job.threads, corpora(), platform.python_version(), versions]).encode())
