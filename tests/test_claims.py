@@ -236,3 +236,14 @@ def test_a_notebook_taken_alone_judges_without_the_texts(tmp_path, monkeypatch):
     ledger = Ledger.open("01", REAL)
     assert ledger.judge("1a", [UP], above=0) == "holds"
     assert "see claims.toml" in ledger._repr_html_()
+
+
+def test_records_of_real_speech_are_judged_where_no_corpora_are(tmp_path, monkeypatch):
+    ledger = Ledger("01-x", {}, {"profile": "book", "is_real": False})
+    sure = [Interval(2.0, 1.0, 3.0, 9)]
+    assert ledger.judge("1a", sure, above=0) == "not judged"
+    assert ledger.judge("1a", sure, above=0, record="matched") == "holds"
+    assert ledger.verdicts["1a"]["record"] == "matched"
+    assert "records: matched" in ledger._repr_html_()
+    hurried = Ledger("01-x", {}, {"profile": "smoke", "is_real": False})
+    assert hurried.judge("1a", sure, above=0, record="matched") == "not judged"

@@ -172,7 +172,7 @@ class Ledger:
     """The claims of one chapter, as they are judged; shows itself as a table and writes `claims.json`.
 
     `facts` says on which data the verdicts stand: profile, is_real, corpus, files. Claims are judged on real speech in
-    the profile `book` or `paper` only; elsewhere every verdict is 'not judged', with that reason.
+    the profile `book` or `paper` only, or on records of it; elsewhere the verdict is 'not judged', with that reason.
     """
 
     chapter: str
@@ -188,11 +188,11 @@ class Ledger:
     def __post_init__(self) -> None:
         self.verdicts: dict[str, dict[str, Any]] = {}
 
-    @property
-    def _unfit(self) -> str:
+    def _unfit(self, record: str) -> str:
         if self.facts["profile"] == "smoke":
             return "a smoke run, its numbers carry no verdict"
-        return "" if self.facts["is_real"] else "synthetic speech, claims are judged on real speech only"
+        is_real = self.facts["is_real"] or record
+        return "" if is_real else "synthetic speech, claims are judged on real speech only"
 
     def judge(
         self,
@@ -203,8 +203,11 @@ class Ledger:
         below: float | None = None,
         unit: str = "",
         reason: str = "",
+        record: str = "",
     ) -> Verdict:
         """Judge a claim by its predicate on the evidence, and write the record.
+
+        `record` names the records that the evidence is from, where it was not measured by the chapter itself.
 
         A claim that fails without a `reason` is shown as one of which none has been written: other data may change a
         verdict, and a reader's book is built all the same. Raises ClaimError for a claim of another chapter or of none.
@@ -213,8 +216,8 @@ class Ledger:
             mine = [c for c, claim in self.claims.items() if claim["chapter"] == self.chapter]
             raise ClaimError(f"unknown claim {id!r} of chapter {self.chapter}; it has {', '.join(mine) or 'none'}")
         verdict = judge(evidence, above=above, below=below)
-        if self._unfit:
-            verdict, reason = "not judged", self._unfit
+        if unfit := self._unfit(record):
+            verdict, reason = "not judged", unfit
         elif verdict == "not judged":
             reason = f"{_undecided(evidence)}. {reason}".strip()
         elif verdict == "fails":
@@ -228,6 +231,7 @@ class Ledger:
             "predicate": f"every interval {bound}{' ' + unit if unit else ''}",
             "unit": unit,
             "reason": reason if verdict != "holds" else "",
+            "record": record,
         }
         self._write()
         return verdict
@@ -259,7 +263,8 @@ class Ledger:
 
         def row(v: dict[str, Any]) -> str:
             claim = self.claims.get(v["id"], {"statement": "", "published": "see claims.toml"})
-            why = f"<br><small>{escape(v['reason'])}</small>" if v["reason"] else ""
+            of = f"records: {v['record']}" if v["record"] else ""
+            why = "".join(f"<br><small>{escape(text)}</small>" for text in (v["reason"], of) if text)
             cells = [v["id"], f"{escape(claim['statement'])} <small>({escape(claim['published'])})</small>"]
             cells += [f"{measured(v)}<small>{escape(v['predicate'])}</small>", f"<strong>{v['verdict']}</strong>{why}"]
             return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
