@@ -88,9 +88,19 @@ def test_two_ways_are_careful_with_what_is_each_files_own():
 
 
 def test_a_draw_without_a_file_is_drawn_again():
-    """Two files that share nothing: half of all draws miss both."""
-    e = bootstrap([1.0, 3.0], speakers=["a", "b"], recordings=["x", "y"])
+    """Speaker b never met recording x: a draw of these two alone has no file."""
+    e = bootstrap([1.0, 3.0, 2.0], speakers=["a", "b", "a"], recordings=["x", "y", "y"])
     assert (e.value, e.low, e.high) == (2.0, 1.0, 3.0)
+
+
+def test_speakers_that_meet_one_recording_each_are_drawn_with_it():
+    x, files = np.random.default_rng(0).normal(0, 1, 60), np.arange(60)
+    assert spread(x, speakers=files, recordings=files[::-1]) == pytest.approx(x.std() / 60**0.5, rel=0.03)
+    nested = {"speakers": files // 2, "recordings": files // 6}
+    assert bootstrap(x, **nested) == bootstrap(x, recordings=nested["recordings"])
+    assert bootstrap(x, speakers=files // 6, recordings=files // 2) == bootstrap(x, speakers=files // 6)
+    crossed = {"speakers": files // 2, "recordings": (files + 1) // 2 % 30}
+    assert bootstrap(x, **crossed) != bootstrap(x, speakers=files // 2)
 
 
 @pytest.mark.parametrize(("values", "clusters", "why"), [

@@ -58,6 +58,9 @@ class Interval(NamedTuple):
         return format(self)
 
 
+ENDS = (0.025, 0.975)  # of an interval, as quantiles
+
+
 class ClaimError(ValueError):
     """A claim that the ledger does not know, or evidence that cannot carry a verdict."""
 
@@ -78,7 +81,8 @@ def bootstrap(
     independently, and a file counts as often as its speaker times as often as its recording: the pigeonhole bootstrap
     (Owen, 2007, "The pigeonhole bootstrap", Annals of Applied Statistics 1(2)), whose variance is right where speakers
     and recordings matter, and up to three times too large for what is each file's own. A draw in which no file counts
-    is drawn again.
+    is drawn again. Where each speaker meets one recording only, whoever draws recordings draws speakers, and the
+    recordings alone are drawn; so, too, the other way round.
 
     One file, one speaker or one recording gives no interval: low and high are NaN, and `why` says so. A value that is
     NaN is left out and counted as missing. Raises ClaimError where no finite value is left.
@@ -100,8 +104,16 @@ def bootstrap(
     why = " and ".join(f"one {name}" for name, place in places.items() if not place.any())
     if why:
         return Interval(float(x.mean()), np.nan, np.nan, len(x), label, missing, why)
-    low, high = np.quantile(_means(x, list(places.values()), resamples, np.random.default_rng(seed)), [0.025, 0.975])
+    low, high = np.quantile(_means(x, _crossed(list(places.values())), resamples, np.random.default_rng(seed)), ENDS)
     return Interval(float(x.mean()), float(low), float(high), len(x), label, missing)
+
+
+def _crossed(places: list[np.ndarray]) -> list[np.ndarray]:
+    """The factors but one whose every cluster lies within a cluster of the other; of two that are alike the first."""
+    if len(places) == 1:
+        return places
+    pairs = len(set(zip(*map(np.ndarray.tolist, places), strict=True)))
+    return [place for place in places if pairs > place.max() + 1] or places[:1]
 
 
 def _means(x: np.ndarray, places: Sequence[np.ndarray], resamples: int, rng: np.random.Generator) -> np.ndarray:

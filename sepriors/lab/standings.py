@@ -59,19 +59,27 @@ def verdicts(table: pd.DataFrame, metric: str = "si_sdr") -> pd.DataFrame:
     """Rows against columns: 1 where the row is better, −1 where it is worse, 0 where the files do not decide.
 
     At a false discovery rate of `FALSE` over all pairs (Benjamini & Yekutieli, 2001, since pairs share methods); of a
-    paired difference, its interval is taken for normal. Pairs without a file in common are not decided.
+    paired difference, see `_chance`. Pairs without a file in common are not decided.
     """
     names = methods_in(table)
     signs = pd.DataFrame(0, names, names)
     pairs = [(a, b, difference(table, metric, a, b)) for a, b in combinations(names, 2) if _meet(table, metric, a, b)]
     known = [(a, b, e) for a, b, e in pairs if e.has_interval]
-    deviations = np.array([max(e.high - e.low, 1e-12) / 3.92 for *_, e in known])
-    p = 2 * stats.norm.sf(np.abs([e.value for *_, e in known]) / deviations) if known else []
+    p = [_chance(e) for *_, e in known]
     for (a, b, e), adjusted in zip(known, stats.false_discovery_control(p, method="by") if known else [], strict=True):
         if adjusted < FALSE:
             signs.loc[a, b] = sign = int(np.sign(e.value))
             signs.loc[b, a] = -sign
     return signs
+
+
+def _chance(e: Interval) -> float:
+    """How likely a mean as far from zero is where there is no difference, by Student's t.
+
+    The deviation is that of the bootstrap's interval, which lacks the sample's correction (Efron & Tibshirani, 1993).
+    """
+    deviation = max(e.high - e.low, 1e-12) / 3.92 * (e.n / (e.n - 1)) ** 0.5
+    return float(2 * stats.t.sf(abs(e.value) / deviation, e.n - 1))
 
 
 def _meet(table: pd.DataFrame, metric: str, a: str, b: str) -> bool:
