@@ -74,6 +74,14 @@ def test_every_figure_is_that_of_the_records(page):
     assert "12 files, 6 speakers, 12 recordings of noise, at 0 dB" in page
 
 
+def test_every_row_can_be_downloaded(tmp_path, page):
+    assert "{download}`sets.csv </records/sets.csv>`" in page
+    rows = pd.read_csv(tmp_path / "tree" / "records" / "sets.csv")
+    assert set(rows["method"]) == {"noisy", *GAINS}
+    assert set(rows["set"]) == {"matched"}
+    assert len(rows) == 12 * 5
+
+
 def test_a_measure_that_some_lack_is_a_dash_for_them(tmp_path):
     part = table(**GAINS)
     part.loc[part["method"] == "nmf", "dnsmos_ovr"] = math.nan

@@ -38,6 +38,7 @@ SHOWN = 4  # measures that are shown before anybody chooses
 FEWEST = 4  # files that an interval or a rank asks for
 RANKED = "si_sdr"  # what the ranks go by
 FIGURE = "leaderboard.svg"
+ROWS = "sets.csv"  # every row of every set, to download
 
 
 class Bench(NamedTuple):
@@ -74,12 +75,17 @@ def read(tree: Path, name: str) -> dict[str, Any] | None:
 def page(tree: Path, source: Path = ROOT) -> str:
     """The page in MyST Markdown; the figure of quality and cost goes into the tree's `_static`."""
     benches = read_benches(source / "records")
+    if benches:
+        rows = [bench.table.assign(set=name) for name, bench in benches.items()]
+        (tree / "records").mkdir(parents=True, exist_ok=True)
+        pd.concat(rows).to_csv(tree / "records" / ROWS, index=False)
     static = tree / "book" / "_static" / FIGURE
     return render(
         "leaderboard.md.jinja",
         fewest=FEWEST,
         false=FALSE,
         figure=FIGURE,
+        rows=ROWS,
         front=draw_front(benches["matched"].table, static) if "matched" in benches else [],
         benches=[(bench, html(bench.table), by_kind(bench.table)) for bench in benches.values()],
         published=tomllib.loads((ROOT / "book" / "published.toml").read_text("utf-8"))["row"],
