@@ -72,6 +72,7 @@ def test_every_figure_is_that_of_the_records(page):
     assert page.count('<th scope="row">') == 2 * len(GAINS)
     assert '<td class="departures">speech starts 15 dB below the mixture</td>' in page
     assert "12 files, 6 speakers, 12 recordings of noise, at 0 dB" in page
+    assert "false discovery rate of 5 %" in page
 
 
 def test_every_row_can_be_downloaded(tmp_path, page):

@@ -83,7 +83,7 @@ def page(tree: Path, source: Path = ROOT) -> str:
     return render(
         "leaderboard.md.jinja",
         fewest=FEWEST,
-        false=FALSE,
+        false_rate=FALSE,
         figure=FIGURE,
         rows=ROWS,
         front=draw_front(benches["matched"].table, static) if "matched" in benches else [],
