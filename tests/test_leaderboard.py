@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from itertools import combinations
 
 import numpy as np
@@ -73,6 +74,18 @@ def test_every_figure_is_that_of_the_records(page):
     assert '<td class="departures">speech starts 15 dB below the mixture</td>' in page
     assert "12 files, 6 speakers, 12 recordings of noise, at 0 dB" in page
     assert "false discovery rate of 5 %" in page
+
+
+def test_every_table_has_a_name_of_its_own(tmp_path):
+    """Screen readers list regions by their names."""
+    source = source_of(tmp_path, table(**GAINS))
+    sets = source / "records" / "sets.toml"
+    sets.write_text(sets.read_text() + SET.format(name="other").replace("Here", "There"))
+    shutil.copytree(source / "records" / "matched", source / "records" / "other")
+    records.sets.cache_clear()
+    labels = re.findall(r'aria-label="([^"]+)"', leaderboard.page(tmp_path / "tree", source))
+    assert len(labels) == len(set(labels)) == 4
+    assert "Methods and measures: There" in labels
 
 
 def test_every_row_can_be_downloaded(tmp_path, page):

@@ -87,7 +87,10 @@ def page(tree: Path, source: Path = ROOT) -> str:
         figure=FIGURE,
         rows=ROWS,
         front=draw_front(benches["matched"].table, static) if "matched" in benches else [],
-        benches=[(bench, html(bench.table), by_kind(bench.table)) for bench in benches.values()],
+        benches=[
+            (bench, html(bench.table, bench.made.title), by_kind(bench.table, bench.made.title))
+            for bench in benches.values()
+        ],
         published=tomllib.loads((ROOT / "book" / "published.toml").read_text("utf-8"))["row"],
     )
 
@@ -104,14 +107,15 @@ def draw_front(table: pd.DataFrame, path: Path) -> list[str]:
     return best
 
 
-def html(table: pd.DataFrame) -> str:
-    """The table of one set, sortable by a script, ranked without it."""
+def html(table: pd.DataFrame, title: str = "") -> str:
+    """The table of one set, sortable by a script, ranked without it; `title` tells its region from others'."""
     shown = {metric: title for metric, title in MEASURES.items() if metric in table}
     ranked = ranks(table) if RANKED in shown else {}
     rows = {name: list(_cells(table, name, shown, ranked.get(name))) for name in by_gain(table, next(iter(shown)))}
     departures = {name: entry.departures or "none" for name, entry in METHODS.items()}
     return render(
         "bench.html.jinja",
+        label=f"Methods and measures{title and f': {title}'}",
         measures=shown.values(),
         first=SHOWN,
         rows=rows,
@@ -120,7 +124,7 @@ def html(table: pd.DataFrame) -> str:
     )
 
 
-def by_kind(table: pd.DataFrame) -> str:
+def by_kind(table: pd.DataFrame, title: str = "") -> str:
     """Gains in SI-SDR by class of noise, by SNR and by the speakers' sex where they are known: what decides."""
     if RANKED not in table or (classes := table["file"].map(class_of)).eq("none").all():
         return ""
@@ -134,7 +138,8 @@ def by_kind(table: pd.DataFrame) -> str:
     }
     counts = [part["file"].nunique() for part in columns.values()]
     rows = {name: gains[name] for name in by_gain(table, RANKED)}
-    return render("kinds.html.jinja", columns=list(zip(columns, counts, strict=True)), rows=rows)
+    label = f"Gain in SI-SDR by kind of noise and by SNR{title and f': {title}'}"
+    return render("kinds.html.jinja", label=label, columns=list(zip(columns, counts, strict=True)), rows=rows)
 
 
 def _cells(
