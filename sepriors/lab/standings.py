@@ -38,13 +38,24 @@ def by_gain(table: pd.DataFrame, metric: str = "si_sdr") -> list[str]:
 
 
 def gains(table: pd.DataFrame, metrics: Mapping[str, str]) -> pd.DataFrame:
-    """What each method adds to the noisy input, as people read it: a row a method, a column a measure by its title."""
+    """What each method adds to the noisy input, ± half its interval: a row a method, a column a measure by its title."""
     rows = {}
     for name in by_gain(table, next(iter(metrics))):
         each = {title: mean_of(paired(table, metric, name)) for metric, title in metrics.items() if metric in table}
         cost = table.loc[table["method"] == name, "rtf"].mean()
-        rows[name] = {title: f"{e:+.2f}" if e.n else "–" for title, e in each.items()} | {"RTF": f"{cost:.3f}"}
+        rows[name] = {title: _short(e) for title, e in each.items()} | {"RTF": f"{cost:.3f}"}
     return pd.DataFrame.from_dict(rows, orient="index").map(lambda text: text.replace("-", "−"))
+
+
+def _short(e: Interval) -> str:
+    """A gain and half its interval.
+
+    >>> _short(Interval(1.234, 1.0, 1.5, 9)), _short(Interval(1.234, float("nan"), float("nan"), 1))
+    ('+1.23 ± 0.25', '+1.23')
+    """
+    if not e.n:
+        return "–"
+    return f"{e.value:+.2f}" + (f" ± {(e.high - e.low) / 2:.2f}" if e.has_interval else "")
 
 
 def stands_on(table: pd.DataFrame) -> str:

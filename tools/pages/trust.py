@@ -69,8 +69,14 @@ def guide(tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     rtf = matched.groupby("method")["rtf"].mean()
     names = standings.methods_in(matched)
     blind = [name for name in names if name not in standings.SUPERVISED]
-    yield _advice("It should just work, now", matched, [name for name in names if rtf[name] <= QUICK])
-    yield _advice("There are no pairs to learn from", matched, [name for name in blind if rtf[name] <= 1])
+    yield _advice(
+        f"It should just work, at {QUICK:g} of real time or less",
+        matched,
+        [name for name in names if rtf[name] <= QUICK],
+    )
+    yield _advice(
+        "There are no pairs to learn from, and real time is enough", matched, [name for name in blind if rtf[name] <= 1]
+    )
     needs = {"mismatched": "The speech is unlike what the weights were trained on", "white": "The noise is white"}
     for bench, need in needs.items():
         if bench in tables:
@@ -88,7 +94,7 @@ def _advice(need: str, table: pd.DataFrame, names: list[str]) -> str:
     gains = [mean_of(paired(part, metric, name)) for metric in ("si_sdr", "pesq_wb")]
     figures = [f"{number(e.value)}{board.interval(e)}" if e.n else "not measured" for e in gains]
     alike = ", ".join(f"`{other}`" for other in [best, *tied] if other != name)
-    rest = f"Not told apart from it, and slower: {alike}." if alike else "The others are worse."
+    rest = f"Not told apart from it, and slower: {alike}." if alike else "The others that do are worse."
     return (
         f"**{need}**: `{name}`. SI-SDR {figures[0]} dB, PESQ {figures[1]}, at {rtf[name]:.3f} of real time, on "
         f"{gains[0].n} files. {rest}"
