@@ -38,7 +38,7 @@ def by_gain(table: pd.DataFrame, metric: str = "si_sdr") -> list[str]:
 
 
 def gains(table: pd.DataFrame, metrics: Mapping[str, str]) -> pd.DataFrame:
-    """What each method adds to the noisy input, ± half its interval: a row a method, a column a measure by its title."""
+    """What each method adds to the noisy input, ± half its interval: a row a method, a column a measure by title."""
     rows = {}
     for name in by_gain(table, next(iter(metrics))):
         each = {title: mean_of(paired(table, metric, name)) for metric, title in metrics.items() if metric in table}
