@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from sepriors import methods, metrics, weights
-from sepriors.lab import bench, records, studies
+from sepriors.lab import bench, records
 from sepriors.lab.corpora import bench_set
 from sepriors.lab.jobs import WorkerPool
 from sepriors.lab.records import RecordError, RecordSet
@@ -181,12 +181,3 @@ def test_what_there_should_be(tmp_path, monkeypatch, made, measured):
     table = records.overview(tmp_path).set_index("method")
     assert list(table.loc[NAME, ["problem", "rows"]]) == ["", 4]
     assert table.loc["vae-ldem", "problem"] == "missing"
-
-
-def test_the_records_in_git_are_valid_and_small():
-    files = [path for path in records.folder().rglob("*.csv") if ".part." not in path.name]
-    assert files
-    of_sets = {records.path_of(row.set, row.method): row.problem for row in records.overview().itertuples()}
-    of_studies = {studies.path_of(name): studies.state(name)[1] for name in studies.names()}
-    assert {path: (of_sets | of_studies).get(path, "belongs to nothing") for path in files} == dict.fromkeys(files, "")
-    assert sum(path.stat().st_size for path in files) < 6e6

@@ -117,3 +117,12 @@ def test_every_study_of_the_book_names_its_cards_and_sets(monkeypatch):
         assert script.__doc__
         assert set(script.SETS) <= known.keys()
         assert studies._needs(name)["cards"].keys() == {*script.CARDS}
+
+
+def test_the_records_in_git_are_valid_and_small():
+    files = [path for path in records.folder().rglob("*.csv") if ".part." not in path.name]
+    assert files
+    of_sets = {records.path_of(row.set, row.method): row.problem for row in records.overview().itertuples()}
+    of_studies = {studies.path_of(name): studies.state(name)[1] for name in studies.names()}
+    assert {path: (of_sets | of_studies).get(path, "belongs to nothing") for path in files} == dict.fromkeys(files, "")
+    assert sum(path.stat().st_size for path in files) < 6e6
