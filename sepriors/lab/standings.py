@@ -61,9 +61,16 @@ def _short(e: Interval) -> str:
 def stands_on(table: pd.DataFrame) -> str:
     """How many files, speakers and recordings of noise are behind a table, in words; of pairs nobody knows the last."""
     files = table["file"].unique()
-    speakers, recordings = ({of(file) for file in files} for of in (speaker_of, recording_of))
-    noise = f", {len(recordings)} recordings of noise" if class_of(files[0]) != "none" else ""
-    return f"{len(files)} files, {len(speakers)} speakers{noise}"
+    groups = {"file": set(files), "speaker": set(map(speaker_of, files))}
+    if class_of(files[0]) != "none":
+        groups["recording of noise"] = set(map(recording_of, files))
+    named = [f"{len(of)} {name if len(of) == 1 else _plural(name)}" for name, of in groups.items()]
+    return ", ".join(named)
+
+
+def _plural(name: str) -> str:
+    first, *rest = name.split(" ", 1)
+    return " ".join([f"{first}s", *rest])
 
 
 def verdicts(table: pd.DataFrame, metric: str = "si_sdr") -> pd.DataFrame:
