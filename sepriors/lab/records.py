@@ -351,17 +351,18 @@ def _cached(name: str) -> Any:
     return make(name)
 
 
-MADE = object()  # the method of a unit's name
+def measure(unit: Unit) -> list[dict[str, Any]]:
+    """The rows of a unit by the method of its name."""
+    return measure_with(_cached(unit.method), unit)
 
 
-def measure(unit: Unit, method: Any = MADE) -> list[dict[str, Any]]:
-    """The rows of a unit: every measure, and the real-time factor; by the method of its name, or a variant.
+def measure_with(method: Any, unit: Unit) -> list[dict[str, Any]]:
+    """The rows of a unit by a method, or a variant of one: every measure, and the real-time factor.
 
     On a CPU that counts the seconds that this process computed, so that a busy machine has the cost of an idle one.
     """
     noisy = torch.from_numpy(unit.noisy).to(unit.device)
     clock = time.process_time if unit.device == "cpu" else time.perf_counter
-    method = _cached(unit.method) if method is MADE else method
     begun = clock()
     estimate = noisy if method is None else enhance(noisy, method, unit.seed)
     rtf = (clock() - begun) / (noisy.numel() / 16000) if method is not None else 0.0

@@ -213,7 +213,7 @@ class OnSet:
             method = method(Mixture(noisy, clean.expand_as(noisy), noisy - clean, 0.0, ()))
         speech = None if clean is None else clean.numpy()
         unit = records.Unit(name, key, tuple(self.snrs), noisy.numpy(), speech, place, tuple(self.metrics), "cpu")
-        rows = records.measure(unit, method)
+        rows = records.measure_with(method, unit)
         return [{"method": name, **{("file" if k == "key" else k): v for k, v in row.items()}} for row in rows]
 
 
