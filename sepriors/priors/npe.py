@@ -46,8 +46,8 @@ class NPE(Configured):
     def __init__(
         self,
         stft: STFT = STFT(1024, 256),  # noqa: B008  it is frozen
-        width: int = 288,
-        hidden: int = 288,
+        width: int = 256,
+        hidden: int = 256,
         passes: int = 2,
     ) -> None:
         super().__init__()

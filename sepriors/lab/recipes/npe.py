@@ -29,14 +29,14 @@ class NPERecipe(OfOneCorpus, OneFit):
     generic: float = 0.3
     conditions: Conditions = Conditions(babble=0.0, rooms=0.05)  # noqa: RUF009
     likelihood: float = 1.0  # what a nat a bin counts beside a decibel
-    steps: int = 16_000
+    steps: int = 6_000
     batch: int = 16
-    seconds: float = 2.5
+    seconds: float = 2.0
     learning_rate: float = 1e-3
-    width: int = 288
-    hidden: int = 288
+    width: int = 256
+    hidden: int = 256
     watched: int = 48  # validation mixtures
-    validations: int = 40
+    validations: int = 20
 
     curve = "valid_si_sdr_gain", 2
     clip = 5.0
