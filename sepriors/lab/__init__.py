@@ -5,7 +5,7 @@ from typing import Any
 
 # imported when first asked for: they bring pandas, matplotlib or a pool of processes with them
 _LATER = (
-    "bench", "claims", "commands", "corpora", "jobs", "ood", "peers", "players", "plots", "recipes", "records",
+    "bench", "claims", "climbs", "commands", "corpora", "jobs", "ood", "peers", "players", "plots", "recipes", "records",
     "sounds", "standings", "studies", "train", "training",
 )  # fmt: skip
 
