@@ -5,8 +5,8 @@ from typing import Any
 
 # imported when first asked for: they bring pandas, matplotlib or a pool of processes with them
 _LATER = (
-    "bench", "claims", "climbs", "commands", "corpora", "jobs", "ood", "peers", "players", "plots", "recipes", "records",
-    "sounds", "standings", "studies", "train", "training",
+    "bench", "claims", "climbs", "commands", "corpora", "jobs", "ood", "peers", "players", "plots", "recipes",
+    "records", "sounds", "standings", "studies", "train", "training",
 )  # fmt: skip
 
 
