@@ -305,10 +305,10 @@ class Separator(Method):
     """The speech that a network finds in a mixture, in one call.
 
     `use-ddp` has two branches, one for speech and one for noise (Klement et al., 2025); `bsse` a mask of the spectrum
-    (Hung et al., 2022).
+    (Hung et al., 2022); `npe` a Wiener filter with its doubt (`priors.npe`).
     """
 
-    prior: Any  # a `Codec` or a `BSSE`: what has `enhance`
+    prior: Any  # a `Codec`, a `BSSE` or an `NPE`: what has `enhance`
     iterations: int = 1
     running: Running = Running(batch_size=1, max_seconds=30.0, parallel=True)  # noqa: RUF009
 
@@ -445,6 +445,10 @@ METHODS: dict[str, MethodSpec] = {
         # Deviation: ten steps for thirty, four draws for one: as good, and judged like the draws of `udiffse`.
         ("diffusion-supervised",), partial(ConditionalDiffusion, iterations=10, draws=4),
         "after SGMSE+, without its drift; small network; ten steps for thirty, four draws",
+    ),
+    "npe": MethodSpec(
+        "amortised posterior: a network infers speech and noise in two passes; knows the variances of recorded noise",
+        ("npe",), Separator, "ours, by neural posterior estimation (Cranmer et al., 2020)",
     ),
     "use-ddp": MethodSpec(
         "codec with a branch for speech and one for noise, learned from mixtures and corpora without pairs",

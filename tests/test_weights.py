@@ -109,7 +109,7 @@ def test_a_card_without_its_weights(shelf):
 def test_what_ships_is_small_and_has_a_card():
     shipped = {p.name: p.stat().st_size for p in weights.folder().glob("*.safetensors")}
     assert shipped.keys() == {card["file"] for card in CARDS.values()}
-    assert sum(shipped.values()) <= 40 * MEGABYTE
+    assert sum(shipped.values()) <= 60 * MEGABYTE
 
 
 @pytest.mark.fault("A file of weights is half-written", "WeightsError that says how to train it again")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sepriors import running
+from sepriors.methods import METHODS
 from tools import ROOT, repository
 from tools.execute import late
 from tools.pages.text import render
@@ -19,6 +20,8 @@ def read_runs(tree: Path, names: list[str]) -> list[dict[str, Any]]:
 
 def page(runs: list[dict[str, Any]], records: dict[str, dict[str, Any]], tree: Path) -> str:
     """The page of hardware, durations, corpora, versions and bench records, in MyST Markdown."""
+    # What `benchmarks/gpu.py` measured, kept beside it: these pages are made on a CPU
+    gpu = json.loads((ROOT / "benchmarks" / "gpu.json").read_text())
     return render(
         "run.md.jinja",
         runs=runs,
@@ -30,8 +33,8 @@ def page(runs: list[dict[str, Any]], records: dict[str, dict[str, Any]], tree: P
         system=f"{platform.system()} {platform.machine()}",
         version=importlib.metadata.version,
         pins=dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split()),
-        # What `benchmarks/gpu.py` measured, kept beside it: these pages are made on a CPU
-        gpu=json.loads((ROOT / "benchmarks" / "gpu.json").read_text()),
+        gpu=gpu,
+        not_on_gpu=sorted(set(METHODS) - {row["method"] for row in gpu["records"]}),
         gpu_seconds=running.GPU_BATCH_SECONDS,
         benches=[(path.parent.name, path.name) for path in sorted(tree.glob("records/*/bench-*.json"))],
     )
