@@ -447,7 +447,7 @@ METHODS: dict[str, MethodSpec] = {
         "after SGMSE+, without its drift; small network; ten steps for thirty, four draws",
     ),
     "npe": MethodSpec(
-        "amortised posterior: a network infers speech and noise in two passes; knows the variances of recorded noise",
+        "amortised posterior, two passes of a network; semi-supervised: trained on speech in simulated noise",
         ("npe",), Separator, "ours, by neural posterior estimation (Cranmer et al., 2020)",
     ),
     "use-ddp": MethodSpec(

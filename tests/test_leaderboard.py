@@ -128,7 +128,7 @@ def test_training_counts_what_a_network_began_from():
     alone = known["bsse"]["train_seconds"] / 60
     assert standings.made_of("bsse")[1] == pytest.approx(alone + known["ssl"]["train_seconds"] / 60)
     assert standings.made_of("rnnoise") == (0, 0)
-    ours, theirs = {"bsse", "diffusion-supervised"}, {"rnnoise", "nsnet2", "dtln", "deepfilternet"}
+    ours, theirs = {"bsse", "diffusion-supervised", "npe"}, {"rnnoise", "nsnet2", "dtln", "deepfilternet"}
     assert ours | theirs == standings.SUPERVISED  # trained on pairs
 
 

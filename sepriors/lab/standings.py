@@ -19,7 +19,7 @@ from sepriors.methods import METHODS
 from sepriors.weights import cards, load
 
 FALSE = 0.05  # the share of verdicts between pairs of methods that may be false
-# Methods that were trained on pairs of noisy and clean speech; of the packages of others, all but one
+# Trained on pairs of noisy and clean speech, be their noise simulated; of the packages of others, all but one
 SUPERVISED = {name for name, entry in METHODS.items() if "supervised:" in entry.about}
 SUPERVISED |= PEERS.keys() - {"noisereduce"}
 # Cards that a method's own began from: their training counts, their parameters are in its own
