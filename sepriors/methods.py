@@ -15,7 +15,7 @@ from sepriors.inference import diffusion, flows
 from sepriors.inference.em import NMFE, EStep, GibbsE, ReverseE, VarianceE, em
 from sepriors.inference.latent import MCMC, Latent, PointEstimate, Variational
 from sepriors.inference.mcmc import MALA, Langevin, RandomWalk
-from sepriors.inference.noise_models import Begun, FreeNMF, NoiseModel, TrainedNMF
+from sepriors.inference.noise_models import Begun, FreeNMF, Inferred, NoiseModel, TrainedNMF
 from sepriors.precision import matched
 from sepriors.protocols import Method, Running, Segment, Step
 from sepriors.signal import gaussian, spp
@@ -116,6 +116,11 @@ def ldem(prior: Any, **choices: Any) -> NoiseEM:
     walk = Langevin(0.5, prior.posterior_shape(fraction=1.0))
     latent = MCMC(walk, steps=1, chains=2, start_variance=0.01, final_steps=10, final_times=5)
     return variance_em(prior, latent, **choices)
+
+
+def ldem_inferred(prior: Any, noise: Any, **choices: Any) -> NoiseEM:
+    """`ldem` whose noise begins as an amortised posterior hears it (`vae-ldem-npe`)."""
+    return ldem(prior, noise=Inferred(noise), **choices)
 
 
 def recurrent(prior: Any, latent: Latent, **choices: Any) -> NoiseEM:
@@ -379,6 +384,10 @@ METHODS: dict[str, MethodSpec] = {
     "vae-ldem": MethodSpec(
         "VAE, posterior by Langevin dynamics, 10 parallel states", ("vae",), ldem,
         "steps in the posterior's shape; a gain a frame; two states in the rounds; starts low",
+    ),
+    "vae-ldem-npe": MethodSpec(
+        "VAE, Langevin dynamics, eight bases of noise as `npe` hears them; semi-supervised: by simulated noise",
+        ("vae", "npe"), ldem_inferred, "ours; as `vae-ldem`, but the noise does not start at random",
     ),
     "vae-peem": MethodSpec(
         "VAE, posterior's mode by gradient ascent",

@@ -8,10 +8,13 @@ from conftest import drawn
 from test_train import Watched, seeded
 
 from sepriors import STFT
+from sepriors.inference.noise_models import Inferred
 from sepriors.lab import recipes
 from sepriors.priors import NPE
 from sepriors.priors.npe import Posterior
 from sepriors.signal import gaussian
+from sepriors.signal.front_ends import Compressed, PeakNormalised
+from sepriors.signal.rng import generators
 
 TRANSFORM = STFT(64, 16)
 
@@ -48,6 +51,32 @@ def test_passes_go_on_from_what_was_found(net):
     assert net.posterior(X).mean.equal(net(X, first.noise_power(X)).mean)
     net.passes = 1
     assert net.posterior(X).mean.equal(first.mean)
+
+
+def test_the_noise_of_mixtures_is_heard_at_their_level(net):
+    """Ten times as loud is a hundred times the power; of what the posterior leaves, the mean is the mixture's."""
+    x = torch.randn(2, 1000, generator=seeded())
+    heard = net.noise_power(x)
+    torch.testing.assert_close(net.noise_power(10 * x), 100 * heard, rtol=1e-3, atol=1e-6)
+    X = TRANSFORM(x / x.square().mean(-1, keepdim=True).sqrt())
+    power = net.posterior(X).noise_power(X) * x.square().mean(-1)[:, None, None]
+    torch.testing.assert_close(heard, power, rtol=1e-3, atol=1e-6)
+
+
+def test_em_begins_with_the_noise_that_is_heard_and_keeps_its_bases(net):
+    """At the level of the domain, whose peak is 1: as many decibels below as the domain has turned the mixture down."""
+    x = 5 * torch.randn(2, 1000, generator=seeded())
+    domain = PeakNormalised(TRANSFORM).bind(x)
+    model = Inferred(net, rank=33, iterations=300)  # a base for each bin: the fit can be near
+    noise = model.start(x, domain(x), domain, generators(0, 2))
+    heard = net.noise_power(x) / x.abs().amax(-1)[:, None, None].square()
+    assert ((noise.variance / heard).log().abs().mean() < 0.1).item()
+    learned = model.update(noise, domain(x).abs().square()[None], None)
+    assert learned.W.equal(noise.W)
+    assert not learned.H.equal(noise.H)
+    for front_end in (PeakNormalised(STFT(128, 32)), Compressed(TRANSFORM)):
+        with pytest.raises(ValueError, match=r"expected plain spectra by STFT\(n_fft=64, hop=16"):
+            model.start(x, domain(x), front_end.bind(x), generators(0, 2))
 
 
 @pytest.mark.parametrize("knowledge", ["generic", "fitted", "recorded"])

@@ -8,6 +8,7 @@ import torch
 
 from sepriors.inference import nmf
 from sepriors.inference.nmf import NMF
+from sepriors.precision import matched
 from sepriors.signal.front_ends import CompressedDomain, Domain
 from sepriors.signal.rng import Generators, clone
 
@@ -44,6 +45,30 @@ class TrainedNMF:
 
     def start(self, x: torch.Tensor, X: torch.Tensor, domain: Domain, generators: Generators) -> NMF:
         return nmf.init(X.abs().square(), self.bases.shape[-1], generators, self.bases.to(x))
+
+    def update(self, noise: NMF, power: torch.Tensor, offset: torch.Tensor | None) -> NMF:
+        return nmf.fast_update(noise, power, offset, bases=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Inferred:
+    """An NMF of the noise that an amortised posterior hears in the mixture; EM keeps its bases and learns activations.
+
+    Semi-supervised: `prior` (`priors.NPE`) has learned what noise is like. Its transform must be the domain's, and
+    nothing compressed behind it.
+    """
+
+    prior: Any  # with `stft` and `noise_power`
+    rank: int = 8
+    iterations: int = 50
+
+    def start(self, x: torch.Tensor, X: torch.Tensor, domain: Domain, generators: Generators) -> NMF:
+        prior = matched(self.prior, x)
+        if prior.stft != domain.stft or isinstance(domain, CompressedDomain):
+            got = f"{type(domain).__name__} by {domain.stft}"
+            raise ValueError(f"expected plain spectra by {prior.stft}, got {got}")
+        P = prior.noise_power(domain.normalised(x)) + 1e-12
+        return nmf.fit(P, self.rank, iterations=self.iterations, generators=clone(generators))
 
     def update(self, noise: NMF, power: torch.Tensor, offset: torch.Tensor | None) -> NMF:
         return nmf.fast_update(noise, power, offset, bases=False)

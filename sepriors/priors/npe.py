@@ -76,5 +76,15 @@ class NPE(Configured):
 
     def enhance(self, x: torch.Tensor) -> torch.Tensor:
         """The mean of the speech (B, N) in mixtures (B, N)."""
-        level = x.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-8)
+        level = _rms(x)
         return level * self.stft.inverse(self.posterior(self.stft(x / level)).mean, x.shape[-1])
+
+    def noise_power(self, x: torch.Tensor) -> torch.Tensor:
+        """The mean power (B, F, T) of the noise in mixtures (B, N), smoothed, see `Posterior.noise_power`."""
+        level = _rms(x)
+        X = self.stft(x / level)
+        return level[..., None].square() * self.posterior(X).noise_power(X)
+
+
+def _rms(x: torch.Tensor) -> torch.Tensor:
+    return x.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-8)

@@ -16,6 +16,9 @@ from sepriors.signal.stft import STFT, Compression
 class Domain(Protocol):
     """A transform of the mixtures (B, N) that it was bound to."""
 
+    @property
+    def stft(self) -> STFT: ...
+
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Waveforms (B, N) -> complex spectra (B, F, T)."""
 
