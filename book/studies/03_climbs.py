@@ -8,6 +8,7 @@ from sepriors.lab import climbs
 from sepriors.lab.corpora import Corpora, speech_of
 
 CARDS = ("waveglow",)
+SETS = ()  # none of the bench: training speech
 SNRS = (-6.0, 0.0, 6.0, 9.0)
 FILES, TOGETHER = 30, 2  # excerpts of training speech; of them climb side by side
 
